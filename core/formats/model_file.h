@@ -1,0 +1,112 @@
+/*
+ * A model as it lies in a file, whatever the format: description, tensors, vocabulary. Readers fill
+ * it, the writer takes it, `inspect` prints it, the model layer loads from it. Tensors have
+ * canonical names, the ones that GGUF uses for the Llama and GPT-2 families:
+ *
+ *   token_embd.weight  position_embd.weight  output_norm.weight|bias  output.weight
+ *   blk.N.attn_norm.weight|bias  blk.N.attn_q|attn_k|attn_v|attn_output.weight|bias
+ *   blk.N.ffn_norm.weight|bias   blk.N.ffn_gate|ffn_up|ffn_down.weight|bias
+ * (ffn_gate is w1, the activated one; ffn_up is w3, or the only input matrix when ungated;
+ * ffn_down is w2). Matrices are (out, in). What is here has been checked against the file's size:
+ * every data pointer is good for the tensor's whole extent.
+ */
+#ifndef PICO_FORMATS_MODEL_FILE_H
+#define PICO_FORMATS_MODEL_FILE_H
+
+#include "plugin.h"
+#include "util/arena.h"
+#include "util/file.h"
+
+enum { PICO_FORMAT_GGUF = 1, PICO_FORMAT_LLAMA2C = 2, PICO_FORMAT_MEMORY = 3 };
+
+/* Limits that no file may exceed; they keep every product of two of them within 64 bits. */
+enum {
+    PICO_MAX_LAYER = 1024,
+    PICO_MAX_HEAD = 1024,
+    PICO_MAX_WIDTH = 1 << 20, /* n_embd, n_ff */
+    PICO_MAX_VOCAB = 1 << 24,
+    PICO_MAX_CONTEXT = 1 << 24
+};
+
+typedef struct pico_file_tensor {
+    const char *name;
+    uint32_t rank;
+    int64_t shape[4];      /* outermost first */
+    pico_weight_desc data; /* rows * cols elements; a vector has one row */
+    uint64_t bytes;        /* codes and scales */
+} pico_file_tensor;
+
+enum {
+    PICO_VOCAB_NONE = 0,
+    PICO_VOCAB_SPM = 1, /* SentencePiece BPE: scores, byte fallback, U+2581 for the space */
+    PICO_VOCAB_BPE = 2  /* byte-level BPE with merges; pieces are in GPT-2's byte alphabet */
+};
+
+enum { /* piece types, numbered as in GGUF */
+       PICO_PIECE_NORMAL = 1,
+       PICO_PIECE_UNKNOWN = 2,
+       PICO_PIECE_CONTROL = 3,
+       PICO_PIECE_USER = 4,
+       PICO_PIECE_UNUSED = 5,
+       PICO_PIECE_BYTE = 6
+};
+
+typedef struct pico_piece {
+    const char *text; /* n bytes, may contain any byte; not NUL-terminated */
+    uint32_t n;
+    uint32_t type; /* PICO_PIECE_x */
+    float score;
+} pico_piece;
+
+typedef struct pico_vocab {
+    uint32_t kind; /* PICO_VOCAB_x; NONE: the file has no tokenizer */
+    uint32_t n_piece;
+    const pico_piece *piece;
+    uint32_t n_merge;
+    const pico_piece *merge;    /* "left right", best first; type and score unused */
+    const char *pre;            /* name of the split pattern, as in tokenizer.ggml.pre */
+    int32_t bos, eos, unk, pad; /* -1: none */
+    int32_t eot;                /* end of a chat turn; -1: none */
+    uint32_t add_bos, add_eos, add_space_prefix;
+    uint32_t llama2c;          /* 1: from a tokenizer.bin; encodes as llama2.c does */
+    const char *chat_template; /* NULL: none */
+} pico_vocab;
+
+typedef struct pico_model_file {
+    uint32_t format;         /* PICO_FORMAT_x */
+    const char *format_name; /* "GGUF v3", "llama2.c v0", ... */
+    const char *path;
+    const char *name;     /* general.name; NULL if there is none */
+    pico_model_desc desc; /* desc.n_layer == 0: a vocabulary without a model */
+    uint32_t n_tensor;
+    pico_file_tensor *tensor;
+    pico_vocab vocab;
+    pico_arena arena; /* owns everything above */
+    pico_map map;     /* what the tensors point into; may be empty */
+} pico_model_file;
+
+/* Opens a model, detecting the format from the content. A llama2.c file takes its vocabulary from
+ * `tokenizer` (a tokenizer.bin or a GGUF file; NULL: none; any other format: replaces what the file
+ * has). On failure nothing is left open. PICO_E_CORRUPT names tensor or key, offset, what was
+ * expected and what is there. */
+pico_status pico_model_file_open(const char *path, const char *tokenizer, pico_model_file **out,
+                                 pico_error *err);
+void pico_model_file_close(pico_model_file *file); /* NULL is allowed */
+
+/* The tensor called name, or NULL. */
+const pico_file_tensor *pico_model_file_find(const pico_model_file *file, const char *name);
+
+/* Writes GGUF v3, atomically. Whatever `file` says is kept: standard keys where they exist,
+ * picochat.* keys for the rest; layouts without a ggml type as NAME.codes (I8) + NAME.scales. */
+pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_error *err);
+
+/* Bytes of codes and of scales of a weight, from dtype, rows, cols, group; 0 if that is not a valid
+ * combination or overflows. */
+uint64_t pico_weight_codes_bytes(uint32_t dtype, int64_t rows, int64_t cols);
+uint64_t pico_weight_n_scales(uint32_t dtype, int64_t rows, int64_t cols, int64_t group);
+const char *pico_dtype_name(uint32_t dtype);
+
+/* Row `row` of a weight as F32 into out (cols): the slow, clear reference of every layout. */
+void pico_weight_row_f32(const pico_weight_desc *weight, int64_t row, float *out);
+
+#endif

@@ -1,0 +1,51 @@
+/*
+ * The host's services: log, cancellation, random numbers, the one thread pool. A pico_host_services
+ * is what host->ctx points to; everything hangs off it, so that tests can have several.
+ */
+#ifndef PICO_HOST_HOST_H
+#define PICO_HOST_HOST_H
+
+#include "plugin.h"
+
+typedef struct pico_pool pico_pool;
+
+/* The default thread count: min(affinity mask, floor(cgroup CPU quota) but at least 1, physical
+ * cores). why (may be NULL) gets a short text such as "2: affinity 2, quota none, cores 2". */
+uint32_t pico_threads_default(char *why, size_t why_size);
+
+/* A pool of n_threads - 1 workers and the calling thread. Workers spin for a short while after each
+ * job, then sleep. n_threads 0 = the default. */
+pico_status pico_pool_open(uint32_t n_threads, pico_pool **out, pico_error *err);
+void pico_pool_close(pico_pool *pool); /* NULL is allowed */
+uint32_t pico_pool_n_threads(const pico_pool *pool);
+/* As pico_host.parallel_for. */
+void pico_pool_for(pico_pool *pool, uint64_t n, uint64_t grain,
+                   void (*fn)(void *arg, uint64_t begin, uint64_t end, uint32_t thread), void *arg);
+
+/* 64 bits from a key and an index: Philox 4x32-10 (Salmon et al. 2011). Pure. */
+uint64_t pico_random_u64(const pico_random_key *key, uint64_t index);
+/* Uniform in (0, 1), never 0 or 1. */
+double pico_random_uniform(const pico_random_key *key, uint64_t index);
+/* Standard Gumbel noise, -ln(-ln u). */
+double pico_random_gumbel(const pico_random_key *key, uint64_t index);
+
+/* Logging to stderr. level: the least severe that is printed. */
+typedef struct pico_log {
+    uint32_t level; /* PICO_LOG_x */
+    int color;      /* 1: may use colour; decided once from the terminal and NO_COLOR */
+    int progress;   /* 1: stderr is a terminal, progress lines are drawn */
+    int line_open;  /* 1: a progress line is on screen and must be cleared first */
+} pico_log;
+
+void pico_log_init(pico_log *log, uint32_t level);
+void pico_log_write(pico_log *log, uint32_t level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+void pico_log_progress(pico_log *log, const char *what, uint64_t done, uint64_t total);
+
+/* Cancellation: the first SIGINT sets a flag, the second ends the process with exit code 130. */
+pico_status pico_cancel_install(pico_error *err);
+int pico_cancel_requested(void);
+void pico_cancel_clear(void);   /* at the start of each answer */
+void pico_cancel_request(void); /* what the signal does; for tests */
+
+#endif

@@ -1,0 +1,141 @@
+/* layers: util */
+/* The util layer: arena, checked arithmetic, 16-bit floats, text, files. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/arena.h"
+#include "util/checked.h"
+#include "util/file.h"
+#include "util/half.h"
+#include "util/text.h"
+
+static void checked_refuses_overflow(void **state) {
+    (void)state;
+    uint64_t out = 7;
+    assert_true(pico_checked_mul(1u << 31, 1u << 31, &out));
+    assert_true(out == (uint64_t)1 << 62);
+    assert_false(pico_checked_mul((uint64_t)1 << 33, (uint64_t)1 << 31, &out));
+    assert_false(pico_checked_add(UINT64_MAX, 1, &out));
+    assert_false(pico_checked_align(UINT64_MAX - 3, 64, &out));
+    assert_true(out == (uint64_t)1 << 62);
+}
+
+static void arena_survives_large_and_overflowing_requests(void **state) {
+    (void)state;
+    pico_arena arena = {0};
+    char *small = pico_arena_strdup(&arena, "hello");
+    unsigned char *large = pico_arena_alloc(&arena, 1 << 20, 1);
+    assert_string_equal(small, "hello");
+    assert_non_null(large);
+    assert_int_equal(large[(1 << 20) - 1], 0);
+    assert_null(pico_arena_alloc(&arena, SIZE_MAX / 2, 4));
+    assert_string_equal(pico_arena_printf(&arena, "%d-%s", 7, "x"), "7-x");
+    pico_arena_free(&arena);
+    assert_null(arena.head);
+}
+
+/* Every half survives the way to float and back, and narrowing rounds to nearest even. */
+static void half_round_trips_and_rounds(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        float f16 = pico_f32_of_f16((uint16_t)h), bf16 = pico_f32_of_bf16((uint16_t)h);
+        if (isnan(f16)) {
+            assert_true(isnan(pico_f32_of_f16(pico_f16_of_f32(f16))));
+        } else {
+            assert_int_equal(pico_f16_of_f32(f16), h);
+        }
+        if (!isnan(bf16)) {
+            assert_int_equal(pico_bf16_of_f32(bf16), h);
+        }
+    }
+    assert_int_equal(pico_f16_of_f32(65520.0f), 0x7c00);
+    assert_int_equal(pico_f16_of_f32(65519.0f), 0x7bff);
+    assert_int_equal(pico_f16_of_f32(0x1p-25f), 0);   /* tie to even */
+    assert_int_equal(pico_f16_of_f32(0x1.8p-24f), 2); /* tie to even */
+    assert_int_equal(pico_f16_of_f32(1.0f + 0x1p-11f), 0x3c00);
+    assert_int_equal(pico_bf16_of_f32(1.0f + 0x1p-8f), 0x3f80);
+    assert_int_equal(pico_bf16_of_f32(1.0f + 0x1.8p-7f), 0x3f82);
+}
+
+static void nearest_finds_typos_only(void **state) {
+    (void)state;
+    const char *const words[] = {"temperature", "top_p", "top_k", "seed"};
+    assert_string_equal(pico_text_nearest("temprature", words, 4), "temperature");
+    assert_string_equal(pico_text_nearest("sede", words, 4), "seed");
+    assert_null(pico_text_nearest("granularity", words, 4));
+}
+
+static void utf8_boundaries(void **state) {
+    (void)state;
+    assert_int_equal(pico_utf8_complete("ab", 2), 2);
+    assert_int_equal(pico_utf8_complete("a\xe2\x82", 3), 1);
+    assert_int_equal(pico_utf8_complete("a\xe2\x82\xac", 4), 4);
+    assert_int_equal(pico_utf8_complete("\xf0\x9f\x98", 3), 0);
+    assert_int_equal(pico_utf8_complete("\xff", 1), 1);
+    assert_int_equal(pico_utf8_complete("\xe0\x80", 2), 2); /* can never become valid */
+    uint32_t code = 0;
+    assert_int_equal(pico_utf8_decode("\xed\xa0\x80", 3, &code), 0); /* a surrogate */
+    assert_int_equal(pico_utf8_decode("\xf4\x90\x80\x80", 4, &code), 0);
+    char out[4];
+    for (uint32_t c = 0; c < 0x110000; c += 97) {
+        if (c >= 0xd800 && c < 0xe000) {
+            continue;
+        }
+        size_t n = pico_utf8_encode(c, out);
+        assert_int_equal(pico_utf8_decode(out, n, &code), n);
+        assert_int_equal(code, c);
+    }
+}
+
+/* A writer that is closed without commit leaves the old content; commit replaces it. */
+static void writer_is_all_or_nothing(void **state) {
+    (void)state;
+    char path[] = "/tmp/pico_test_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "old", 3), 3);
+    close(fd);
+    pico_writer writer;
+    pico_error err;
+    char *data = NULL;
+    uint64_t size = 0;
+    assert_int_equal(pico_writer_open(&writer, path, &err), PICO_OK);
+    assert_int_equal(pico_writer_write(&writer, "newer", 5, &err), PICO_OK);
+    pico_writer_close(&writer);
+    assert_int_equal(pico_file_read(path, 100, &data, &size, &err), PICO_OK);
+    assert_string_equal(data, "old");
+    free(data);
+    assert_int_equal(pico_writer_open(&writer, path, &err), PICO_OK);
+    assert_int_equal(pico_writer_write(&writer, "newer", 5, &err), PICO_OK);
+    assert_int_equal(pico_writer_commit(&writer, &err), PICO_OK);
+    pico_writer_close(&writer);
+    pico_map map;
+    assert_int_equal(pico_map_open(path, &map, &err), PICO_OK);
+    assert_int_equal(map.size, 5);
+    assert_memory_equal(map.data, "newer", 5);
+    pico_map_close(&map);
+    assert_int_equal(pico_file_read(path, 4, &data, &size, &err), PICO_E_LIMIT);
+    unlink(path);
+    assert_int_equal(pico_map_open(path, &map, &err), PICO_E_NOT_FOUND);
+    assert_int_equal(pico_writer_open(&writer, "/nonexistent/x", &err), PICO_E_NOT_FOUND);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(checked_refuses_overflow),
+        cmocka_unit_test(arena_survives_large_and_overflowing_requests),
+        cmocka_unit_test(half_round_trips_and_rounds),
+        cmocka_unit_test(nearest_finds_typos_only),
+        cmocka_unit_test(utf8_boundaries),
+        cmocka_unit_test(writer_is_all_or_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
