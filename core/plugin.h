@@ -824,7 +824,7 @@ enum {
     PICO_RANDOM_PLUGIN = 64 /* and above: for plugins' own use */
 };
 
-enum { PICO_ROW_LOGITS = 1, PICO_ROW_HIDDEN = 2 };
+enum { PICO_ROW_LOGITS = 1 /* and its hidden row */, PICO_ROW_HIDDEN = 2 };
 
 /* A row of a forward pass: one token at one place of one timeline. */
 typedef struct pico_row {
@@ -837,11 +837,14 @@ typedef struct pico_row {
     uint32_t want;  /* PICO_ROW_x */
 } pico_row;
 
-/* Device rows of the last forward of a session, valid until its next call. */
+/* Device rows of the last forward of a session, valid until its next call. Row i of both belongs to
+ * the i-th row of the call that asked for anything; where a row asked for PICO_ROW_HIDDEN alone,
+ * its row of logits is undefined. */
 typedef struct pico_forward_out {
-    uint32_t n_logits, n_hidden;
-    pico_tensor logits; /* F32 (n_logits, vocab), in the order of the rows that asked */
-    pico_tensor hidden; /* F32 (n_hidden, n_embd), after the final norm */
+    uint32_t n;
+    uint32_t reserved;
+    pico_tensor logits; /* F32 (n, vocab) */
+    pico_tensor hidden; /* F32 (n, n_embd), after the final norm */
 } pico_forward_out;
 
 /* A session holds the KV pages of n_slots timelines of one model. */

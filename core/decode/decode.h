@@ -1,0 +1,103 @@
+/*
+ * The decode loop, and the only code that verifies drafts. It runs any number of sequences (slots)
+ * of one model together; each round is propose -> forward -> verify -> accept -> observe, and at
+ * most one chunk of one waiting prompt rides along. After open nothing is allocated until close.
+ *
+ * Invariant between rounds: the KV pages of a live slot hold every token of its timeline but the
+ * newest. If a round fails, every timeline is as it was before the round.
+ */
+#ifndef PICO_DECODE_DECODE_H
+#define PICO_DECODE_DECODE_H
+
+#include "decode/text.h"
+#include "plugin.h"
+#include "session/session.h"
+#include "tokenizer/tokenizer.h"
+
+typedef struct pico_decode pico_decode;
+
+typedef struct pico_logit_bias {
+    int32_t token;
+    float bias; /* may be -inf: the token never occurs */
+} pico_logit_bias;
+
+enum { PICO_ACCEPT_MATCH = 0, PICO_ACCEPT_REJECTION = 1 };
+
+typedef struct pico_decode_params {
+    const pico_sampler_ops *sampler; /* borrowed, as everything here */
+    void *sampler_self;
+    const pico_decoder_ops *decoder;
+    void *decoder_self;
+    const pico_tokenizer *tokenizer; /* NULL: no text, no stop strings, no end tokens */
+    uint32_t n_slots;
+    uint32_t max_positions;                /* longest timeline; 0: the trained length */
+    uint32_t window_limit;                 /* see pico_session_params; 0: none */
+    uint32_t ubatch;                       /* rows of a prompt that go into one forward */
+    uint32_t accept;                       /* PICO_ACCEPT_x */
+    float repetition, presence, frequency; /* 1, 0, 0: off */
+    const pico_logit_bias *bias;
+    uint32_t n_bias;
+    size_t max_stop; /* bytes of the longest stop string of any request */
+} pico_decode_params;
+
+enum {
+    PICO_FINISH_NONE = 0,    /* still running */
+    PICO_FINISH_END = 1,     /* an end-of-text or end-of-turn token */
+    PICO_FINISH_STOP = 2,    /* a stop string */
+    PICO_FINISH_LENGTH = 3,  /* max_tokens */
+    PICO_FINISH_CONTEXT = 4, /* the context is full */
+    PICO_FINISH_CANCELLED = 5
+};
+
+typedef struct pico_request {
+    const int32_t *prompt; /* (n_prompt) at least one token */
+    size_t n_prompt;
+    uint64_t max_tokens; /* new tokens */
+    uint64_t seed;
+    uint32_t sample; /* index of the sample of this prompt */
+    int ignore_end;  /* 1: end tokens do not end it */
+    const char *const *stop;
+    size_t n_stop;
+    pico_text_fn on_text; /* may be NULL */
+    void *arg;
+} pico_request;
+
+typedef struct pico_slot_state {
+    uint32_t finish;      /* PICO_FINISH_x */
+    const int32_t *token; /* (n_token) prompt and answer */
+    uint32_t n_token, n_prompt;
+    uint32_t n_reused; /* prompt tokens whose K and V were still there */
+} pico_slot_state;
+
+typedef struct pico_decode_stats {
+    uint64_t n_prefill, n_generated; /* tokens */
+    uint64_t n_round, n_drafted, n_accepted;
+    double prefill_seconds; /* rounds in which a prompt chunk rode along */
+    double decode_seconds;
+    double propose_seconds; /* part of decode_seconds */
+} pico_decode_stats;
+
+pico_status pico_decode_open(pico_model *model, const pico_decode_params *params, pico_decode **out,
+                             pico_error *err);
+void pico_decode_close(pico_decode *decode); /* NULL is allowed */
+
+/* Gives a slot a prompt. What its timeline has in common with the prompt from the start is kept, so
+ * that a conversation prefills only what is new. The prompt is copied. PICO_E_LIMIT when it is
+ * longer than the context. */
+pico_status pico_decode_start(pico_decode *decode, uint32_t slot, const pico_request *request,
+                              pico_error *err);
+/* One round over all slots that are not finished; *n_live gets how many still run afterwards. */
+pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error *err);
+/* Rounds until all slots are finished or should_stop (may be NULL) returns 1. */
+pico_status pico_decode_run(pico_decode *decode, int (*should_stop)(void *), void *arg,
+                            pico_error *err);
+void pico_decode_cancel(pico_decode *decode, uint32_t slot);
+
+pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot);
+const pico_decode_stats *pico_decode_statistics(const pico_decode *decode);
+pico_session *pico_decode_session(const pico_decode *decode);
+const char *pico_finish_name(uint32_t finish);
+
+extern const pico_sampling_api pico_sampling_table;
+
+#endif

@@ -1,0 +1,87 @@
+/* What the files of the decode layer share. Not for other layers. */
+#ifndef PICO_DECODE_INTERNAL_H
+#define PICO_DECODE_INTERNAL_H
+
+#include "decode/decode.h"
+
+enum { MAX_ROOM = PICO_DECODE_ROWS_MAX - 1, MAX_STATE = 256 };
+
+typedef struct pico_slot {
+    pico_decode *decode;
+    pico_request request;
+    pico_text_out text;
+    uint32_t running; /* 1: started and not finished */
+    uint32_t finish;
+    int32_t *token; /* (max_positions + 1) */
+    uint32_t n_token, n_prompt, n_reused;
+    uint32_t *count; /* (n_vocab) occurrences in the timeline; NULL without penalties */
+    int32_t *seen;   /* (max_positions + 1) the tokens with count > 0 */
+    uint32_t n_seen;
+    _Alignas(16) unsigned char state[MAX_STATE];      /* the sampler's, after the timeline */
+    _Alignas(16) unsigned char next_state[MAX_STATE]; /* the same after the fresh tokens */
+
+    /* of the round at hand */
+    uint32_t n_row;     /* rows in the forward; 0: none */
+    uint32_t first_row; /* index of the newest token's row, or of the prompt chunk's first */
+    uint32_t first_out; /* output row of first_row (of the chunk's last row in prefill) */
+    uint32_t prefilling;
+    pico_sequence sequence;
+    pico_proposal proposal[MAX_ROOM];
+    int32_t fresh[MAX_ROOM + 1];      /* tokens drawn in this round */
+    uint32_t fresh_row[MAX_ROOM + 1]; /* output row each was drawn from */
+    uint32_t n_fresh;
+    uint32_t path[MAX_ROOM + 1]; /* rows of the forward that become part of the timeline */
+} pico_slot;
+
+struct pico_decode {
+    pico_model *model;
+    pico_decode_params params;
+    pico_session *session;
+    uint32_t n_vocab;
+    pico_sampler_need need;
+    pico_decoder_need decoder_need;
+    int decoder_begun;
+    int edits;   /* 1: penalties or bias are on */
+    float *bias; /* (n_vocab) or NULL */
+    pico_slot *slot;
+    pico_row *row;           /* (max rows) */
+    pico_sequence *sequence; /* (n_slots) as passed to propose */
+    pico_outcome *outcome;   /* (n_slots) */
+    uint32_t *sequence_slot; /* (n_slots) */
+    /* sampling work space */
+    uint32_t max_out; /* output rows of one forward */
+    uint32_t max_edits;
+    pico_buffer *device;               /* everything below, on the device */
+    pico_tensor index, value, log_sum; /* I32, F32 (max_out, k); F32 (max_out) */
+    pico_tensor edit_row, edit_token, edit_sub, edit_rep, edit_bias; /* (max_edits) */
+    int32_t *host_index;                                             /* (max_out, k) */
+    float *host_value, *host_log_sum, *host_row; /* (max_out, k), (max_out), (n_vocab) */
+    void *host_edits;
+    pico_dist dist;   /* room for n_vocab */
+    int32_t *q_token; /* (n_slots, q room) */
+    double *q_p;
+    pico_decode_stats stats;
+    pico_arena arena;
+};
+
+/* ---- sampling.c: from device logits to distributions ---- */
+
+pico_status pico_sampling_open(pico_decode *decode, pico_error *err);
+void pico_sampling_close(pico_decode *decode);
+/* Adds a token to a slot's history (its timeline has it already). */
+void pico_sampling_remember(pico_slot *slot, int32_t token);
+void pico_sampling_reset(pico_slot *slot);
+/* Edits the logits of the round and fetches what the sampler needs of them. */
+pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *out,
+                                  pico_error *err);
+/* The distribution of output row `row`, in decode->dist. */
+pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out, uint32_t row,
+                               const void *state, pico_error *err);
+
+/* ---- verify.c ---- */
+
+/* Draws the tokens of one slot from the outputs of the forward: fresh, n_fresh and path. */
+pico_status pico_verify(pico_decode *decode, pico_slot *slot, const pico_forward_out *out,
+                        pico_error *err);
+
+#endif

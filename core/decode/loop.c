@@ -1,0 +1,562 @@
+/*
+ * The loop: who gets rows in a round, what happens to the tokens that come out. See decode.h.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "decode/internal.h"
+
+static double now_seconds(void) {
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+const char *pico_finish_name(uint32_t finish) {
+    static const char *const names[] = {"running", "end", "stop", "length", "context", "cancelled"};
+    return finish < sizeof names / sizeof *names ? names[finish] : "?";
+}
+
+/* ---- opening and closing ---- */
+
+static pico_status open_slots(pico_decode *decode, uint32_t max_positions, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    int penalties =
+        params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f;
+    uint32_t n_q = decode->decoder_need.want_q ? MAX_ROOM * 64u : 0;
+    pico_arena *arena = &decode->arena;
+    decode->slot = pico_arena_alloc(arena, params->n_slots, sizeof *decode->slot);
+    decode->sequence = pico_arena_alloc(arena, params->n_slots, sizeof *decode->sequence);
+    decode->outcome = pico_arena_alloc(arena, params->n_slots, sizeof *decode->outcome);
+    decode->sequence_slot = pico_arena_alloc(arena, params->n_slots, sizeof(uint32_t));
+    decode->q_token = pico_arena_alloc(arena, (size_t)params->n_slots * n_q, sizeof(int32_t));
+    decode->q_p = pico_arena_alloc(arena, (size_t)params->n_slots * n_q, sizeof(double));
+    if (decode->slot == NULL || decode->sequence == NULL || decode->outcome == NULL ||
+        decode->sequence_slot == NULL || decode->q_token == NULL || decode->q_p == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    for (uint32_t s = 0; s < params->n_slots; s++) {
+        pico_slot *slot = &decode->slot[s];
+        size_t room = (size_t)max_positions + MAX_ROOM + 2;
+        slot->decode = decode;
+        slot->token = pico_arena_alloc(arena, room, sizeof *slot->token);
+        slot->sequence.q_token = n_q == 0 ? NULL : decode->q_token + (size_t)s * n_q;
+        slot->sequence.q_p = n_q == 0 ? NULL : decode->q_p + (size_t)s * n_q;
+        slot->sequence.q_capacity = n_q;
+        if (penalties) {
+            slot->count = pico_arena_alloc(arena, decode->n_vocab, sizeof *slot->count);
+            slot->seen = pico_arena_alloc(arena, room, sizeof *slot->seen);
+        }
+        if (slot->token == NULL || (penalties && (slot->count == NULL || slot->seen == NULL))) {
+            return pico_fail(err, PICO_E_NOMEM, "out of memory");
+        }
+        pico_status status = pico_text_open(&slot->text, params->tokenizer, params->max_stop, err);
+        if (status != PICO_OK) {
+            return status;
+        }
+    }
+    decode->edits = penalties || params->n_bias != 0;
+    return PICO_OK;
+}
+
+static pico_status open_session(pico_decode *decode, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    uint32_t per_slot = decode->decoder_need.max_proposals + 1;
+    uint32_t max_positions =
+        params->max_positions == 0 ? decode->model->desc.n_ctx_train : params->max_positions;
+    decode->max_out = params->n_slots * per_slot + 1;
+    if (params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f ||
+        params->n_bias != 0) {
+        uint64_t tokens = (uint64_t)max_positions + MAX_ROOM + params->n_bias;
+        tokens = tokens < decode->n_vocab ? tokens : decode->n_vocab;
+        uint64_t edits = tokens * decode->max_out;
+        if (edits > INT32_MAX / 8) {
+            return pico_fail(err, PICO_E_LIMIT,
+                             "penalties over %u slots of %u positions need too "
+                             "many edits",
+                             params->n_slots, max_positions);
+        }
+        decode->max_edits = (uint32_t)edits;
+    }
+    pico_session_params session = {.n_slots = params->n_slots,
+                                   .max_positions = max_positions,
+                                   .window_limit = params->window_limit,
+                                   .max_rows = params->ubatch + params->n_slots * per_slot,
+                                   .max_logit_rows = decode->max_out,
+                                   .max_top_k =
+                                       decode->need.kind == PICO_NEED_TOP_K ? decode->need.k : 1,
+                                   .max_edits = decode->max_edits};
+    decode->row = pico_arena_alloc(&decode->arena, session.max_rows, sizeof *decode->row);
+    if (decode->row == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    pico_status status = pico_session_open(decode->model, &session, &decode->session, err);
+    return status == PICO_OK ? open_slots(decode, max_positions, err) : status;
+}
+
+static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    decode->need.struct_size = sizeof decode->need;
+    pico_status status = params->sampler->need(params->sampler_self, &decode->need);
+    if (status != PICO_OK || decode->need.kind < PICO_NEED_ARGMAX ||
+        decode->need.kind > PICO_NEED_FULL || decode->need.state_bytes > MAX_STATE ||
+        (decode->need.state_bytes != 0 && params->sampler->state_init == NULL)) {
+        return pico_fail(err, PICO_E_ABI, "the sampler does not say sensibly what it needs");
+    }
+    if (decode->need.kind == PICO_NEED_TOP_K) {
+        decode->need.k = decode->need.k < 1 ? 1 : decode->need.k;
+        decode->need.k = decode->need.k > decode->n_vocab ? decode->n_vocab : decode->need.k;
+    }
+    decode->decoder_need.struct_size = sizeof decode->decoder_need;
+    status = params->decoder->begin(params->decoder_self, decode->model, params->n_slots,
+                                    &decode->decoder_need, err);
+    decode->decoder_begun = status == PICO_OK;
+    if (decode->decoder_need.max_proposals > MAX_ROOM) {
+        decode->decoder_need.max_proposals = MAX_ROOM;
+    }
+    return status;
+}
+
+pico_status pico_decode_open(pico_model *model, const pico_decode_params *params, pico_decode **out,
+                             pico_error *err) {
+    *out = NULL;
+    if (params->n_slots == 0 || params->ubatch == 0 || !(params->repetition > 0)) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "decoding needs at least one slot, a ubatch of at least 1 and a positive "
+                         "repetition penalty");
+    }
+    pico_decode *decode = calloc(1, sizeof *decode);
+    if (decode == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    decode->model = model;
+    decode->params = *params;
+    decode->n_vocab = model->desc.n_vocab;
+    pico_status status = ask_plugins(decode, err);
+    if (status == PICO_OK) {
+        status = open_session(decode, err);
+    }
+    if (status == PICO_OK) {
+        status = pico_sampling_open(decode, err);
+    }
+    if (status != PICO_OK) {
+        pico_decode_close(decode);
+        return status;
+    }
+    *out = decode;
+    return PICO_OK;
+}
+
+void pico_decode_close(pico_decode *decode) {
+    if (decode == NULL) {
+        return;
+    }
+    if (decode->decoder_begun) {
+        decode->params.decoder->end(decode->params.decoder_self);
+    }
+    for (uint32_t s = 0; decode->slot != NULL && s < decode->params.n_slots; s++) {
+        pico_text_close(&decode->slot[s].text);
+    }
+    pico_sampling_close(decode);
+    pico_session_close(decode->session);
+    pico_arena_free(&decode->arena);
+    free(decode);
+}
+
+/* ---- starting and ending a sequence ---- */
+
+static void finish(pico_decode *decode, pico_slot *slot, uint32_t why) {
+    if (why != PICO_FINISH_STOP) {
+        pico_text_end(&slot->text);
+    }
+    slot->finish = why;
+    slot->running = 0;
+    if (decode->params.decoder->end_sequence != NULL) {
+        decode->params.decoder->end_sequence(decode->params.decoder_self,
+                                             (uint32_t)(slot - decode->slot));
+    }
+}
+
+void pico_decode_cancel(pico_decode *decode, uint32_t slot) {
+    if (decode->slot[slot].running) {
+        finish(decode, &decode->slot[slot], PICO_FINISH_CANCELLED);
+    }
+}
+
+static pico_status check_request(const pico_decode *decode, const pico_request *request,
+                                 pico_error *err) {
+    uint32_t max_positions = pico_session_max_positions(decode->session);
+    if (request->n_prompt == 0) {
+        return pico_fail(err, PICO_E_INVALID, "the prompt has no tokens");
+    }
+    if (request->n_prompt > max_positions) {
+        return pico_fail(err, PICO_E_LIMIT,
+                         "the prompt has %zu tokens, the context %u; shorten it, raise --ctx-size "
+                         "or set [generate] overflow = slide",
+                         request->n_prompt, max_positions);
+    }
+    for (size_t i = 0; i < request->n_prompt; i++) {
+        if (request->prompt[i] < 0 || (uint32_t)request->prompt[i] >= decode->n_vocab) {
+            return pico_fail(err, PICO_E_INVALID,
+                             "token %d of the prompt is not in the model's vocabulary of %u",
+                             request->prompt[i], decode->n_vocab);
+        }
+    }
+    for (size_t i = 0; i < request->n_stop; i++) {
+        if (strlen(request->stop[i]) > decode->params.max_stop) {
+            return pico_fail(err, PICO_E_LIMIT, "a stop string is longer than was announced");
+        }
+    }
+    return PICO_OK;
+}
+
+pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pico_request *request,
+                              pico_error *err) {
+    assert(slot_index < decode->params.n_slots && !decode->slot[slot_index].running);
+    pico_slot *slot = &decode->slot[slot_index];
+    pico_status status = check_request(decode, request, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    /* Keep what the timeline and the prompt share, but leave at least one token to run. */
+    uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
+    while (common < length && common + 1 < request->n_prompt &&
+           slot->token[common] == request->prompt[common]) {
+        common++;
+    }
+    if (pico_session_truncate(decode->session, slot_index, common, NULL) != PICO_OK) {
+        common = 0; /* the window has moved on: start again */
+        status = pico_session_truncate(decode->session, slot_index, 0, err);
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    slot->request = *request;
+    slot->n_token = slot->n_prompt = (uint32_t)request->n_prompt;
+    slot->n_reused = common;
+    memcpy(slot->token, request->prompt, request->n_prompt * sizeof *slot->token);
+    pico_sampling_reset(slot);
+    for (uint32_t i = 0; i < slot->n_token; i++) {
+        pico_sampling_remember(slot, slot->token[i]);
+    }
+    pico_text_begin(&slot->text, slot->token[slot->n_token - 1], request->stop, request->n_stop,
+                    request->on_text, request->arg);
+    slot->finish = PICO_FINISH_NONE;
+    slot->running = 1;
+    slot->sequence.slot = slot_index;
+    slot->sequence.token = slot->token;
+    slot->sequence.n_token = slot->sequence.n_prompt = slot->n_prompt;
+    slot->sequence.sampling = slot;
+    slot->sequence.proposal = slot->proposal;
+    slot->sequence.n_proposal = 0;
+    if (decode->params.decoder->begin_sequence != NULL) {
+        status = decode->params.decoder->begin_sequence(decode->params.decoder_self,
+                                                        &slot->sequence, err);
+    }
+    if (status == PICO_OK && request->max_tokens == 0) {
+        finish(decode, slot, PICO_FINISH_LENGTH);
+    }
+    slot->running = status == PICO_OK && slot->finish == PICO_FINISH_NONE;
+    return status;
+}
+
+/* ---- one round ---- */
+
+/* Whether the slot's prompt is not yet in the pages (all but its newest token is, when it is live;
+ * a prompt's last token counts as newest only once it has been forwarded with the chunk). */
+static int is_waiting(const pico_decode *decode, const pico_slot *slot, uint32_t s) {
+    return slot->n_token == slot->n_prompt &&
+           pico_session_length(decode->session, s) < slot->n_prompt;
+}
+
+/* How many drafts the slot can use now. */
+static uint32_t room_of(const pico_decode *decode, const pico_slot *slot) {
+    uint64_t positions = pico_session_max_positions(decode->session) - slot->n_token;
+    uint64_t left = slot->request.max_tokens - (slot->n_token - slot->n_prompt) - 1;
+    uint64_t room = decode->decoder_need.max_proposals;
+    room = positions < room ? positions : room;
+    return (uint32_t)(left < room ? left : room);
+}
+
+static pico_status propose(pico_decode *decode, pico_error *err) {
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+        pico_slot *slot = &decode->slot[s];
+        slot->n_row = 0;
+        slot->sequence.n_proposal = 0;
+        slot->sequence.n_q = 0;
+        if (slot->running && !is_waiting(decode, slot, s)) {
+            slot->sequence.n_token = slot->n_token;
+            slot->sequence.room = room_of(decode, slot);
+            decode->sequence[n] = slot->sequence;
+            decode->sequence_slot[n++] = s;
+        }
+    }
+    if (n == 0) {
+        return PICO_OK;
+    }
+    double begin = now_seconds();
+    pico_status status =
+        decode->params.decoder->propose(decode->params.decoder_self, decode->sequence, n, err);
+    decode->stats.propose_seconds += now_seconds() - begin;
+    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
+        const pico_sequence *sequence = &decode->sequence[i];
+        pico_slot *slot = &decode->slot[decode->sequence_slot[i]];
+        if (sequence->n_proposal > sequence->room || sequence->n_q > sequence->q_capacity) {
+            return pico_fail(err, PICO_E_ABI, "the decoder proposed %u tokens where %u fit",
+                             sequence->n_proposal, sequence->room);
+        }
+        slot->sequence.n_proposal = sequence->n_proposal;
+        slot->sequence.n_q = sequence->n_q;
+        for (uint32_t j = 0; j < sequence->n_proposal; j++) {
+            const pico_proposal *draft = &slot->proposal[j];
+            uint64_t q_end = (uint64_t)draft->q_begin + draft->q_count;
+            if (draft->token < 0 || (uint32_t)draft->token >= decode->n_vocab ||
+                draft->parent < -1 || draft->parent >= (int32_t)j || q_end > sequence->n_q) {
+                return pico_fail(err, PICO_E_ABI,
+                                 "the decoder proposed token %d below %d as number %u",
+                                 draft->token, draft->parent, j);
+            }
+        }
+    }
+    return status;
+}
+
+/* Rows of a live slot: its newest token, then its drafts. */
+static uint32_t add_live_rows(pico_decode *decode, pico_slot *slot, uint32_t s, uint32_t n,
+                              uint32_t *n_out) {
+    uint32_t want = PICO_ROW_LOGITS;
+    int32_t newest_pos = (int32_t)slot->n_token - 1;
+    slot->first_row = n;
+    slot->first_out = *n_out;
+    slot->prefilling = 0;
+    slot->n_row = slot->sequence.n_proposal + 1;
+    decode->row[n] = (pico_row){.token = slot->token[newest_pos],
+                                .prev = newest_pos == 0 ? -1 : slot->token[newest_pos - 1],
+                                .slot = s,
+                                .pos = newest_pos,
+                                .parent = -1,
+                                .want = want};
+    for (uint32_t i = 0; i < slot->sequence.n_proposal; i++) {
+        const pico_proposal *draft = &slot->proposal[i];
+        const pico_row *parent = &decode->row[n + (uint32_t)(draft->parent + 1)];
+        decode->row[n + 1 + i] = (pico_row){.token = draft->token,
+                                            .prev = parent->token,
+                                            .slot = s,
+                                            .pos = parent->pos + 1,
+                                            .parent = (int32_t)n + draft->parent + 1,
+                                            .want = want};
+    }
+    *n_out += slot->n_row;
+    return n + slot->n_row;
+}
+
+/* The next chunk of a waiting prompt; chunks end at the same places whoever else is there. */
+static uint32_t add_prompt_rows(pico_decode *decode, pico_slot *slot, uint32_t s, uint32_t n,
+                                uint32_t *n_out) {
+    uint32_t begin = pico_session_length(decode->session, s);
+    uint32_t left = slot->n_prompt - begin;
+    uint32_t rows = left < decode->params.ubatch ? left : decode->params.ubatch;
+    slot->prefilling = 1;
+    slot->n_row = rows;
+    slot->first_row = n;
+    slot->first_out = UINT32_MAX;
+    for (uint32_t i = 0; i < rows; i++) {
+        uint32_t pos = begin + i;
+        decode->row[n + i] = (pico_row){.token = slot->token[pos],
+                                        .prev = pos == 0 ? -1 : slot->token[pos - 1],
+                                        .slot = s,
+                                        .pos = (int32_t)pos,
+                                        .parent = i == 0 ? -1 : (int32_t)(n + i - 1)};
+    }
+    if (rows == left) {
+        decode->row[n + rows - 1].want = PICO_ROW_LOGITS;
+        slot->first_out = (*n_out)++;
+    }
+    return n + rows;
+}
+
+static uint32_t gather_rows(pico_decode *decode, int *has_prompt) {
+    uint32_t n = 0, n_out = 0;
+    *has_prompt = 0;
+    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+        pico_slot *slot = &decode->slot[s];
+        if (slot->running && !is_waiting(decode, slot, s)) {
+            n = add_live_rows(decode, slot, s, n, &n_out);
+        }
+    }
+    for (uint32_t s = 0; s < decode->params.n_slots && !*has_prompt; s++) {
+        pico_slot *slot = &decode->slot[s];
+        if (slot->running && is_waiting(decode, slot, s)) {
+            n = add_prompt_rows(decode, slot, s, n, &n_out);
+            *has_prompt = 1;
+        }
+    }
+    return n;
+}
+
+/* Appends the fresh tokens until one of them ends the answer; returns how many were taken. */
+static uint32_t take_fresh(pico_decode *decode, pico_slot *slot) {
+    uint32_t taken = 0, why = PICO_FINISH_NONE;
+    const pico_tokenizer *tokenizer = decode->params.tokenizer;
+    while (taken < slot->n_fresh && why == PICO_FINISH_NONE) {
+        int32_t token = slot->fresh[taken++];
+        slot->token[slot->n_token++] = token;
+        pico_sampling_remember(slot, token);
+        if (!slot->request.ignore_end && tokenizer != NULL &&
+            pico_tokenizer_is_end(tokenizer, token)) {
+            why = PICO_FINISH_END;
+        } else if (pico_text_add(&slot->text, token)) {
+            why = PICO_FINISH_STOP;
+        } else if (slot->n_token - slot->n_prompt >= slot->request.max_tokens) {
+            why = PICO_FINISH_LENGTH;
+        } else if (slot->n_token > pico_session_max_positions(decode->session)) {
+            why = PICO_FINISH_CONTEXT;
+        }
+    }
+    memcpy(slot->state, slot->next_state, sizeof slot->state);
+    slot->finish = why;
+    return taken;
+}
+
+/* Brings the pages of a slot to "everything but the newest token". */
+static pico_status settle(pico_decode *decode, pico_slot *slot, uint32_t s, uint32_t taken,
+                          pico_error *err) {
+    uint32_t length = pico_session_length(decode->session, s), wanted = slot->n_token - 1;
+    if (length >= wanted) {
+        return pico_session_truncate(decode->session, s, wanted, err);
+    }
+    return pico_session_commit(decode->session, s, slot->path, taken, err); /* it was a tree */
+}
+
+static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico_error *err) {
+    uint32_t n = 0;
+    pico_status status = PICO_OK;
+    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+        pico_slot *slot = &decode->slot[s];
+        if (slot->n_row == 0 || slot->first_out == UINT32_MAX) {
+            continue;
+        }
+        uint32_t n_drafted = slot->prefilling ? 0 : slot->sequence.n_proposal;
+        uint32_t taken = take_fresh(decode, slot);
+        uint32_t n_accepted = taken < slot->n_fresh ? taken : slot->n_fresh - 1;
+        if (!slot->prefilling) {
+            status = settle(decode, slot, s, taken, err);
+            if (status != PICO_OK) {
+                return status;
+            }
+        }
+        decode->stats.n_generated += taken;
+        decode->stats.n_drafted += n_drafted;
+        decode->stats.n_accepted += n_accepted;
+        decode->outcome[n++] =
+            (pico_outcome){.slot = s,
+                           .n_proposed = n_drafted,
+                           .n_accepted = n_accepted,
+                           .n_token = taken,
+                           .token = slot->token + slot->n_token - taken,
+                           .hidden_row = decode->decoder_need.want_hidden ? slot->fresh_row : NULL,
+                           .finished = slot->finish != PICO_FINISH_NONE};
+    }
+    if (n != 0) {
+        status = decode->params.decoder->observe(decode->params.decoder_self, decode->outcome, n,
+                                                 &out->hidden, err);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        pico_slot *slot = &decode->slot[decode->outcome[i].slot];
+        if (slot->finish != PICO_FINISH_NONE) {
+            finish(decode, slot, slot->finish);
+        }
+    }
+    return status;
+}
+
+/* After a failure behind the forward: the timelines as they were before the round. */
+static void restore(pico_decode *decode) {
+    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+        pico_slot *slot = &decode->slot[s];
+        uint32_t length = pico_session_length(decode->session, s);
+        if (slot->n_row == 0 || length == 0) {
+            continue;
+        }
+        uint32_t before = slot->prefilling ? length - slot->n_row : slot->n_token - 1;
+        if (before < length) {
+            (void)pico_session_truncate(decode->session, s, before, NULL);
+        }
+    }
+}
+
+pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error *err) {
+    double begin = now_seconds();
+    int has_prompt = 0;
+    pico_forward_out out = {0};
+    pico_status status = propose(decode, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    uint32_t n = gather_rows(decode, &has_prompt);
+    if (n != 0) {
+        status = pico_session_forward(decode->session, decode->row, n, &out, err);
+        if (status != PICO_OK) {
+            return status;
+        }
+        status = pico_sampling_prepare(decode, &out, err);
+        for (uint32_t s = 0; status == PICO_OK && s < decode->params.n_slots; s++) {
+            pico_slot *slot = &decode->slot[s];
+            if (slot->n_row != 0 && slot->first_out != UINT32_MAX) {
+                status = pico_verify(decode, slot, &out, err);
+            }
+        }
+        if (status != PICO_OK) {
+            restore(decode);
+            return status;
+        }
+        status = accept(decode, &out, err);
+    }
+    *n_live = 0;
+    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+        *n_live += decode->slot[s].running;
+        if (has_prompt && decode->slot[s].n_row != 0 && decode->slot[s].prefilling) {
+            decode->stats.n_prefill += decode->slot[s].n_row;
+        }
+    }
+    double seconds = now_seconds() - begin;
+    decode->stats.n_round++;
+    *(has_prompt ? &decode->stats.prefill_seconds : &decode->stats.decode_seconds) += seconds;
+    return status;
+}
+
+pico_status pico_decode_run(pico_decode *decode, int (*should_stop)(void *), void *arg,
+                            pico_error *err) {
+    uint32_t n_live = 1;
+    pico_status status = PICO_OK;
+    while (status == PICO_OK && n_live != 0) {
+        if (should_stop != NULL && should_stop(arg)) {
+            for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+                pico_decode_cancel(decode, s);
+            }
+            break;
+        }
+        status = pico_decode_round(decode, &n_live, err);
+    }
+    return status;
+}
+
+pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot) {
+    const pico_slot *s = &decode->slot[slot];
+    return (pico_slot_state){.finish = s->finish,
+                             .token = s->token,
+                             .n_token = s->n_token,
+                             .n_prompt = s->n_prompt,
+                             .n_reused = s->n_reused};
+}
+
+const pico_decode_stats *pico_decode_statistics(const pico_decode *decode) {
+    return &decode->stats;
+}
+
+pico_session *pico_decode_session(const pico_decode *decode) {
+    return decode->session;
+}

@@ -1,0 +1,72 @@
+/*
+ * Counter-based random numbers: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw 2011). Every number is a
+ * pure function of its key and index; there is no generator state and therefore no order. Not for
+ * cryptography.
+ */
+#include <math.h>
+
+#include "host/host.h"
+
+void pico_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xd2511f53u * c0;
+        uint64_t p1 = (uint64_t)0xcd9e8d57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u; /* golden ratio */
+        k1 += 0xbb67ae85u; /* sqrt(3) - 1 */
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+/* The key has more bits than Philox has room for beside the index, so a first block hashes it; 128
+ * bits of that hash then key and offset the second block. */
+void pico_random_stream_init(pico_random_stream *stream, const pico_random_key *key) {
+    const uint32_t seed[2] = {(uint32_t)key->seed, (uint32_t)(key->seed >> 32)};
+    const uint32_t place[4] = {(uint32_t)key->t, (uint32_t)(key->t >> 32), key->sample,
+                               key->purpose};
+    uint32_t hash[4];
+    pico_philox4x32(place, seed, hash);
+    stream->key[0] = hash[0];
+    stream->key[1] = hash[1];
+    stream->tail[0] = hash[2];
+    stream->tail[1] = hash[3];
+}
+
+uint64_t pico_random_stream_u64(const pico_random_stream *stream, uint64_t index) {
+    const uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), stream->tail[0],
+                                 stream->tail[1]};
+    uint32_t out[4];
+    pico_philox4x32(counter, stream->key, out);
+    return (uint64_t)out[1] << 32 | out[0];
+}
+
+/* 52 bits and a half: the largest result is 1 - 2^-53, which a double can hold, so never 1. */
+static double uniform_of_bits(uint64_t bits) {
+    return ((double)(bits >> 12) + 0.5) * 0x1p-52;
+}
+
+double pico_random_stream_gumbel(const pico_random_stream *stream, uint64_t index) {
+    return -log(-log(uniform_of_bits(pico_random_stream_u64(stream, index))));
+}
+
+uint64_t pico_random_u64(const pico_random_key *key, uint64_t index) {
+    pico_random_stream stream;
+    pico_random_stream_init(&stream, key);
+    return pico_random_stream_u64(&stream, index);
+}
+
+double pico_random_uniform(const pico_random_key *key, uint64_t index) {
+    return uniform_of_bits(pico_random_u64(key, index));
+}
+
+double pico_random_gumbel(const pico_random_key *key, uint64_t index) {
+    return -log(-log(pico_random_uniform(key, index)));
+}

@@ -1,0 +1,73 @@
+/*
+ * A model on a device: description, weights, what the attention plugin made of each layer, and one
+ * forward pass for every family. It knows nothing of timelines: the session gives it rows, pages
+ * and work space. What the forward pass cannot compute yet it refuses by name when it is opened.
+ */
+#ifndef PICO_MODEL_MODEL_H
+#define PICO_MODEL_MODEL_H
+
+#include "formats/model_file.h"
+#include "model/device.h"
+#include "plugin.h"
+#include "util/arena.h"
+
+/* Weights of one layer. Matrices are (out, in). A NULL weight or a tensor without a buffer is
+ * absent. */
+typedef struct pico_layer_weights {
+    pico_tensor attn_norm, attn_norm_bias; /* F32 (n_embd) */
+    pico_tensor ffn_norm, ffn_norm_bias;   /* F32 (n_embd) */
+    pico_weight *q;                        /* (n_head * head_dim, n_embd) */
+    pico_weight *k, *v;                    /* (n_kv_head * head_dim, n_embd) */
+    pico_weight *o;                        /* (n_embd, n_head * head_dim) */
+    pico_weight *gate, *up;                /* (n_ff, n_embd); gate only when gated */
+    pico_weight *down;                     /* (n_embd, n_ff) */
+    pico_tensor q_bias, k_bias, v_bias, o_bias, up_bias, down_bias; /* F32 (out) */
+} pico_layer_weights;
+
+struct pico_model {
+    pico_device *device;   /* borrowed */
+    pico_model_file *file; /* owned; the weights may point into it */
+    pico_model_desc desc;
+    pico_attention_layer *attention; /* (n_layer) */
+    pico_layer_weights *layer;       /* (n_layer) */
+    pico_weight *embed;              /* (n_vocab, n_embd) */
+    pico_weight *position;           /* (n_ctx_train, n_embd); learned positions only */
+    pico_weight *head;               /* (n_vocab, n_embd); equals embed when tied */
+    pico_tensor out_norm, out_norm_bias;
+    pico_buffer *vectors; /* all 1-D weights */
+    uint64_t step_bytes;  /* weight bytes that one decode step reads (the limit of its speed) */
+    uint32_t max_heads_width, max_kv_width, max_ff; /* widest layer */
+    pico_tap_fn tap;
+    void *tap_arg;
+    pico_arena arena;
+};
+
+typedef struct pico_model_params {
+    const pico_attention_ops *attention; /* borrowed, with its instance */
+    void *attention_self;
+    uint32_t kv_dtype; /* for layers whose plugin leaves it open */
+} pico_model_params;
+
+/* Puts the weights of file on the device. Takes the file over if it succeeds. The attention
+ * plugin's check must have passed and asked for no conversion that is still to be done. */
+pico_status pico_model_open(pico_device *device, const pico_model_params *params,
+                            pico_model_file *file, pico_model **out, pico_error *err);
+void pico_model_close(pico_model *model); /* NULL is allowed */
+
+const pico_model_desc *pico_model_describe(const pico_model *model);
+pico_status pico_model_tap(pico_model *model, pico_tap_fn fn, void *arg);
+extern const pico_heads_api pico_heads_table;
+
+/* Bytes of K and V per position over all layers, as the device stores them. */
+uint64_t pico_model_kv_bytes_per_token(const pico_model *model);
+
+/* A model with random weights and one of the known shapes: llama-15m, llama-110m, llama-1.3b,
+ * gpt2, gpt2-large, gpt2-xl, nanochat-d12, nanochat-d20. dtype of the matrices: F32, F16, BF16,
+ * Q8_0, Q4_0 or I8 (one scale a row). PICO_E_NOT_FOUND lists the shapes. */
+pico_status pico_model_synthetic(const char *shape, uint32_t dtype, pico_model_file **out,
+                                 pico_error *err);
+/* The same from a description of one's own; layer points to n_layer entries. */
+pico_status pico_model_synthetic_from(const pico_model_desc *desc, uint32_t dtype, uint64_t seed,
+                                      pico_model_file **out, pico_error *err);
+
+#endif

@@ -1,0 +1,148 @@
+/*
+ * The merge engine of both BPE kinds: always merges the adjacent pair whose result comes first
+ * (best score or lowest rank; leftmost on ties). A heap of candidates over a linked list of
+ * symbols: O(n log n), whatever the text. It knows nothing about where symbols come from.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "tokenizer/tokenizer_internal.h"
+
+pico_status pico_work_reserve(pico_work *work, size_t n, pico_error *err) {
+    work->n_symbol = 0;
+    work->n_heap = 0;
+    if (n <= work->capacity) {
+        return PICO_OK;
+    }
+    if (n > INT32_MAX / 2) {
+        return pico_fail(err, PICO_E_LIMIT, "%zu symbols are too many to merge at once", n);
+    }
+    size_t capacity = n < 64 ? 64 : n + n / 2;
+    free(work->symbol);
+    free(work->heap);
+    work->capacity = 0;
+    /* n - 1 candidates at the start; each merge takes one out and puts at most two in. */
+    work->symbol = malloc(capacity * sizeof *work->symbol);
+    work->heap = malloc(2 * capacity * sizeof *work->heap);
+    if (work->symbol == NULL || work->heap == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "no memory to encode %zu bytes", n);
+    }
+    work->capacity = capacity;
+    return PICO_OK;
+}
+
+void pico_work_symbol(pico_work *work, size_t start, size_t n, int32_t id) {
+    uint32_t i = work->n_symbol++;
+    assert(i < work->capacity);
+    if (i > 0) {
+        work->symbol[i - 1].next = (int32_t)i;
+    }
+    work->symbol[i] = (pico_symbol){
+        .start = (uint32_t)start, .n = (uint32_t)n, .prev = (int32_t)i - 1, .next = -1, .id = id};
+}
+
+pico_status pico_work_emit(pico_work *work, int32_t id, pico_error *err) {
+    if (work->n_ids == work->capacity_ids) {
+        size_t capacity = work->capacity_ids == 0 ? 64 : work->capacity_ids * 2;
+        int32_t *ids = realloc(work->ids, capacity * sizeof *ids);
+        if (ids == NULL) {
+            return pico_fail(err, PICO_E_NOMEM, "no memory for %zu tokens", capacity);
+        }
+        work->ids = ids;
+        work->capacity_ids = capacity;
+    }
+    work->ids[work->n_ids++] = id;
+    return PICO_OK;
+}
+
+void pico_work_free(pico_work *work) {
+    free(work->symbol);
+    free(work->heap);
+    free(work->ids);
+    *work = (pico_work){0};
+}
+
+static void heap_push(pico_work *work, pico_candidate candidate) {
+    pico_candidate *heap = work->heap;
+    uint32_t i = work->n_heap++;
+    assert(i < 2 * work->capacity);
+    while (i > 0 && candidate.key < heap[(i - 1) / 2].key) {
+        heap[i] = heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    heap[i] = candidate;
+}
+
+static pico_candidate heap_pop(pico_work *work) {
+    pico_candidate *heap = work->heap, top = heap[0];
+    pico_candidate last = heap[--work->n_heap];
+    uint32_t n = work->n_heap, i = 0;
+    for (uint32_t child = 1; child < n; child = 2 * i + 1) {
+        if (child + 1 < n && heap[child + 1].key < heap[child].key) {
+            child++;
+        }
+        if (last.key <= heap[child].key) {
+            break;
+        }
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = last;
+    return top;
+}
+
+/* Puts the pair (left, right) on the heap if it makes a token. */
+static void consider(const pico_tokenizer *tokenizer, pico_work *work, const char *text,
+                     int32_t left, int32_t right) {
+    if (left < 0 || right < 0) {
+        return;
+    }
+    const pico_symbol *a = &work->symbol[left], *b = &work->symbol[right];
+    uint32_t order;
+    int32_t id;
+    if (tokenizer->pair_slot != NULL) {
+        const pico_pair_slot *slot = pico_pair_find(tokenizer, a->id, b->id);
+        if (slot == NULL) {
+            return;
+        }
+        order = slot->rank;
+        id = slot->id;
+    } else {
+        if (a->n + b->n > tokenizer->max_merged) {
+            return;
+        }
+        id = pico_piece_find(tokenizer, text + a->start, a->n + b->n);
+        if (id < 0) {
+            return;
+        }
+        order = tokenizer->token[id].order;
+    }
+    heap_push(work, (pico_candidate){.key = ((uint64_t)order << 32) | (uint32_t)left,
+                                     .right = (uint32_t)right,
+                                     .id = id});
+}
+
+void pico_work_merge(const pico_tokenizer *tokenizer, pico_work *work, const char *text) {
+    pico_symbol *symbol = work->symbol;
+    for (int32_t i = 0; i + 1 < (int32_t)work->n_symbol; i++) {
+        consider(tokenizer, work, text, i, i + 1);
+    }
+    while (work->n_heap > 0) {
+        pico_candidate best = heap_pop(work);
+        pico_symbol *left = &symbol[(uint32_t)best.key], *right = &symbol[best.right];
+        /* Either side may have been merged since: then it is gone, or longer than it was. */
+        if (left->n == 0 || left->next != (int32_t)best.right ||
+            left->n + right->n != tokenizer->token[best.id].n) {
+            continue;
+        }
+        left->n += right->n;
+        left->id = best.id;
+        left->next = right->next;
+        right->n = 0;
+        if (left->next >= 0) {
+            symbol[left->next].prev = (int32_t)(left - symbol);
+        }
+        consider(tokenizer, work, text, left->prev, (int32_t)(left - symbol));
+        consider(tokenizer, work, text, (int32_t)(left - symbol), left->next);
+    }
+}

@@ -1,0 +1,218 @@
+/*
+ * The CPU backend's own types: the instance, buffers, weights and the tables of kernels, one per
+ * instruction set, that an instance chooses from when it is made. Nothing here is global state.
+ */
+#ifndef PICO_BACKEND_CPU_H
+#define PICO_BACKEND_CPU_H
+
+#include <assert.h>
+
+#include "plugin.h"
+
+#define CPU_LANES_DOT 16     /* a dot product is 16 interleaved sums, whatever the width in use */
+#define CPU_MAX_MROWS 192    /* rows of x that one pass over the weights serves */
+#define CPU_PACK_FLOATS 131072 /* 512 KB of packed x: half of a typical second-level cache */
+#define CPU_PACK_MIN_ROWS 32   /* but at least what the decode class brings at most */
+#define CPU_PACK_SLACK 4
+#define CPU_ROW_UNIT 8       /* rows of a weight are handed to threads in units of 8 */
+#define CPU_EXPAND_ROWS 8    /* weight rows widened to F32 at once */
+#define CPU_GATED_ROWS 64    /* rows of W1 and W3 between two activations */
+#define CPU_ATTN_QUERIES 32  /* (row, head) pairs that share the walk over the pages */
+#define CPU_ATTN_HEADS 8     /* query heads of one KV head that one thread takes */
+#define CPU_MAX_HEAD_DIM 512 /* widest head of a KV page */
+
+struct pico_buffer {
+    uint8_t *data;
+    uint64_t bytes;
+    uint64_t mapped; /* bytes to unmap; 0: from the heap */
+};
+
+struct pico_weight {
+    pico_weight_desc desc; /* codes, scales and the rest point to what the weight uses */
+    uint64_t row_bytes;    /* from one row of codes to the next */
+    uint64_t scale_row;    /* scales of a row */
+    void *owned[6];        /* copies, to free */
+    uint64_t owned_bytes;
+    uint32_t uses;
+};
+
+/* A strip of a product: y[m][r] = w[r] . x[m]. x is packed: (k / 16, n_x, 16), zero-padded; with
+ * one row of x it is that row as it is. */
+typedef struct cpu_dot {
+    const void *w; /* (n_w, k) of dtype */
+    uint64_t w_stride; /* bytes */
+    uint32_t dtype;
+    uint32_t n_x; /* 1 .. tile of the table */
+    int64_t n_w;
+    int64_t k;
+    const float *x;
+    const float *bias; /* (n_w) or NULL */
+    float *y;          /* (n_x, n_w), rows y_stride apart */
+    int64_t y_stride;  /* elements */
+    uint32_t accumulate;
+    uint32_t prefetch; /* 1: the weights stream from memory, ask for the next rows ahead of time */
+} cpu_dot;
+
+typedef struct cpu_dot_kernels {
+    uint32_t tile;   /* most rows of x in one strip */
+    uint32_t direct; /* bit 1 << dtype: taken as it is; the others are widened to F32 first */
+    void (*dot)(const cpu_dot *dot);
+} cpu_dot_kernels;
+
+/* Kernels over one contiguous row. Each element's arithmetic depends on its own data and, for sums,
+ * on the row's width alone. */
+typedef struct cpu_row_kernels {
+    void (*norm)(uint32_t kind, float eps, float scale, const float *x, const float *weight,
+                 const float *bias, float *y, int64_t n);
+    void (*rope)(uint32_t layout, float sign, float *x, const float *cosine, const float *sine,
+                 int64_t half);
+    void (*activate)(uint32_t kind, const float *x, const float *gate, float *y, int64_t n);
+    void (*axpby)(float a, const float *x, float b, float *y, int64_t n);
+    void (*softcap)(float cap, float *x, int64_t n);
+    void (*sigmoid)(const float *x, float *y, int64_t n);
+    /* F16, BF16 -> F32 and back */
+    void (*widen)(uint32_t dtype, const void *x, float *y, int64_t n);
+    void (*narrow)(uint32_t dtype, const float *x, uint16_t *y, int64_t n);
+    void (*scale_i8)(const int8_t *codes, float scale, float *y, int64_t n);
+    /* first index >= from whose value is above the bound, or n; NaN is above nothing */
+    int64_t (*next_above)(const float *x, int64_t from, int64_t n, float bound);
+    float (*maximum)(const float *x, int64_t n); /* ignores NaN; -inf if nothing is left */
+    double (*sum_exp)(const float *x, float factor, float shift, int64_t n);
+} cpu_row_kernels;
+
+/* What one query, a (row, head) pair, sees of one page: offsets [lo, hi) and [0, n_sink). */
+typedef struct cpu_span {
+    int32_t lo, hi, n_sink;
+} cpu_span;
+
+/* n_q queries over one page of one KV head. The state of query i: largest score, sum of exponentials
+ * and accumulator. All arrays are the thread's scratch. */
+typedef struct cpu_attn {
+    uint32_t dtype; /* of K and V */
+    uint32_t n_q;
+    uint32_t head_dim;
+    float scale;
+    const void *k;        /* (head_dim, 64) */
+    const void *v;        /* (64, head_dim) */
+    const float *const *q; /* (n_q) pointers to (head_dim) */
+    const cpu_span *span; /* (n_q) */
+    float *score;         /* (n_q, 64) */
+    float *largest, *sum; /* (n_q) */
+    float *acc;           /* (n_q, acc_stride) */
+    int64_t acc_stride;
+} cpu_attn;
+
+typedef struct cpu_attn_kernels {
+    void (*page)(const cpu_attn *attn);
+    void (*finish)(const float *acc, float sum, float *out, int64_t n);
+} cpu_attn_kernels;
+
+typedef struct cpu_kernels {
+    const char *name;
+    const cpu_dot_kernels *dot;
+    const cpu_row_kernels *row;
+    const cpu_attn_kernels *attn;
+} cpu_kernels;
+
+extern const cpu_dot_kernels cpu_dot_portable, cpu_dot_avx512;
+extern const cpu_row_kernels cpu_row_portable, cpu_row_avx512;
+extern const cpu_attn_kernels cpu_attn_portable, cpu_attn_avx512;
+
+typedef struct cpu_backend {
+    const pico_host *host;
+    const cpu_kernels *kernels;
+    uint32_t n_threads;
+    char device[96];
+    uint64_t copied; /* bytes of small misaligned weights that were copied */
+
+    pico_reserve need; /* the largest so far */
+    uint8_t *scratch;  /* n_threads areas */
+    uint64_t scratch_stride;
+    float *pack; /* packed rows of x */
+    uint64_t pack_floats;
+} cpu_backend;
+
+/* features.c */
+enum { CPU_ISA_AUTO = 0, CPU_ISA_PORTABLE = 1, CPU_ISA_AVX512 = 2 };
+pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error *err);
+void cpu_model_name(char out[64]);
+
+/* memory.c */
+typedef struct cpu_view { /* an F32 or I32 tensor as (rows, cols) or (rows, heads, cols) */
+    char *data;
+    int64_t rows, heads, cols;
+    int64_t row_stride, head_stride; /* elements */
+} cpu_view;
+pico_status cpu_view_of(const pico_tensor *tensor, uint32_t dtype, cpu_view *out);
+/* (n) values; fails unless the tensor has exactly n elements in one contiguous run. */
+pico_status cpu_vector_of(const pico_tensor *tensor, uint32_t dtype, int64_t n, void **out);
+/* As above for an optional tensor: *out is NULL when there is no buffer. */
+pico_status cpu_optional_of(const pico_tensor *tensor, int64_t n, float **out);
+
+static inline float *cpu_row_f32(const cpu_view *view, int64_t row) {
+    return (float *)(void *)view->data + row * view->row_stride;
+}
+static inline int32_t *cpu_row_i32(const cpu_view *view, int64_t row) {
+    return (int32_t *)(void *)view->data + row * view->row_stride;
+}
+
+pico_status cpu_buffer_alloc(void *self, uint64_t bytes, pico_buffer **out, pico_error *err);
+void cpu_buffer_free(void *self, pico_buffer *buffer);
+pico_status cpu_buffer_write(void *self, pico_buffer *buffer, uint64_t offset, const void *src,
+                             uint64_t bytes);
+pico_status cpu_buffer_read(void *self, const pico_buffer *buffer, uint64_t offset, void *dst,
+                            uint64_t bytes, pico_error *err);
+pico_status cpu_buffer_copy(void *self, pico_buffer *dst, uint64_t dst_offset,
+                            const pico_buffer *src, uint64_t src_offset, uint64_t bytes);
+void *cpu_buffer_host(void *self, pico_buffer *buffer);
+pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err);
+
+/* Thread scratch: one area, used by one op at a time. */
+typedef struct cpu_scratch {
+    float *expanded;   /* (CPU_EXPAND_ROWS, pad(max_in)) */
+    float *gated;      /* (CPU_MAX_MROWS, CPU_GATED_ROWS) */
+    float *score;      /* (CPU_ATTN_QUERIES, 64) */
+    float *acc;        /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
+    float *state;      /* (2, CPU_ATTN_QUERIES) */
+    uint8_t *gather;   /* (2, 64, max_head_dim) of at most 4 bytes */
+} cpu_scratch;
+cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread);
+
+static inline int64_t cpu_pad16(int64_t n) {
+    return (n + 15) & ~(int64_t)15;
+}
+
+/* Runs fn over [0, n). item_ns is a rough cost of one item: jobs too small to share run here. */
+void cpu_parallel(const cpu_backend *cpu, uint64_t n, uint64_t unit, double item_ns,
+                  void (*fn)(void *arg, uint64_t begin, uint64_t end, uint32_t thread), void *arg);
+
+/* weight.c, expand.c */
+pico_status cpu_weight_create(void *self, const pico_weight_desc *desc, uint32_t uses,
+                              uint32_t stays, pico_weight **out, pico_error *err);
+void cpu_weight_free(void *self, pico_weight *weight);
+pico_status cpu_weight_read(void *self, const pico_weight *weight, void *codes, void *scales,
+                            pico_error *err);
+/* Row `row` of the matrix that the weight stands for, (cols). */
+void cpu_expand_row(const cpu_row_kernels *kernels, const pico_weight *weight, int64_t row,
+                    float *out);
+
+/* The ops */
+pico_status cpu_embed(void *self, const pico_embed_args *args);
+pico_status cpu_norm(void *self, const pico_norm_args *args);
+pico_status cpu_linear(void *self, const pico_linear_args *args);
+pico_status cpu_linear_many(void *self, const pico_linear_many_args *args);
+pico_status cpu_linear_gated(void *self, const pico_linear_gated_args *args);
+pico_status cpu_rope(void *self, const pico_rope_args *args);
+uint64_t cpu_kv_page_bytes(void *self, const pico_kv_desc *kv);
+pico_status cpu_kv_store(void *self, const pico_kv_store_args *args);
+pico_status cpu_kv_copy(void *self, const pico_kv_copy_args *args);
+pico_status cpu_attend(void *self, const pico_attend_args *args);
+pico_status cpu_activation(void *self, const pico_act_args *args);
+pico_status cpu_gate(void *self, const pico_gate_args *args);
+pico_status cpu_axpby(void *self, const pico_axpby_args *args);
+pico_status cpu_softcap(void *self, const pico_softcap_args *args);
+pico_status cpu_logit_edit(void *self, const pico_logit_edit_args *args);
+pico_status cpu_argmax(void *self, const pico_argmax_args *args);
+pico_status cpu_top_k(void *self, const pico_top_k_args *args);
+
+#endif
