@@ -19,10 +19,12 @@ FUZZ_SECONDS ?= 60
 BENCH ?= --synthetic llama-110m -p 128 -n 64
 
 SETUP = sh core/cmake/setup.sh
+# The builds inside are no part of this make: they get no job server and print no folders.
+CLEAN_ENV = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 CONFIGURE = cmake --log-level=NOTICE -S . $(CMAKE_FLAGS)
 # Standard output belongs to the program that is run.
-COMPILE = cmake --build $(1) -j $(JOBS) $(2) >&2
-CTEST = ctest --output-on-failure -j $(JOBS) $(CTEST_FLAGS) --test-dir
+COMPILE = $(CLEAN_ENV) cmake --build $(1) -j $(JOBS) $(2) >&2
+CTEST = $(CLEAN_ENV) ctest --output-on-failure -j $(JOBS) $(CTEST_FLAGS) --test-dir
 
 all:
 	@$(SETUP) build
@@ -49,13 +51,15 @@ asan:
 	@$(CONFIGURE) -B build-asan -DPICOCHAT_TESTS=ON -DPICOCHAT_SANITIZE=address,undefined
 	@$(call COMPILE,build-asan)
 	@ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:$$ASAN_OPTIONS \
-	 UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS $(CTEST) build-asan
+	 UBSAN_OPTIONS=print_stacktrace=1:$$UBSAN_OPTIONS \
+	 $(CTEST) build-asan
 
 tsan:
 	@$(SETUP) build test
 	@$(CONFIGURE) -B build-tsan -DPICOCHAT_TESTS=ON -DPICOCHAT_SANITIZE=thread
 	@$(call COMPILE,build-tsan)
-	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:$$TSAN_OPTIONS $(CTEST) build-tsan
+	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:$$TSAN_OPTIONS \
+	 $(CTEST) build-tsan
 
 fuzz:
 	@$(SETUP) build fuzz

@@ -75,7 +75,10 @@ static void check_round_trip(const pico_tokenizer *tokenizer, const char *s, siz
         fail_msg("%s", err.message);
     }
     if (size != n || memcmp(text, s, n) != 0) {
-        fail_msg("%zu bytes came back as %zu: \"%.*s\" -> \"%s\"", n, size, (int)n, s, text);
+        for (size_t i = 0; i < n; i++) {
+            print_error("%02x ", (unsigned)(unsigned char)s[i]);
+        }
+        fail_msg("the %zu bytes above came back as %zu", n, size);
     }
     free(ids);
     free(text);
@@ -91,11 +94,15 @@ static maker little_spm(uint32_t llama2c) {
     maker_piece(&m, "b", PICO_PIECE_NORMAL, -9.0f);
     maker_piece(&m, "\xc3\xa9", PICO_PIECE_NORMAL, -9.0f);
     maker_piece(&m, "ab", PICO_PIECE_NORMAL, -1.0f);
-    maker_piece(&m, llama2c ? " a" : "\xe2\x96\x81"
-                                     "a",
+    maker_piece(&m,
+                llama2c ? " a"
+                        : "\xe2\x96\x81"
+                          "a",
                 PICO_PIECE_NORMAL, -2.0f);
-    maker_piece(&m, llama2c ? " ab" : "\xe2\x96\x81"
-                                      "ab",
+    maker_piece(&m,
+                llama2c ? " ab"
+                        : "\xe2\x96\x81"
+                          "ab",
                 PICO_PIECE_NORMAL, -3.0f);
     maker_piece(&m, "bb", PICO_PIECE_NORMAL, -1.0f);
     return m;
@@ -125,8 +132,9 @@ static void spm_golden(void **state) {
             check_ids(t, "a\x80", 0, IDS(259, 'a' + 3, 0x80 + 3));
         } else {
             check_ids(t, "a\x80", 0, IDS(264, 0x80 + 3));
-            check_ids(t, "b\xe2\x96\x81"
-                         "ab",
+            check_ids(t,
+                      "b\xe2\x96\x81"
+                      "ab",
                       0, IDS(259, 261, 265));
         }
         assert_int_equal(pico_tokenizer_bos(t), 1);
@@ -191,8 +199,8 @@ static void spm_user_pieces_and_unknown(void **state) {
 /* Byte b is id b; 256 he, 257 ll, 258 hell, 259 hello, 260 " w", 261 12, 262 123, 263 1234,
  * 264 "!\xe1", 265 <|endoftext|>, 266 <|im_end|>. */
 static maker little_bpe(const char *pre) {
-    static const char *const merges[] = {
-        "h e", "l l", "he ll", "hell o", "\xc4\xa0 w", "1 2", "12 3", "123 4", "! \xc3\xa1"};
+    static const char *const merges[] = {"h e", "l l",  "he ll", "hell o",    "\xc4\xa0 w",
+                                         "1 2", "12 3", "123 4", "! \xc3\xa1"};
     maker m = maker_begin(PICO_VOCAB_BPE);
     m.vocab.pre = pre;
     maker_bytes(&m);
@@ -271,7 +279,7 @@ static void bpe_split_patterns(void **state) {
     int32_t *ids = NULL;
     size_t n = 0;
     t = open_ok(&m.vocab);
-    const char *text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa?";
+    const char *text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa?!";
     assert_int_equal(pico_tokenizer_encode(t, text, strlen(text), 0, &ids, &n, &err), PICO_E_LIMIT);
     assert_null(ids);
     pico_tokenizer_close(t);
@@ -352,6 +360,7 @@ static void spm_equals_oracle(void **state) {
     for (int round = 0; round < 400; round++) {
         maker m = maker_spm();
         m.vocab.llama2c = round & 1;
+        maker_piece(&m, m.vocab.llama2c ? " " : "\xe2\x96\x81", PICO_PIECE_NORMAL, -5.0f);
         for (int i = 0; i < 60; i++) {
             char piece[40] = "";
             uint32_t length = 1 + random_below(&seed, 5);
@@ -389,70 +398,269 @@ static void spm_equals_oracle(void **state) {
     }
 }
 
+/* 40 pieces, each made of two others, and as many merges in random order if asked for. */
+static maker random_bpe(uint64_t *seed, int with_merges) {
+    static const unsigned char base[] = {'a', 'b', ' ', 0xc3, 0xa9};
+    maker m = maker_begin(PICO_VOCAB_BPE);
+    m.vocab.pre = "regex:[\\s\\S]+";
+    maker_bytes(&m);
+    for (int i = 0; i < 40; i++) {
+        const pico_piece *side[2];
+        for (int k = 0; k < 2; k++) {
+            uint32_t pick = random_below(seed, m.vocab.n_piece - 256 + sizeof base);
+            side[k] = &m.piece[pick < sizeof base ? base[pick] : pick - sizeof base + 256];
+        }
+        char joined[256], merge[256];
+        if (side[0]->n + side[1]->n > 100) {
+            continue;
+        }
+        (void)snprintf(joined, sizeof joined, "%s%s", side[0]->text, side[1]->text);
+        (void)snprintf(merge, sizeof merge, "%s %s", side[0]->text, side[1]->text);
+        oracle so_far = oracle_open(&m.vocab);
+        if (oracle_find(&so_far, joined, strlen(joined)) < 0) {
+            maker_piece(&m, joined, PICO_PIECE_NORMAL, 0.0f);
+        }
+        oracle_close(&so_far);
+        if (with_merges) {
+            maker_merge(&m, merge);
+        }
+    }
+    for (uint32_t i = m.vocab.n_merge; i > 1; i--) {
+        uint32_t j = random_below(seed, i);
+        pico_piece swap = m.merge[i - 1];
+        m.merge[i - 1] = m.merge[j];
+        m.merge[j] = swap;
+    }
+    return m;
+}
+
 /* Random byte-level vocabularies, from merges in random order and by rank, on unsplit text. */
 static void bpe_equals_oracle(void **state) {
     (void)state;
     uint64_t seed = 11;
     for (int round = 0; round < 300; round++) {
-        maker m = maker_begin(PICO_VOCAB_BPE);
-        m.vocab.pre = "regex:[\\s\\S]+";
-        maker_bytes(&m);
-        for (int i = 0; i < 40; i++) {
-            uint32_t pick[2];
-            char joined[256], merge[256];
-            for (int side = 0; side < 2; side++) {
-                pick[side] = random_below(&seed, m.vocab.n_piece - 256 + 4);
-                pick[side] = pick[side] < 4 ? (uint32_t)"ab \xe1"[pick[side]] & 0xffu
-                                            : pick[side] + 252;
-            }
-            const pico_piece *l = &m.piece[pick[0]], *r = &m.piece[pick[1]];
-            if (l->n + r->n > 100) {
-                continue;
-            }
-            (void)snprintf(joined, sizeof joined, "%s%s", l->text, r->text);
-            (void)snprintf(merge, sizeof merge, "%s %s", l->text, r->text);
-            oracle so_far = oracle_open(&m.vocab);
-            int is_new = oracle_find(&so_far, joined, strlen(joined)) < 0;
-            oracle_close(&so_far);
-            if (is_new) {
-                maker_piece(&m, joined, PICO_PIECE_NORMAL, 0.0f);
-            }
-            if (round & 1) {
-                maker_merge(&m, merge);
-            }
-        }
-        for (uint32_t i = m.vocab.n_merge; i > 1; i--) {
-            uint32_t j = random_below(&seed, i);
-            pico_piece swap = m.merge[i - 1];
-            m.merge[i - 1] = m.merge[j];
-            m.merge[j] = swap;
-        }
+        maker m = random_bpe(&seed, round & 1);
         pico_tokenizer *t = open_ok(&m.vocab);
         oracle o = oracle_open(&m.vocab);
         for (int k = 0; k < 10; k++) {
-            char text[80], escaped[200];
-            int32_t expected[201];
-            size_t n = random_below(&seed, 60);
-            for (size_t i = 0; i < n; i++) {
-                text[i] = "aaabb  \xe1z"[random_below(&seed, 9)];
+            char text[200] = "", escaped[400];
+            int32_t expected[400];
+            for (uint32_t i = random_below(&seed, 60); i > 0; i--) {
+                static const char *const units[] = {"a", "a", "b", " ", "\xc3\xa9", "z"};
+                strcat(text, units[random_below(&seed, 6)]);
             }
-            text[n] = '\0';
-            size_t n_escaped = 0;
-            for (size_t i = 0; i < n; i++) {
-                n_escaped += alphabet_character((unsigned char)text[i], escaped + n_escaped);
-            }
-            size_t n_expected = oracle_merge(&o, escaped, n_escaped, expected);
-            expected[n_expected] = -1;
-            (void)n_expected;
-            for (size_t i = 0; i < n; i++) { /* invalid bytes split the text: keep it valid */
-                if (text[i] == '\xe1') {
-                    text[i] = 'y';
-                }
-            }
-            (void)t;
+            size_t n = to_alphabet(text, strlen(text), escaped);
+            expected[oracle_merge(&o, escaped, n, expected)] = -1;
+            check_ids(t, text, 0, expected);
         }
         oracle_close(&o);
         pico_tokenizer_close(t);
         maker_end(&m);
     }
+}
+
+/* The stream of random ids, among them control tokens, bytes and ids that do not exist, is the
+ * one-shot text, and after no token does it end within a character. */
+static void streaming_equals_decoding(void **state) {
+    (void)state;
+    uint64_t seed = 3;
+    for (int round = 0; round < 600; round++) {
+        maker m = round % 3 == 2 ? little_bpe("gpt-2") : little_spm((uint32_t)round % 3);
+        pico_tokenizer *t = open_ok(&m.vocab);
+        int32_t ids[60];
+        char all[1024], *text = NULL;
+        size_t ends[60], n = 0, size = 0, used = 0, capacity = pico_tokenizer_max_piece(t) + 8;
+        const int32_t shift = round % 3 == 2 ? 0 : 3;
+        while (n < 52) { /* whole characters cut into bytes, and anything */
+            char character[4];
+            static const uint32_t codes[] = {0xe9, 0x20ac, 0x1f600, 'x'};
+            size_t length = pico_utf8_encode(codes[random_below(&seed, 4)], character);
+            for (size_t i = 0; i < length; i++) {
+                ids[n++] = (unsigned char)character[i] + shift;
+            }
+            if (random_below(&seed, 3) == 0) {
+                ids[n++] = (int32_t)random_below(&seed, 280) - 3;
+            }
+        }
+        pico_error err = {0};
+        assert_int_equal(pico_tokenizer_decode(t, ids, n, &text, &size, &err), PICO_OK);
+        pico_token_stream stream;
+        pico_token_stream_begin(&stream, t, -1);
+        for (size_t i = 0; i < n; i++) {
+            used += pico_token_stream_next(&stream, ids[i], all + used, capacity);
+            ends[i] = used;
+        }
+        used += pico_token_stream_end(&stream, all + used, 8);
+        assert_int_equal(used, size);
+        assert_memory_equal(all, text, size);
+        char within[1024] = {0}; /* 1: not the first byte of a valid character */
+        for (size_t at = 0, length; at < size; at += length) {
+            uint32_t code;
+            length = pico_utf8_decode(text + at, size - at, &code);
+            length = length > 0 ? length : 1;
+            memset(within + at + 1, 1, length - 1);
+        }
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(within[ends[i]], 0);
+        }
+        assert_int_equal(pico_token_stream_end(&stream, all, 8), 0);
+        free(text);
+        pico_tokenizer_close(t);
+        maker_end(&m);
+    }
+}
+
+/* A piece is never written beyond the capacity, and its whole length is returned. */
+static void piece_respects_capacity(void **state) {
+    (void)state;
+    maker m = little_bpe("gpt-2");
+    pico_tokenizer *t = open_ok(&m.vocab);
+    char out[8] = "-------";
+    assert_int_equal(pico_tokenizer_piece(t, 0, 259, out, 2), 5);
+    assert_string_equal(out, "he-----");
+    assert_int_equal(pico_tokenizer_piece(t, 0, 259, NULL, 0), 5);
+    assert_int_equal(pico_tokenizer_piece(t, 0, INT32_MIN, out, 8), 0);
+    assert_int_equal(pico_tokenizer_max_piece(t), 5);
+    pico_tokenizer_close(t);
+    maker_end(&m);
+}
+
+/* A megabyte without a word boundary: quadratic merging would not come back. */
+static void long_pieces_are_not_quadratic(void **state) {
+    (void)state;
+    const size_t n = 1 << 20;
+    char *text = malloc(n);
+    memset(text, 'a', n);
+    maker spm = little_spm(0), bpe = maker_begin(PICO_VOCAB_BPE);
+    maker_piece(&spm, "aa", PICO_PIECE_NORMAL, -1.5f);
+    maker_piece(&spm, "aaaa", PICO_PIECE_NORMAL, -1.0f);
+    maker_bytes(&bpe);
+    maker_piece(&bpe, "aa", PICO_PIECE_NORMAL, 0.0f);
+    maker_piece(&bpe, "aaaa", PICO_PIECE_NORMAL, 0.0f);
+    maker_merge(&bpe, "a a");
+    maker_merge(&bpe, "aa aa");
+    pico_tokenizer *t = open_ok(&spm.vocab);
+    check_round_trip(t, text, n);
+    pico_tokenizer_close(t);
+    t = open_ok(&bpe.vocab);
+    check_round_trip(t, text, n);
+    memset(text, ' ', n); /* spaces: a run that patterns backtrack over */
+    check_round_trip(t, text, n);
+    pico_tokenizer_close(t);
+    maker_end(&spm);
+    maker_end(&bpe);
+    free(text);
+}
+
+static void refuses(const pico_vocab *vocab, pico_status expected, const char *word) {
+    pico_tokenizer *t = NULL;
+    pico_error err = {0};
+    pico_status status = pico_tokenizer_open(vocab, &t, &err);
+    if (status != expected || t != NULL || strstr(err.message, word) == NULL) {
+        fail_msg("status %d, expected %d; \"%s\" should say \"%s\"", (int)status, (int)expected,
+                 err.message, word);
+    }
+}
+
+/* Vocabularies that cannot work are refused with a message that names what is wrong. */
+static void hostile_vocabularies_are_refused(void **state) {
+    (void)state;
+    maker m = little_spm(0);
+    pico_vocab v = m.vocab;
+    v.kind = PICO_VOCAB_NONE;
+    refuses(&v, PICO_E_UNSUPPORTED, "no tokenizer");
+    v.kind = 77;
+    refuses(&v, PICO_E_UNSUPPORTED, "77");
+    v = m.vocab;
+    v.n_piece = 0;
+    refuses(&v, PICO_E_CORRUPT, "0 pieces");
+    v.n_piece = UINT32_MAX;
+    refuses(&v, PICO_E_CORRUPT, "4294967295");
+    v = m.vocab;
+    v.bos = (int32_t)v.n_piece;
+    refuses(&v, PICO_E_CORRUPT, "BOS");
+    v.bos = 1;
+    v.eos = INT32_MIN;
+    refuses(&v, PICO_E_CORRUPT, "EOS");
+    v.eos = 2;
+    v.unk = INT32_MAX;
+    refuses(&v, PICO_E_CORRUPT, "unknown token");
+    v.unk = 0;
+    v.eot = 267;
+    refuses(&v, PICO_E_CORRUPT, "end-of-turn");
+    m.piece[261].score = NAN;
+    refuses(&m.vocab, PICO_E_CORRUPT, "piece 261");
+    m.piece[261].score = -INFINITY;
+    m.piece[7].text = "<0xG0>";
+    refuses(&m.vocab, PICO_E_CORRUPT, "<0xG0>");
+    m.piece[7].type = 9;
+    refuses(&m.vocab, PICO_E_CORRUPT, "type 9");
+    maker_end(&m);
+    static const char *const merges[] = {
+        "h q", "hh e", "he", "", " ", "h ", " he", "h  e", "h e l", "\xff \xff", "< |endoftext|>"};
+    for (size_t i = 0; i < sizeof merges / sizeof merges[0]; i++) {
+        m = little_bpe("gpt-2");
+        maker_merge(&m, merges[i]);
+        refuses(&m.vocab, PICO_E_CORRUPT, "merge 9");
+        m.vocab.merge = NULL;
+        refuses(&m.vocab, PICO_E_CORRUPT, "merges");
+        maker_end(&m);
+    }
+}
+
+/* Odd vocabularies that do work: empty and duplicate pieces, missing bytes, texts outside the byte
+ * alphabet, one merge twice. */
+static void odd_vocabularies_work(void **state) {
+    (void)state;
+    maker m = little_bpe("gpt-2");
+    int32_t empty = maker_piece(&m, "", PICO_PIECE_NORMAL, 0.0f);
+    int32_t raw = maker_piece(&m, "\xe2\x82\xac!", PICO_PIECE_NORMAL, 0.0f);
+    int32_t again = maker_piece(&m, "hello", PICO_PIECE_NORMAL, 0.0f);
+    maker_piece(&m, "hello", PICO_PIECE_UNUSED, 0.0f);
+    maker_merge(&m, "l l");
+    m.piece['z'].type = PICO_PIECE_CONTROL;
+    pico_tokenizer *t = open_ok(&m.vocab);
+    check_ids(t, "hello", 0, IDS(again));
+    check_text(t, IDS(raw, empty, 'a'), "\xe2\x82\xac!a");
+    int32_t *ids = NULL;
+    size_t n = 0;
+    pico_error err = {0};
+    assert_int_equal(pico_tokenizer_encode(t, "fez", 3, 0, &ids, &n, &err), PICO_E_NOT_FOUND);
+    assert_non_null(strstr(err.message, "0x7A"));
+    pico_tokenizer_close(t);
+    m.vocab.unk = 'z';
+    t = open_ok(&m.vocab);
+    check_ids(t, "fez", 0, IDS('f', 'e', 'z'));
+    pico_tokenizer_close(t);
+    maker_end(&m);
+    m = maker_begin(PICO_VOCAB_SPM);
+    maker_piece(&m, "", PICO_PIECE_NORMAL, INFINITY);
+    m.vocab.eos = maker_piece(&m, "e", PICO_PIECE_NORMAL, -INFINITY);
+    maker_piece(&m, "e", PICO_PIECE_NORMAL, 0.0f);
+    m.vocab.add_space_prefix = 0;
+    t = open_ok(&m.vocab);
+    check_ids(t, "ee", PICO_ENCODE_BOS | PICO_ENCODE_EOS, IDS(2, 2, 1));
+    pico_tokenizer_close(t);
+    maker_end(&m);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(spm_golden),
+        cmocka_unit_test(spm_without_prefix),
+        cmocka_unit_test(spm_user_pieces_and_unknown),
+        cmocka_unit_test(bpe_golden),
+        cmocka_unit_test(bpe_split_patterns),
+        cmocka_unit_test(bpe_user_pieces),
+        cmocka_unit_test(bpe_by_rank),
+        cmocka_unit_test(random_text_round_trips),
+        cmocka_unit_test(spm_equals_oracle),
+        cmocka_unit_test(bpe_equals_oracle),
+        cmocka_unit_test(streaming_equals_decoding),
+        cmocka_unit_test(piece_respects_capacity),
+        cmocka_unit_test(long_pieces_are_not_quadratic),
+        cmocka_unit_test(hostile_vocabularies_are_refused),
+        cmocka_unit_test(odd_vocabularies_work),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,13 +23,22 @@ typedef struct pico_runtime {
     pico_instance backend, attention, sampler, decoder;
     pico_device device;
     pico_model *model;
-    pico_tokenizer *tokenizer; /* NULL when the model has no vocabulary */
+    pico_tokenizer *tokenizer;      /* NULL when the model has no vocabulary */
+    pico_instance second_attention; /* for models that plugins open */
+    const char **stop;              /* (n_stop) into stop_text */
+    char *stop_text;
+    size_t n_stop;
+    pico_logit_bias *bias; /* (n_bias) */
+    uint32_t n_bias;
 } pico_runtime;
 
-enum { /* what a command needs; each includes what it depends on */
-    PICO_RUNTIME_MODEL = 1,   /* backend, attention, model */
-    PICO_RUNTIME_DECODE = 2,  /* sampler, decoder */
-    PICO_RUNTIME_TOKENIZER = 4 /* a tokenizer must be there */
+/* With overflow = slide: positions of a timeline whose final length is not known beforehand. */
+enum { PICO_SLIDE_POSITIONS = 1 << 17 };
+
+enum {                            /* what a command needs; each includes what it depends on */
+       PICO_RUNTIME_MODEL = 1,    /* backend, attention, model */
+       PICO_RUNTIME_DECODE = 2,   /* sampler, decoder */
+       PICO_RUNTIME_TOKENIZER = 4 /* a tokenizer must be there */
 };
 
 /* Opens registry, pool and what `needs` says, from the configuration. file: a model that is already

@@ -24,7 +24,8 @@ pico_status pico_config_read_file(pico_config *config, const char *path, pico_er
 /* The same from memory; path is for messages and relative paths. For tests and fuzzing. */
 pico_status pico_config_read_text(pico_config *config, const char *path, const char *text, size_t n,
                                   pico_error *err);
-/* section.key=value; splits at the last dot before '='. origin: "--set", "--temp", ... */
+/* section.key=value; splits at the last dot before '='. origin: "--set", "--temp", ... Ranks as the
+ * command line; of two values for one key the later one counts. */
 pico_status pico_config_set(pico_config *config, const char *assignment, const char *origin,
                             pico_error *err);
 pico_status pico_config_set_value(pico_config *config, const char *section, const char *key,
@@ -37,8 +38,10 @@ pico_status pico_config_read_environment(pico_config *config, pico_error *err);
  * errors carry file:line and the nearest valid name. Sections of plugins are left to bind. */
 pico_status pico_config_check(const pico_config *config, pico_error *err);
 
-/* Values of host keys, checked; the default when nothing sets them. The key must exist in the
- * host's table (an assertion). */
+/* Values of host keys; the default when nothing sets them. The key must exist in the host's table
+ * with that type (an assertion); a stage's key is asked for as "compress.3". Call pico_config_check
+ * first: before it, a value that is not valid reads as the default. string also serves ENUM keys
+ * (the word), int also serves ENUM keys (index of the word); auto is -1. */
 const char *pico_config_string(const pico_config *config, const char *section, const char *key);
 int64_t pico_config_int(const pico_config *config, const char *section, const char *key);
 double pico_config_float(const pico_config *config, const char *section, const char *key);
@@ -75,5 +78,30 @@ typedef struct pico_config_key {
     const char *flag_short; /* "-t", or NULL */
 } pico_config_key;
 const pico_config_key *pico_config_keys(size_t *n);
+
+/* Flags that stand for a key of whichever plugin of a kind is selected: --temp sets temperature of
+ * the selected sampler. */
+typedef struct pico_config_shorthand {
+    const char *flag;    /* "--temp" */
+    const char *section; /* "sampler": [sampler.SELECTED] */
+    const char *key;
+    const char *help;
+} pico_config_shorthand;
+const pico_config_shorthand *pico_config_shorthands(size_t *n);
+/* Records one. pico_config_bind applies it when it binds the selected plugin of that kind, and
+ * fails there, by name, if that plugin declares no such key. */
+pico_status pico_config_set_shorthand(pico_config *config, const char *flag, const char *value,
+                                      pico_error *err);
+
+/* Effective values as text with their origins, for `config dump`. value is NULL when nothing sets
+ * the key and it has no default. */
+typedef void (*pico_config_value_fn)(void *arg, const char *section, const pico_option *option,
+                                     const char *value, const char *origin);
+/* All host keys, those of every [compress.N] included. */
+void pico_config_each_value(const pico_config *config, pico_config_value_fn fn, void *arg);
+/* The declared keys of one plugin section; arguments as for bind. */
+void pico_config_each_option(const pico_config *config, const char *section,
+                             const pico_option *options, uint32_t n, uint32_t option_size,
+                             pico_config_value_fn fn, void *arg);
 
 #endif

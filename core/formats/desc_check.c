@@ -45,6 +45,8 @@ static pico_status check_integers(const pico_model_desc *d, pico_error *err) {
         {"width of the value-embedding gate", d->ve_width, 0, d->n_embd},
         {"backout layer", d->backout_layer, -1, (int64_t)d->n_layer - 1},
         {"number of multi-token heads", d->n_mtp_head, 0, PICO_MAX_EXTRA_HEAD},
+        {"rope layout", d->rope_layout, d->pos == PICO_POS_ROPE, PICO_ROPE_HALVES},
+        {"rope table type", d->rope_table, 0, PICO_DTYPE_BF16},
         {"number of draft slots", d->n_draft, has_draft, has_draft ? PICO_MAX_EXTRA_HEAD : 0},
         {"width of the draft head", d->draft_hidden, has_draft, has_draft ? PICO_MAX_WIDTH : 0},
     };
@@ -116,7 +118,6 @@ pico_status pico_desc_check(const pico_model_desc *d, pico_error *err) {
     }
     if (status == PICO_OK && d->pos == PICO_POS_ROPE) {
         const range ranges[] = {
-            {"rope layout", d->rope_layout, PICO_ROPE_PAIRS, PICO_ROPE_HALVES},
             {"number of rope dimensions", d->rope_dim, 2, PICO_MAX_WIDTH},
         };
         status = check_ranges(ranges, sizeof ranges / sizeof *ranges, "", err);

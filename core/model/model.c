@@ -350,6 +350,13 @@ void pico_model_close(pico_model *model) {
     free(model);
 }
 
+pico_model_file *pico_model_release(pico_model *model) {
+    pico_model_file *file = model->file;
+    model->file = NULL;
+    pico_model_close(model);
+    return file;
+}
+
 const pico_model_desc *pico_model_describe(const pico_model *model) {
     return &model->desc;
 }

@@ -53,6 +53,8 @@ typedef struct pico_model_params {
 pico_status pico_model_open(pico_device *device, const pico_model_params *params,
                             pico_model_file *file, pico_model **out, pico_error *err);
 void pico_model_close(pico_model *model); /* NULL is allowed */
+/* Closes the model but not its file, which is the caller's again. */
+pico_model_file *pico_model_release(pico_model *model);
 
 const pico_model_desc *pico_model_describe(const pico_model *model);
 pico_status pico_model_tap(pico_model *model, pico_tap_fn fn, void *arg);

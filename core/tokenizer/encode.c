@@ -16,6 +16,7 @@ typedef struct encoder {
     const pico_tokenizer *tokenizer;
     pico_work work;
     pico_split_state *split; /* byte-level only */
+    const char *prefix;      /* the space put in front of the text, a symbol of its own */
 } encoder;
 
 static pico_status emit_unknown(encoder *e, const char *s, pico_error *err) {
@@ -86,7 +87,7 @@ static pico_status spm_segment(encoder *e, const char *s, size_t n, pico_error *
         return status;
     }
     for (size_t i = 0; i < n;) {
-        size_t length = character_length(e->tokenizer, s + i, n - i);
+        size_t length = s + i == e->prefix ? 1 : character_length(e->tokenizer, s + i, n - i);
         pico_work_symbol(&e->work, i, length, pico_piece_find(e->tokenizer, s + i, length));
         i += length;
     }
@@ -94,11 +95,13 @@ static pico_status spm_segment(encoder *e, const char *s, size_t n, pico_error *
 }
 
 /* The text with the space in front, and with spaces for U+2581. out has n + 1 bytes of room. */
-static size_t spm_normalise(const pico_tokenizer *tokenizer, const char *s, size_t n, char *out) {
+static size_t spm_normalise(encoder *e, const char *s, size_t n, char *out) {
+    const pico_tokenizer *tokenizer = e->tokenizer;
     size_t written = 0;
     if (tokenizer->space_prefix &&
         (!tokenizer->llama2c || pico_piece_find(tokenizer, " ", 1) >= 0)) {
         out[written++] = ' ';
+        e->prefix = out;
     }
     if (tokenizer->llama2c) {
         memcpy(out + written, s, n);
@@ -121,7 +124,7 @@ static pico_status encode_spm(encoder *e, const char *text, size_t n, pico_error
     if (s == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "no memory to encode %zu bytes", n);
     }
-    n = spm_normalise(tokenizer, text, n, s);
+    n = spm_normalise(e, text, n, s);
     size_t from = 0;
     pico_status status = PICO_OK;
     for (size_t i = 0; i < n && status == PICO_OK;) {

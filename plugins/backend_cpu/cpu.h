@@ -31,8 +31,8 @@ struct pico_weight {
     pico_weight_desc desc; /* codes, scales and the rest point to what the weight uses */
     uint64_t row_bytes;    /* from one row of codes to the next */
     uint64_t scale_row;    /* scales of a row */
-    void *owned[6];        /* copies, to free */
-    uint64_t owned_bytes;
+    void *owned[7];        /* copies, to free */
+    uint64_t aligned_bytes; /* of cpu_backend.copied */
     uint32_t uses;
 };
 

@@ -1,7 +1,8 @@
 /*
  * A sampler to start from: temperature, and nothing else. All that it needs is plugin.h (sections
  * 3 and 8). The steps are those of decode_skeleton.c: copy, rename, build it unmodified, run
- * picochat-conform, then edit dist. The host applies penalties before and draws after.
+ * picochat-conform, then edit dist (with a compiler alone: add -lm at the end). The host applies
+ * penalties before and draws after.
  */
 #include <math.h>
 #include <stddef.h>

@@ -1,0 +1,30 @@
+/*
+ * From a model file to a model on the device: attention's check, pooling of KV heads, the compress
+ * chain, weights, tokenizer. The only callers are runtime.c and commands that stop half-way, such
+ * as convert.
+ */
+#ifndef PICO_CLI_LOAD_H
+#define PICO_CLI_LOAD_H
+
+#include "cli/runtime.h"
+
+/* Makes an instance of a plugin; its options come from SECTION.NAME. *exit_code is set on failure.
+ */
+pico_status pico_runtime_instance(pico_runtime *runtime, uint32_t kind, const char *name,
+                                  const char *section, pico_instance *out, int *exit_code,
+                                  pico_error *err);
+
+/* Opens [model] path with [model] tokenizer. */
+pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
+                           pico_error *err);
+/* Pools and compresses the file as attention plugin and [compress.N] sections ask. */
+pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file, int *exit_code,
+                                pico_error *err);
+/* Everything; file NULL: as pico_load_file. Fills runtime->model and ->tokenizer. */
+pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32_t needs,
+                            int *exit_code, pico_error *err);
+/* For host->model_open: a second model on the same backend, with plain attention. */
+pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico_model **out,
+                                   pico_error *err);
+
+#endif

@@ -1,0 +1,204 @@
+/* The table of host keys and what follows from names alone; see keys.h. */
+#include "config/keys.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+static const char *const kv_types[] = {"f32", "f16", "bf16", NULL};
+static const char *const accept_rules[] = {"match", "rejection", NULL};
+static const char *const overflow_policies[] = {"stop", "slide", NULL};
+
+#define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
+    {                                                                                              \
+        .section = key_section, .flag = long_flag, .flag_short = short_flag, .option = {           \
+            .name = key_name,                                                                      \
+            .type = key_type,                                                                      \
+            .def = key_def,                                                                        \
+            .help = key_help,                                                                      \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+#define RANGE(low, high) .min = low, .max = high
+
+/* clang-format off */
+static const pico_config_key keys[] = {
+    KEY("model", "path", PICO_OPT_PATH, NULL, "--model", "-m",
+        "model file or folder; its format is detected from its content", .reserved = 0),
+    KEY("model", "tokenizer", PICO_OPT_PATH, NULL, "--tokenizer", NULL,
+        "tokenizer file; needed when the model file holds none", .reserved = 0),
+    KEY("model", "context", PICO_OPT_INT, "0", "--ctx-size", "-c",
+        "positions of a timeline; 0: the length that the model was trained with",
+        RANGE(0, 16777216), .unit = "tokens"),
+
+    KEY("host", "threads", PICO_OPT_INT, "auto", "--threads", "-t",
+        "threads; auto: the least of affinity mask, CPU quota and physical cores",
+        RANGE(1, 1024), .flags = PICO_OPTF_AUTO),
+    KEY("host", "plugin_path", PICO_OPT_STRING, NULL, "--plugin-path", NULL,
+        "folders to look for plugins in first: absolute, separated by colons", .reserved = 0),
+    KEY("host", "log", PICO_OPT_ENUM, "info", "--log", NULL,
+        "least severe message that is printed", .choices = log_levels),
+
+    KEY("backend", "plugin", PICO_OPT_STRING, "cpu", "--backend", NULL,
+        "where numbers live and how they are computed: backend_NAME.so", .reserved = 0),
+
+    KEY("attention", "plugin", PICO_OPT_STRING, "mha", "--attention", NULL,
+        "what attends to what: attn_NAME.so", .reserved = 0),
+    KEY("attention", "kv_type", PICO_OPT_ENUM, "f32", "--kv-type", NULL,
+        "how keys and values are kept, where the attention plugin does not say",
+        .choices = kv_types),
+
+    KEY("sampler", "plugin", PICO_OPT_STRING, "standard", "--sampler", NULL,
+        "makes a distribution of logits: sample_NAME.so", .reserved = 0),
+    KEY("sampler", "repetition_penalty", PICO_OPT_FLOAT, "1.0", "--repeat-penalty", NULL,
+        "divides (positive) or multiplies (negative) the logits of tokens seen before; 1: off",
+        RANGE(0.01, 100)),
+    KEY("sampler", "presence_penalty", PICO_OPT_FLOAT, "0", "--presence-penalty", NULL,
+        "subtracted from the logits of tokens seen before", RANGE(-2, 2)),
+    KEY("sampler", "frequency_penalty", PICO_OPT_FLOAT, "0", "--frequency-penalty", NULL,
+        "subtracted once for each time that the token was seen", RANGE(-2, 2)),
+    KEY("sampler", "logit_bias", PICO_OPT_STRING, NULL, "--logit-bias", NULL,
+        "added to logits: id:bias,id:bias", .reserved = 0),
+
+    KEY("decoder", "plugin", PICO_OPT_STRING, "greedy", "--decoder", NULL,
+        "which tokens to try next: decode_NAME.so", .reserved = 0),
+    KEY("decoder", "accept", PICO_OPT_ENUM, "match", NULL, NULL,
+        "match: the text is exactly the plain decoder's; rejection: lossless in distribution",
+        .choices = accept_rules),
+
+    KEY(PICO_CONFIG_STAGE_SECTION, "plugin", PICO_OPT_STRING, NULL, NULL, NULL,
+        "stage N of making the model smaller: compress_NAME.so", .flags = PICO_OPTF_REQUIRED),
+
+    KEY("trainer", "plugin", PICO_OPT_STRING, NULL, "--trainer", NULL,
+        "losses, optimiser and schedule: train_NAME.so", .reserved = 0),
+
+    KEY("generate", "prompt", PICO_OPT_STRING, NULL, "--prompt", "-p",
+        "the text to continue", .reserved = 0),
+    KEY("generate", "max_tokens", PICO_OPT_INT, "256", "--n-predict", "-n",
+        "most new tokens", RANGE(0, 2147483647), .unit = "tokens"),
+    KEY("generate", "seed", PICO_OPT_INT, "42", "--seed", "-s",
+        "the same seed gives the same text", .reserved = 0),
+    KEY("generate", "echo", PICO_OPT_BOOL, "off", "--echo", NULL,
+        "print the prompt before the text", .reserved = 0),
+    KEY("generate", "stop", PICO_OPT_STRING, NULL, "--stop", NULL,
+        "texts that end the answer and are not printed, one a line", .reserved = 0),
+    KEY("generate", "ignore_eos", PICO_OPT_BOOL, "off", "--ignore-eos", NULL,
+        "go on after the end-of-text token", .reserved = 0),
+    KEY("generate", "overflow", PICO_OPT_ENUM, "stop", "--overflow", NULL,
+        "when the context is full: end the text, or slide on and forget its beginning",
+        .choices = overflow_policies),
+    KEY("generate", "ubatch", PICO_OPT_INT, "512", "--ubatch", "-ub",
+        "most rows of one forward pass", RANGE(1, 4096), .unit = "rows"),
+
+    KEY("chat", "system", PICO_OPT_STRING, NULL, "--system", NULL,
+        "what the model is told before the conversation", .reserved = 0),
+    KEY("chat", "max_tokens", PICO_OPT_INT, "512", NULL, NULL,
+        "most new tokens of one answer", RANGE(1, 2147483647), .unit = "tokens"),
+};
+
+static const pico_config_shorthand shorthands[] = {
+    {"--temp", "sampler", "temperature", "randomness; 0: always the best token"},
+    {"--top-k", "sampler", "top_k", "keep the k best tokens; 0: all"},
+    {"--top-p", "sampler", "top_p", "keep the best tokens that together have this probability"},
+    {"--min-p", "sampler", "min_p", "drop tokens below this share of the best one's probability"},
+};
+/* clang-format on */
+
+/* Kinds whose sections are [kind] and [kind.NAME]. */
+static const char *const plain_kinds[] = {"backend", "attention", "sampler", "decoder", "trainer"};
+
+const pico_config_key *pico_config_keys(size_t *n) {
+    *n = sizeof keys / sizeof keys[0];
+    return keys;
+}
+
+const pico_config_shorthand *pico_config_shorthands(size_t *n) {
+    *n = sizeof shorthands / sizeof shorthands[0];
+    return shorthands;
+}
+
+/* Reads "compress.N" at the start of section; returns what follows the digits, NULL if none. */
+static const char *skip_stage(const char *section, uint32_t *number) {
+    static const char prefix[] = "compress.";
+    uint32_t value = 0;
+    size_t n = 0;
+    if (strncmp(section, prefix, sizeof prefix - 1) != 0) {
+        return NULL;
+    }
+    const char *digits = section + sizeof prefix - 1;
+    for (; digits[n] >= '0' && digits[n] <= '9' && n < 4; n++) {
+        value = value * 10 + (uint32_t)(digits[n] - '0');
+    }
+    /* One way of writing each number, so that [compress.1] and [compress.01] cannot both exist. */
+    if (n == 0 || digits[0] == '0' || value > PICO_CONFIG_STAGE_MAX) {
+        return NULL;
+    }
+    *number = value;
+    return digits + n;
+}
+
+uint32_t pico_config_stage_of(const char *section) {
+    uint32_t number = 0;
+    const char *rest = skip_stage(section, &number);
+    return rest != NULL && *rest == '\0' ? number : 0;
+}
+
+const pico_config_key *pico_config_key_find(const char *section, const char *key) {
+    const char *table_section =
+        pico_config_stage_of(section) != 0 ? PICO_CONFIG_STAGE_SECTION : section;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (strcmp(keys[i].section, table_section) == 0 && strcmp(keys[i].option.name, key) == 0) {
+            return &keys[i];
+        }
+    }
+    return NULL;
+}
+
+int pico_config_section_is_host(const char *section) {
+    if (pico_config_stage_of(section) != 0) {
+        return 1;
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (strcmp(keys[i].section, section) == 0 &&
+            strcmp(section, PICO_CONFIG_STAGE_SECTION) != 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* ".name" of lower-case letters, digits, underscores and dashes. */
+static int is_dot_name(const char *text) {
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
+    return text[0] == '.' && text[1] != '\0' && text[1 + strspn(text + 1, allowed)] == '\0';
+}
+
+int pico_config_section_is_plugin(const char *section) {
+    uint32_t number;
+    const char *rest = skip_stage(section, &number);
+    if (rest != NULL) {
+        return is_dot_name(rest);
+    }
+    for (size_t i = 0; i < sizeof plain_kinds / sizeof plain_kinds[0]; i++) {
+        size_t n = strlen(plain_kinds[i]);
+        if (strncmp(section, plain_kinds[i], n) == 0 && is_dot_name(section + n)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int pico_config_env_name(const char *section, const char *key, char *out, size_t size) {
+    int n = snprintf(out, size, "PICOCHAT_%s_%s", section, key);
+    if (n < 0 || (size_t)n >= size) {
+        return 0;
+    }
+    for (char *at = out; *at != '\0'; at++) {
+        if (*at >= 'a' && *at <= 'z') {
+            *at = (char)(*at - 'a' + 'A');
+        } else if (*at == '.' || *at == '-') {
+            *at = '_';
+        }
+    }
+    return 1;
+}

@@ -1,0 +1,137 @@
+/* Plan all, then apply one by one; see compress.h. */
+#include "transform/compress.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "transform/tensors.h"
+
+typedef struct stage_chain {
+    pico_model_file *file;
+    const pico_chain_callbacks *callbacks;
+    uint32_t n_tensor;
+    pico_tensor_info *info;  /* (n_tensor) what the next stage will see */
+    pico_tensor_plan *plan;  /* (n_stage, n_tensor) */
+    pico_layer_desc *layers; /* (n_stage + 1, n_layer) before and after each stage */
+    pico_error *err;
+} stage_chain;
+
+static pico_status plan_stage(stage_chain *chain, const pico_stage *stage, size_t s) {
+    uint32_t n_layer = chain->file->desc.n_layer;
+    pico_model_desc desc = chain->file->desc;
+    pico_tensor_plan *plan = chain->plan + s * chain->n_tensor;
+    pico_layer_desc *before = chain->layers + s * n_layer, *after = before + n_layer;
+    pico_error inner = {0};
+    desc.layer = before;
+    memcpy(after, before, n_layer * sizeof *after);
+    for (uint32_t i = 0; i < chain->n_tensor; i++) {
+        plan[i] = (pico_tensor_plan){.dtype = chain->info[i].dtype, .bytes = chain->info[i].bytes};
+        memcpy(plan[i].shape, chain->info[i].shape, sizeof plan[i].shape);
+    }
+    pico_status status =
+        stage->ops->plan(stage->self, &desc, chain->info, chain->n_tensor, plan, after, &inner);
+    if (status != PICO_OK) {
+        return pico_fail(chain->err, status, "[compress.%u] %s: %s", stage->number, stage->name,
+                         inner.message);
+    }
+    for (uint32_t i = 0; i < chain->n_tensor; i++) {
+        pico_tensor_info *info = &chain->info[i];
+        if (chain->callbacks->planned != NULL &&
+            (plan[i].dtype != info->dtype || plan[i].bytes != info->bytes)) {
+            chain->callbacks->planned(chain->callbacks->arg, stage, info, &plan[i]);
+        }
+        info->dtype = plan[i].dtype;
+        info->bytes = plan[i].bytes;
+        memcpy(info->shape, plan[i].shape, sizeof info->shape);
+    }
+    return PICO_OK;
+}
+
+/* What the stage did must be what it planned. */
+static pico_status compare(const stage_chain *chain, const pico_stage *stage, size_t s) {
+    for (uint32_t i = 0; i < chain->n_tensor; i++) {
+        const pico_tensor_plan *plan = &chain->plan[s * chain->n_tensor + i];
+        const pico_file_tensor *tensor = &chain->file->tensor[i];
+        if (tensor->data.dtype != plan->dtype || tensor->bytes != plan->bytes ||
+            memcmp(tensor->shape, plan->shape, tensor->rank * sizeof *tensor->shape) != 0) {
+            return pico_fail(chain->err, PICO_E_ABI,
+                             "[compress.%u] %s: tensor %s became %s of %llu bytes where %s of %llu "
+                             "was planned; the plugin contradicts itself",
+                             stage->number, stage->name, tensor->name,
+                             pico_dtype_name(tensor->data.dtype), (unsigned long long)tensor->bytes,
+                             pico_dtype_name(plan->dtype), (unsigned long long)plan->bytes);
+        }
+    }
+    return PICO_OK;
+}
+
+static pico_status calibrate(const stage_chain *chain, const pico_stage *stage) {
+    const pico_chain_callbacks *callbacks = chain->callbacks;
+    pico_model *model = NULL;
+    if (stage->ops->calibrate == NULL || callbacks->open_model == NULL) {
+        return PICO_OK;
+    }
+    pico_status status = callbacks->open_model(callbacks->arg, chain->file, &model, chain->err);
+    if (status == PICO_OK) {
+        status = stage->ops->calibrate(stage->self, model, chain->err);
+        callbacks->close_model(callbacks->arg, model);
+    }
+    return status;
+}
+
+static pico_status apply_stage(stage_chain *chain, const pico_stage *stage, size_t s) {
+    uint32_t n_layer = chain->file->desc.n_layer;
+    pico_tensors tensors = {.file = chain->file};
+    pico_error inner = {0};
+    pico_status status = calibrate(chain, stage);
+    if (status != PICO_OK) {
+        return status;
+    }
+    status = stage->ops->apply(stage->self, &chain->file->desc, &tensors, &inner);
+    if (status != PICO_OK) {
+        return pico_fail(chain->err, status, "[compress.%u] %s: %s", stage->number, stage->name,
+                         inner.message);
+    }
+    pico_layer_desc *layers = pico_arena_alloc(&chain->file->arena, n_layer, sizeof *layers);
+    if (layers == NULL) {
+        return pico_fail(chain->err, PICO_E_NOMEM, "out of memory");
+    }
+    memcpy(layers, chain->layers + (s + 1) * n_layer, n_layer * sizeof *layers);
+    chain->file->desc.layer = layers;
+    return compare(chain, stage, s);
+}
+
+pico_status pico_compress_chain(pico_model_file *file, const pico_stage *stages, size_t n,
+                                const pico_chain_callbacks *callbacks, pico_error *err) {
+    if (n == 0) {
+        return PICO_OK;
+    }
+    uint32_t n_tensor = file->n_tensor, n_layer = file->desc.n_layer;
+    stage_chain chain = {.file = file,
+                         .callbacks = callbacks,
+                         .n_tensor = n_tensor,
+                         .info = calloc(n_tensor, sizeof *chain.info),
+                         .plan = calloc(n * n_tensor, sizeof *chain.plan),
+                         .layers = calloc((n + 1) * n_layer, sizeof *chain.layers),
+                         .err = err};
+    pico_status status = PICO_OK;
+    if (chain.info == NULL || chain.plan == NULL || chain.layers == NULL) {
+        status = pico_fail(err, PICO_E_NOMEM, "out of memory");
+        goto cleanup;
+    }
+    memcpy(chain.layers, file->desc.layer, n_layer * sizeof *chain.layers);
+    for (uint32_t i = 0; i < n_tensor; i++) {
+        chain.info[i] = pico_file_tensor_info(&file->tensor[i]);
+    }
+    for (size_t s = 0; status == PICO_OK && s < n; s++) {
+        status = plan_stage(&chain, &stages[s], s);
+    }
+    for (size_t s = 0; status == PICO_OK && s < n; s++) {
+        status = apply_stage(&chain, &stages[s], s);
+    }
+cleanup:
+    free(chain.info);
+    free(chain.plan);
+    free(chain.layers);
+    return status;
+}
