@@ -27,6 +27,11 @@ has_compiler() {
     fi
 }
 
+has_fuzzer() {
+    command -v clang >/dev/null 2>&1 &&
+        ls "$(clang -print-runtime-dir)" 2>/dev/null | grep -q fuzzer
+}
+
 for task in "$@"; do
     case $task in
     build)
@@ -39,7 +44,7 @@ for task in "$@"; do
         has_module libedit || optional="$optional libedit-dev"
         ;;
     test) has_module cmocka || need libcmocka-dev ;;
-    fuzz) need_command clang clang ;;
+    fuzz) has_fuzzer || need "clang libclang-rt-dev" ;;
     lint)
         need_command clang-format clang-format
         need_command cppcheck cppcheck

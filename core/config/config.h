@@ -41,7 +41,8 @@ pico_status pico_config_check(const pico_config *config, pico_error *err);
 /* Values of host keys; the default when nothing sets them. The key must exist in the host's table
  * with that type (an assertion); a stage's key is asked for as "compress.3". Call pico_config_check
  * first: before it, a value that is not valid reads as the default. string also serves ENUM keys
- * (the word), int also serves ENUM keys (index of the word); auto is -1. */
+ * (the word), int also serves ENUM keys (index of the word); auto is -1. A value of a `plugin` key
+ * with a '/' is a file and reads as an absolute path, relative to the INI file that holds it. */
 const char *pico_config_string(const pico_config *config, const char *section, const char *key);
 int64_t pico_config_int(const pico_config *config, const char *section, const char *key);
 double pico_config_float(const pico_config *config, const char *section, const char *key);

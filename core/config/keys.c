@@ -20,13 +20,14 @@ static const char *const overflow_policies[] = {"stop", "slide", NULL};
         }                                                                                          \
     }
 #define RANGE(low, high) .min = low, .max = high
+#define PLAIN .flags = 0 /* nothing to add */
 
 /* clang-format off */
 static const pico_config_key keys[] = {
     KEY("model", "path", PICO_OPT_PATH, NULL, "--model", "-m",
-        "model file or folder; its format is detected from its content", .reserved = 0),
+        "model file or folder; its format is detected from its content", PLAIN),
     KEY("model", "tokenizer", PICO_OPT_PATH, NULL, "--tokenizer", NULL,
-        "tokenizer file; needed when the model file holds none", .reserved = 0),
+        "tokenizer file; needed when the model file holds none", PLAIN),
     KEY("model", "context", PICO_OPT_INT, "0", "--ctx-size", "-c",
         "positions of a timeline; 0: the length that the model was trained with",
         RANGE(0, 16777216), .unit = "tokens"),
@@ -35,21 +36,21 @@ static const pico_config_key keys[] = {
         "threads; auto: the least of affinity mask, CPU quota and physical cores",
         RANGE(1, 1024), .flags = PICO_OPTF_AUTO),
     KEY("host", "plugin_path", PICO_OPT_STRING, NULL, "--plugin-path", NULL,
-        "folders to look for plugins in first: absolute, separated by colons", .reserved = 0),
+        "folders to look for plugins in first: absolute, separated by colons", PLAIN),
     KEY("host", "log", PICO_OPT_ENUM, "info", "--log", NULL,
         "least severe message that is printed", .choices = log_levels),
 
     KEY("backend", "plugin", PICO_OPT_STRING, "cpu", "--backend", NULL,
-        "where numbers live and how they are computed: backend_NAME.so", .reserved = 0),
+        "where numbers live and how they are computed: backend_NAME.so", PLAIN),
 
     KEY("attention", "plugin", PICO_OPT_STRING, "mha", "--attention", NULL,
-        "what attends to what: attn_NAME.so", .reserved = 0),
+        "what attends to what: attn_NAME.so", PLAIN),
     KEY("attention", "kv_type", PICO_OPT_ENUM, "f32", "--kv-type", NULL,
         "how keys and values are kept, where the attention plugin does not say",
         .choices = kv_types),
 
     KEY("sampler", "plugin", PICO_OPT_STRING, "standard", "--sampler", NULL,
-        "makes a distribution of logits: sample_NAME.so", .reserved = 0),
+        "makes a distribution of logits: sample_NAME.so", PLAIN),
     KEY("sampler", "repetition_penalty", PICO_OPT_FLOAT, "1.0", "--repeat-penalty", NULL,
         "divides (positive) or multiplies (negative) the logits of tokens seen before; 1: off",
         RANGE(0.01, 100)),
@@ -58,10 +59,10 @@ static const pico_config_key keys[] = {
     KEY("sampler", "frequency_penalty", PICO_OPT_FLOAT, "0", "--frequency-penalty", NULL,
         "subtracted once for each time that the token was seen", RANGE(-2, 2)),
     KEY("sampler", "logit_bias", PICO_OPT_STRING, NULL, "--logit-bias", NULL,
-        "added to logits: id:bias,id:bias", .reserved = 0),
+        "added to logits: id:bias,id:bias", PLAIN),
 
     KEY("decoder", "plugin", PICO_OPT_STRING, "greedy", "--decoder", NULL,
-        "which tokens to try next: decode_NAME.so", .reserved = 0),
+        "which tokens to try next: decode_NAME.so", PLAIN),
     KEY("decoder", "accept", PICO_OPT_ENUM, "match", NULL, NULL,
         "match: the text is exactly the plain decoder's; rejection: lossless in distribution",
         .choices = accept_rules),
@@ -70,20 +71,20 @@ static const pico_config_key keys[] = {
         "stage N of making the model smaller: compress_NAME.so", .flags = PICO_OPTF_REQUIRED),
 
     KEY("trainer", "plugin", PICO_OPT_STRING, NULL, "--trainer", NULL,
-        "losses, optimiser and schedule: train_NAME.so", .reserved = 0),
+        "losses, optimiser and schedule: train_NAME.so", PLAIN),
 
     KEY("generate", "prompt", PICO_OPT_STRING, NULL, "--prompt", "-p",
-        "the text to continue", .reserved = 0),
+        "the text to continue", PLAIN),
     KEY("generate", "max_tokens", PICO_OPT_INT, "256", "--n-predict", "-n",
         "most new tokens", RANGE(0, 2147483647), .unit = "tokens"),
     KEY("generate", "seed", PICO_OPT_INT, "42", "--seed", "-s",
-        "the same seed gives the same text", .reserved = 0),
+        "the same seed gives the same text", PLAIN),
     KEY("generate", "echo", PICO_OPT_BOOL, "off", "--echo", NULL,
-        "print the prompt before the text", .reserved = 0),
+        "print the prompt before the text", PLAIN),
     KEY("generate", "stop", PICO_OPT_STRING, NULL, "--stop", NULL,
-        "texts that end the answer and are not printed, one a line", .reserved = 0),
+        "texts that end the answer and are not printed, one a line", PLAIN),
     KEY("generate", "ignore_eos", PICO_OPT_BOOL, "off", "--ignore-eos", NULL,
-        "go on after the end-of-text token", .reserved = 0),
+        "go on after the end-of-text token", PLAIN),
     KEY("generate", "overflow", PICO_OPT_ENUM, "stop", "--overflow", NULL,
         "when the context is full: end the text, or slide on and forget its beginning",
         .choices = overflow_policies),
@@ -91,7 +92,7 @@ static const pico_config_key keys[] = {
         "most rows of one forward pass", RANGE(1, 4096), .unit = "rows"),
 
     KEY("chat", "system", PICO_OPT_STRING, NULL, "--system", NULL,
-        "what the model is told before the conversation", .reserved = 0),
+        "what the model is told before the conversation", PLAIN),
     KEY("chat", "max_tokens", PICO_OPT_INT, "512", NULL, NULL,
         "most new tokens of one answer", RANGE(1, 2147483647), .unit = "tokens"),
 };

@@ -34,14 +34,16 @@ typedef struct pico_instance {
     void *self;
 } pico_instance;
 
-/* search: colon-separated folders in order of preference, or NULL for the default described above
- * without [host] plugin_path. */
+/* search: what [host] plugin_path holds, or NULL: colon-separated folders that come before the
+ * others described above. A relative folder is refused. */
 pico_status pico_registry_open(const char *search, pico_registry **out, pico_error *err);
 /* Destroys all instances that are left, newest first. NULL is allowed. */
 void pico_registry_close(pico_registry *registry);
 
-/* Finds and checks a plugin of a kind; name as in the INI, or a path with '/'. Every failure says
- * which file, what was expected, what was found and what to do. Same file and name: same result. */
+/* Finds and checks a plugin of a kind; name as in the INI, or a path with '/'. A file that is named
+ * like PREFIX_NAME.so has to hold NAME; in any other the only plugin of the kind is taken. Every
+ * failure says which file, what was expected, what was found and what to do. Same file and name:
+ * same result. */
 pico_status pico_registry_load(pico_registry *registry, uint32_t kind, const char *name,
                                const pico_loaded **out, pico_error *err);
 

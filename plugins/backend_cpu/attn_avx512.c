@@ -1,5 +1,5 @@
-/* The attention kernels for AVX-512. Compiled with that instruction set; nothing here runs before the CPU was
- * asked, and nothing here is initialised by code. */
+/* The attention kernels for AVX-512. Compiled with that instruction set; nothing here runs before
+ * the CPU was asked, and nothing here is initialised by code. */
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define CPU_LANES 16
 #define ATTN_TABLE cpu_attn_avx512

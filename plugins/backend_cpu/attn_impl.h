@@ -113,7 +113,8 @@ INLINE void mix_strip(uint32_t dtype, int nq, int nv, int64_t tail, const cpu_at
                                 : vf_load_any(dtype, a->v, at + j * L);
             }
             UNROLL for (int q = 0; q < nq; q++) {
-                const vf w = vf_set(a->score[(q0 + (uint32_t)q) * PICO_PAGE_POSITIONS + (uint32_t)p]);
+                const vf w =
+                    vf_set(a->score[(q0 + (uint32_t)q) * PICO_PAGE_POSITIONS + (uint32_t)p]);
                 UNROLL for (int j = 0; j < nv; j++) {
                     sum[q][j] = vf_fma(w, v[j], sum[q][j]);
                 }

@@ -9,8 +9,8 @@
 
 #include "plugin.h"
 
-#define CPU_LANES_DOT 16     /* a dot product is 16 interleaved sums, whatever the width in use */
-#define CPU_MAX_MROWS 192    /* rows of x that one pass over the weights serves */
+#define CPU_LANES_DOT 16       /* a dot product is 16 interleaved sums, whatever the width in use */
+#define CPU_MAX_MROWS 192      /* rows of x that one pass over the weights serves */
 #define CPU_PACK_FLOATS 131072 /* 512 KB of packed x: half of a typical second-level cache */
 #define CPU_PACK_MIN_ROWS 32   /* but at least what the decode class brings at most */
 #define CPU_PACK_SLACK 4
@@ -28,10 +28,10 @@ struct pico_buffer {
 };
 
 struct pico_weight {
-    pico_weight_desc desc; /* codes, scales and the rest point to what the weight uses */
-    uint64_t row_bytes;    /* from one row of codes to the next */
-    uint64_t scale_row;    /* scales of a row */
-    void *owned[7];        /* copies, to free */
+    pico_weight_desc desc;  /* codes, scales and the rest point to what the weight uses */
+    uint64_t row_bytes;     /* from one row of codes to the next */
+    uint64_t scale_row;     /* scales of a row */
+    void *owned[7];         /* copies, to free */
     uint64_t aligned_bytes; /* of cpu_backend.copied */
     uint32_t uses;
 };
@@ -39,7 +39,7 @@ struct pico_weight {
 /* A strip of a product: y[m][r] = w[r] . x[m]. x is packed: (k / 16, n_x, 16), zero-padded; with
  * one row of x it is that row as it is. */
 typedef struct cpu_dot {
-    const void *w; /* (n_w, k) of dtype */
+    const void *w;     /* (n_w, k) of dtype */
     uint64_t w_stride; /* bytes */
     uint32_t dtype;
     uint32_t n_x; /* 1 .. tile of the table */
@@ -85,20 +85,20 @@ typedef struct cpu_span {
     int32_t lo, hi, n_sink;
 } cpu_span;
 
-/* n_q queries over one page of one KV head. The state of query i: largest score, sum of exponentials
- * and accumulator. All arrays are the thread's scratch. */
+/* n_q queries over one page of one KV head. The state of query i: largest score, sum of
+ * exponentials and accumulator. All arrays are the thread's scratch. */
 typedef struct cpu_attn {
     uint32_t dtype; /* of K and V */
     uint32_t n_q;
     uint32_t head_dim;
     float scale;
-    const void *k;        /* (head_dim, 64) */
-    const void *v;        /* (64, head_dim) */
+    const void *k;         /* (head_dim, 64) */
+    const void *v;         /* (64, head_dim) */
     const float *const *q; /* (n_q) pointers to (head_dim) */
-    const cpu_span *span; /* (n_q) */
-    float *score;         /* (n_q, 64) */
-    float *largest, *sum; /* (n_q) */
-    float *acc;           /* (n_q, acc_stride) */
+    const cpu_span *span;  /* (n_q) */
+    float *score;          /* (n_q, 64) */
+    float *largest, *sum;  /* (n_q) */
+    float *acc;            /* (n_q, acc_stride) */
     int64_t acc_stride;
 } cpu_attn;
 
@@ -169,12 +169,12 @@ pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err);
 
 /* Thread scratch: one area, used by one op at a time. */
 typedef struct cpu_scratch {
-    float *expanded;   /* (CPU_EXPAND_ROWS, pad(max_in)) */
-    float *gated;      /* (CPU_MAX_MROWS, CPU_GATED_ROWS) */
-    float *score;      /* (CPU_ATTN_QUERIES, 64) */
-    float *acc;        /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
-    float *state;      /* (2, CPU_ATTN_QUERIES) */
-    uint8_t *gather;   /* (2, 64, max_head_dim) of at most 4 bytes */
+    float *expanded; /* (CPU_EXPAND_ROWS, pad(max_in)) */
+    float *gated;    /* (CPU_MAX_MROWS, CPU_GATED_ROWS) */
+    float *score;    /* (CPU_ATTN_QUERIES, 64) */
+    float *acc;      /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
+    float *state;    /* (2, CPU_ATTN_QUERIES) */
+    uint8_t *gather; /* (2, 64, max_head_dim) of at most 4 bytes */
 } cpu_scratch;
 cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread);
 

@@ -1,6 +1,6 @@
 /*
- * Dot products for any CPU. 16 interleaved sums over k, then a fixed tree: one order for every shape
- * of strip. Takes F32 only; the other layouts are widened row by row before they come here.
+ * Dot products for any CPU. 16 interleaved sums over k, then a fixed tree: one order for every
+ * shape of strip. Takes F32 only; the other layouts are widened row by row before they come here.
  */
 #define CPU_LANES 4
 #include "cpu.h"

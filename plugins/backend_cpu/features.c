@@ -90,10 +90,11 @@ pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error
     const char *missing = "an x86-64 processor";
 #endif
     if (isa == CPU_ISA_AVX512) {
-        return pico_fail(err, PICO_E_DEVICE,
-                         "backend cpu: isa = avx512 needs AVX-512 F, BW, VL, DQ; this machine lacks "
-                         "%s. Use isa = auto or isa = portable",
-                         missing);
+        return pico_fail(
+            err, PICO_E_DEVICE,
+            "backend cpu: isa = avx512 needs AVX-512 F, BW, VL, DQ; this machine lacks "
+            "%s. Use isa = auto or isa = portable",
+            missing);
     }
     return PICO_OK;
 }

@@ -1,8 +1,8 @@
 /*
  * Products with weights: linear, linear_many, linear_gated, and the row lookup of embed. Rows of x
- * are taken in blocks that stay in the second-level cache; for each block the weights are read once,
- * by all threads together, in units of weight rows. Nothing here depends on which rows share a
- * block, so a row's result is the same in every batch.
+ * are taken in blocks that stay in the second-level cache; for each block the weights are read
+ * once, by all threads together, in units of weight rows. Nothing here depends on which rows share
+ * a block, so a row's result is the same in every batch.
  */
 #include <string.h>
 
@@ -59,8 +59,8 @@ static void pack_tiles(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
     }
 }
 
-/* Multiplies rows [first, first + n) of a weight, given as `codes` of a dtype that the kernels take,
- * with all tiles of the block; y begins at column `first` of its first row. */
+/* Multiplies rows [first, first + n) of a weight, given as `codes` of a dtype that the kernels
+ * take, with all tiles of the block; y begins at column `first` of its first row. */
 static void run_strip(const linear_job *job, const void *codes, uint64_t stride, uint32_t dtype,
                       const float *bias, int64_t n, float *y, int64_t y_stride) {
     cpu_dot dot = {.w = codes,

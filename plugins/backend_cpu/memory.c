@@ -31,8 +31,8 @@ pico_status cpu_buffer_alloc(void *self, uint64_t bytes, pico_buffer **out, pico
     }
     buffer->bytes = bytes;
     if (bytes >= MAP_FROM) {
-        void *data = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                          -1, 0);
+        void *data =
+            mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (data == MAP_FAILED) {
             free(buffer);
             return no_memory(err, bytes);
@@ -230,7 +230,8 @@ pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err) {
     }
     uint64_t part[6];
     const uint64_t stride = scratch_layout(&all, part) * sizeof(float);
-    uint64_t pack = (uint64_t)(CPU_PACK_MIN_ROWS + CPU_PACK_SLACK) * (uint64_t)cpu_pad16(all.max_in);
+    uint64_t pack =
+        (uint64_t)(CPU_PACK_MIN_ROWS + CPU_PACK_SLACK) * (uint64_t)cpu_pad16(all.max_in);
     if (pack < CPU_PACK_FLOATS) {
         pack = CPU_PACK_FLOATS;
     }

@@ -148,19 +148,22 @@ static void row_sigmoid(const float *x, float *y, int64_t n) {
     }
 }
 
-static void row_widen(uint32_t dtype, const void *x, float *y, int64_t n) {
+INLINE void widen_half(uint32_t dtype, const void *x, float *y, int64_t n) {
     int64_t i = 0;
-    if (dtype == PICO_DTYPE_F16) {
-        for (; i + L <= n; i += L) {
-            vf_store(y + i, vf_load_any(PICO_DTYPE_F16, x, i));
-        }
-    } else {
-        for (; i + L <= n; i += L) {
-            vf_store(y + i, vf_load_any(PICO_DTYPE_BF16, x, i));
-        }
+    for (; i + L <= n; i += L) {
+        vf_store(y + i, vf_load_any(dtype, x, i));
     }
     if (i < n) {
         vf_store_n(y + i, vf_load_any_n(dtype, x, i, n - i), n - i);
+    }
+}
+
+static void row_widen(uint32_t dtype, const void *x, float *y, int64_t n) {
+    if (dtype == PICO_DTYPE_F16) {
+        widen_half(PICO_DTYPE_F16, x, y, n);
+    } else {
+        assert(dtype == PICO_DTYPE_BF16);
+        widen_half(PICO_DTYPE_BF16, x, y, n);
     }
 }
 
@@ -203,9 +206,9 @@ static void row_narrow(uint32_t dtype, const float *x, uint16_t *y, int64_t n) {
     }
 #if CPU_LANES == 16
     for (; i + 16 <= n; i += 16) {
-        _mm256_storeu_si256((__m256i *)(void *)(y + i),
-                            _mm512_cvtps_ph(vf_load(x + i),
-                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm256_storeu_si256(
+            (__m256i *)(void *)(y + i),
+            _mm512_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
 #endif
     for (; i < n; i++) {

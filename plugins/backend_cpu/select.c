@@ -1,6 +1,6 @@
 /*
- * Ops that choose from logits: edits, argmax, top-k with log-sum-exp. Ties go to the lowest index and
- * NaN never wins: among candidates it stands behind every number.
+ * Ops that choose from logits: edits, argmax, top-k with log-sum-exp. Ties go to the lowest index
+ * and NaN never wins: among candidates it stands behind every number.
  */
 #include <math.h>
 
@@ -64,8 +64,9 @@ static void argmax_rows(void *arg, uint64_t begin, uint64_t end, uint32_t thread
         const float *z = cpu_row_f32(&job->logits, (int64_t)r);
         const float most = row->maximum(z, n);
         /* the first value that equals the maximum is the first above the next smaller float */
-        const int64_t at = most == -INFINITY ? first_number(z, n)
-                                             : row->next_above(z, 0, n, nextafterf(most, -INFINITY));
+        const int64_t at = most == -INFINITY
+                               ? first_number(z, n)
+                               : row->next_above(z, 0, n, nextafterf(most, -INFINITY));
         job->best[r] = (int32_t)at;
     }
 }
@@ -90,7 +91,8 @@ pico_status cpu_argmax(void *self, const pico_argmax_args *args) {
     return PICO_OK;
 }
 
-/* ---- top-k: a heap of the best k so far, the worst of them on top, kept in the result itself ---- */
+/* ---- top-k: a heap of the best k so far, the worst of them on top, kept in the result itself ----
+ */
 
 typedef struct heap {
     int32_t *index;
@@ -112,8 +114,8 @@ static void sift_down(heap *h, int64_t at, float value, int32_t index) {
         if (child >= h->n) {
             break;
         }
-        if (child + 1 < h->n && better(h->value[child], h->index[child], h->value[child + 1],
-                                       h->index[child + 1])) {
+        if (child + 1 < h->n &&
+            better(h->value[child], h->index[child], h->value[child + 1], h->index[child + 1])) {
             child++;
         }
         if (!better(value, index, h->value[child], h->index[child])) {

@@ -1,8 +1,8 @@
 /*
- * Float vectors of the width that the including file asks for: CPU_LANES 16 (AVX-512, intrinsics) or
- * 4 (any CPU, the compiler's vector extension). Tails are loaded padded with zeros and go through
- * the same arithmetic as whole vectors, so that an element's result does not depend on where it
- * stands. Include it from one instruction set's source file only; everything is static.
+ * Float vectors of the width that the including file asks for: CPU_LANES 16 (AVX-512, intrinsics)
+ * or 4 (any CPU, the compiler's vector extension). Tails are loaded padded with zeros and go
+ * through the same arithmetic as whole vectors, so that an element's result does not depend on
+ * where it stands. Include it from one instruction set's source file only; everything is static.
  */
 #ifndef PICO_BACKEND_CPU_VEC_H
 #define PICO_BACKEND_CPU_VEC_H
@@ -89,9 +89,9 @@ INLINE vmask vm_or(vmask a, vmask b) {
 }
 /* lanes whose position base + lane is in [lo, hi) */
 INLINE vmask vm_range(int32_t base, int32_t lo, int32_t hi) {
-    const vi at = _mm512_add_epi32(
-        _mm512_set1_epi32(base),
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const vi at =
+        _mm512_add_epi32(_mm512_set1_epi32(base),
+                         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     return (vmask)(_mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(lo)) &
                    _mm512_cmplt_epi32_mask(at, _mm512_set1_epi32(hi)));
 }
@@ -236,7 +236,8 @@ INLINE vf vf_load_i8(const int8_t *p) {
 /* e^x within 2 ulp; 0 below -87.3 and infinity above 88.7. NaN gives NaN. */
 INLINE vf vf_exp(vf x) {
     const vmask low = vf_gt(vf_set(-87.3f), x), high = vf_gt(x, vf_set(88.7f));
-    const vf n = vf_round(vf_mul(vf_select(vm_or(low, high), vf_set(0), x), vf_set(0x1.715476p+0f)));
+    const vf n =
+        vf_round(vf_mul(vf_select(vm_or(low, high), vf_set(0), x), vf_set(0x1.715476p+0f)));
     const vf r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), vf_fma(n, vf_set(-0x1.62e4p-1f), x));
     vf p = vf_set(1.390153426e-3f);
     p = vf_fma(p, r, vf_set(8.363739587e-3f));
@@ -279,7 +280,8 @@ INLINE vf vf_normal_cdf(vf x) {
     p = vf_fma(p, t, vf_set(1.749012470e-1f));
     p = vf_fma(p, t, vf_set(2.300128192e-1f));
     p = vf_fma(p, t, vf_set(2.254367322e-1f));
-    const vf tail = vf_mul(vf_mul(vf_mul(vf_set(0.5f), p), t), vf_exp(vf_sub(vf_set(0), vf_mul(z, z))));
+    const vf tail =
+        vf_mul(vf_mul(vf_mul(vf_set(0.5f), p), t), vf_exp(vf_sub(vf_set(0), vf_mul(z, z))));
     return vf_select(vf_gt(x, vf_set(0)), vf_sub(vf_set(1), tail), tail);
 }
 

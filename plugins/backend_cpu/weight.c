@@ -9,10 +9,18 @@
 
 #include "cpu.h"
 
-#define ALIGN_COPY_BYTES ((uint64_t)4 << 20)   /* a weight up to this size may be copied */
-#define ALIGN_COPY_TOTAL ((uint64_t)32 << 20)  /* and all of them together this much */
+#define ALIGN_COPY_BYTES ((uint64_t)4 << 20)  /* a weight up to this size may be copied */
+#define ALIGN_COPY_TOTAL ((uint64_t)32 << 20) /* and all of them together this much */
 
-enum { OWN_CODES, OWN_SCALES, OWN_CODEBOOK, OWN_INPUT_SCALE, OWN_PERM, OWN_OUTLIER_COL, OWN_OUTLIER };
+enum {
+    OWN_CODES,
+    OWN_SCALES,
+    OWN_CODEBOOK,
+    OWN_INPUT_SCALE,
+    OWN_PERM,
+    OWN_OUTLIER_COL,
+    OWN_OUTLIER
+};
 
 static int mul(uint64_t a, uint64_t b, uint64_t *out) {
     return !__builtin_mul_overflow(a, b, out);
@@ -63,17 +71,19 @@ static pico_status check_codes(const pico_weight_desc *desc, uint64_t *row_bytes
     uint64_t bytes;
     if (!mul((uint64_t)desc->rows, *row_bytes, &bytes) || desc->codes == NULL ||
         desc->codes_bytes != bytes) {
-        return pico_fail(err, PICO_E_INVALID,
-                         "backend cpu: a %lld x %lld weight of data type %u has %llu bytes of codes, "
-                         "expected %llu",
-                         (long long)desc->rows, (long long)desc->cols, desc->dtype,
-                         (unsigned long long)(desc->codes == NULL ? 0 : desc->codes_bytes),
-                         (unsigned long long)bytes);
+        return pico_fail(
+            err, PICO_E_INVALID,
+            "backend cpu: a %lld x %lld weight of data type %u has %llu bytes of codes, "
+            "expected %llu",
+            (long long)desc->rows, (long long)desc->cols, desc->dtype,
+            (unsigned long long)(desc->codes == NULL ? 0 : desc->codes_bytes),
+            (unsigned long long)bytes);
     }
     return PICO_OK;
 }
 
-static pico_status check_scales(const pico_weight_desc *desc, uint64_t *scale_row, pico_error *err) {
+static pico_status check_scales(const pico_weight_desc *desc, uint64_t *scale_row,
+                                pico_error *err) {
     *scale_row = 0;
     if (!has_scales(desc->dtype)) {
         return PICO_OK;
@@ -178,8 +188,8 @@ static pico_status own_extras(pico_weight *weight, const pico_weight_desc *desc,
         weight->desc.codebook = kept;
     }
     if (status == PICO_OK && desc->input_scale != NULL) {
-        status = own(weight, OWN_INPUT_SCALE, desc->input_scale, (uint64_t)desc->cols * 4, &kept,
-                     err);
+        status =
+            own(weight, OWN_INPUT_SCALE, desc->input_scale, (uint64_t)desc->cols * 4, &kept, err);
         weight->desc.input_scale = kept;
     }
     if (status == PICO_OK && desc->n_outlier > 0) {
@@ -235,8 +245,8 @@ pico_status cpu_weight_create(void *self, const pico_weight_desc *desc, uint32_t
     }
     if (status == PICO_OK && !stays && has_scales(desc->dtype)) {
         const uint64_t size = desc->scale_dtype == PICO_DTYPE_F32 ? 4 : 2;
-        status = own(weight, OWN_SCALES, desc->scales, desc->n_scales * size,
-                     &weight->desc.scales, err);
+        status =
+            own(weight, OWN_SCALES, desc->scales, desc->n_scales * size, &weight->desc.scales, err);
     }
     if (status == PICO_OK) {
         status = own_extras(weight, desc, err);

@@ -1,0 +1,185 @@
+/*
+ * KV pages: their layout, storing and copying cells. Within a page, for each KV head: K as
+ * (head_dim, 64), positions innermost, so that the scores of many positions come from one walk over
+ * the query; then V as (64, head_dim). Refuses heads wider than CPU_MAX_HEAD_DIM.
+ */
+#include <string.h>
+
+#include "cpu.h"
+#include "kv.h"
+
+typedef struct store_job {
+    const cpu_backend *cpu;
+    kv_layout kv;
+    uint8_t *pages;
+    cpu_view k, v;
+    const int32_t *cell, *from;
+} store_job;
+
+pico_status cpu_kv_layout(const pico_kv_desc *desc, kv_layout *out) {
+    const int half = desc->dtype == PICO_DTYPE_F16 || desc->dtype == PICO_DTYPE_BF16;
+    if ((!half && desc->dtype != PICO_DTYPE_F32) || desc->n_kv_head == 0 ||
+        desc->n_kv_head > 65536 || desc->head_dim == 0 || desc->head_dim > CPU_MAX_HEAD_DIM) {
+        return PICO_E_INVALID;
+    }
+    out->dtype = desc->dtype;
+    out->n_head = desc->n_kv_head;
+    out->head_dim = desc->head_dim;
+    out->size = half ? 2 : 4;
+    out->half_bytes = (uint64_t)desc->head_dim * PICO_PAGE_POSITIONS * out->size;
+    out->page_bytes = 2 * out->half_bytes * desc->n_kv_head;
+    return PICO_OK;
+}
+
+uint64_t cpu_kv_page_bytes(void *self, const pico_kv_desc *kv) {
+    (void)self;
+    kv_layout layout;
+    return cpu_kv_layout(kv, &layout) == PICO_OK ? layout.page_bytes : 0;
+}
+
+static uint8_t *head_of(const store_job *job, int32_t cell, uint32_t head) {
+    return job->pages + (uint64_t)cell / PICO_PAGE_POSITIONS * job->kv.page_bytes +
+           2 * job->kv.half_bytes * head;
+}
+
+/* K and V of one position of one head, (head_dim) each */
+static void store_head(const store_job *job, const float *k, const float *v, uint8_t *page,
+                       uint32_t offset) {
+    const uint32_t n = job->kv.head_dim;
+    if (job->kv.size == 4) {
+        float *to = (float *)(void *)page + offset;
+        for (uint32_t d = 0; d < n; d++) {
+            to[(size_t)d * PICO_PAGE_POSITIONS] = k[d];
+        }
+        memcpy(page + job->kv.half_bytes + (size_t)offset * n * 4, v, (size_t)n * 4);
+        return;
+    }
+    const cpu_row_kernels *row = job->cpu->kernels->row;
+    uint16_t narrow[CPU_MAX_HEAD_DIM];
+    uint16_t *to = (uint16_t *)(void *)page + offset;
+    row->narrow(job->kv.dtype, k, narrow, n);
+    for (uint32_t d = 0; d < n; d++) {
+        to[(size_t)d * PICO_PAGE_POSITIONS] = narrow[d];
+    }
+    row->narrow(job->kv.dtype, v,
+                (uint16_t *)(void *)(page + job->kv.half_bytes) + (size_t)offset * n, n);
+}
+
+/* One unit is one head of one stretch of rows, as many as a page holds. */
+static void store_units(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
+    (void)thread;
+    const store_job *job = arg;
+    for (uint64_t u = begin; u < end; u++) {
+        const uint32_t head = (uint32_t)(u % job->kv.n_head);
+        const int64_t first = (int64_t)(u / job->kv.n_head) * PICO_PAGE_POSITIONS;
+        const int64_t stop = first + (int64_t)PICO_PAGE_POSITIONS;
+        for (int64_t r = first; r < stop && r < job->k.rows; r++) {
+            const int32_t cell = job->cell[r];
+            if (cell >= 0) {
+                store_head(job, cpu_row_f32(&job->k, r) + head * job->k.head_stride,
+                           cpu_row_f32(&job->v, r) + head * job->v.head_stride,
+                           head_of(job, cell, head), (uint32_t)cell % PICO_PAGE_POSITIONS);
+            }
+        }
+    }
+}
+
+static int cells_fit(const int32_t *cell, int64_t n, uint64_t bytes, uint64_t page_bytes) {
+    const int64_t cells = (int64_t)(bytes / page_bytes) * (int64_t)PICO_PAGE_POSITIONS;
+    for (int64_t i = 0; i < n; i++) {
+        if (cell[i] >= cells) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+pico_status cpu_kv_store(void *self, const pico_kv_store_args *args) {
+    store_job job = {.cpu = self};
+    void *cell = NULL;
+    pico_status status = cpu_kv_layout(&args->kv, &job.kv);
+    if (status == PICO_OK) {
+        status = cpu_view_of(&args->k, PICO_DTYPE_F32, &job.k);
+    }
+    if (status == PICO_OK) {
+        status = cpu_view_of(&args->v, PICO_DTYPE_F32, &job.v);
+    }
+    if (status == PICO_OK) {
+        status = cpu_vector_of(&args->cell, PICO_DTYPE_I32, job.k.rows, &cell);
+    }
+    if (status != PICO_OK || args->pages == NULL) {
+        return PICO_E_INVALID;
+    }
+    if (job.k.heads != args->kv.n_kv_head || job.v.heads != args->kv.n_kv_head ||
+        job.k.cols != args->kv.head_dim || job.v.cols != args->kv.head_dim ||
+        job.k.rows != job.v.rows) {
+        return PICO_E_INVALID;
+    }
+    job.cell = cell;
+    job.pages = args->pages->data;
+    assert(cells_fit(job.cell, job.k.rows, args->pages->bytes, job.kv.page_bytes));
+    const uint64_t stretches =
+        ((uint64_t)job.k.rows + PICO_PAGE_POSITIONS - 1) / PICO_PAGE_POSITIONS;
+    const uint64_t rows = stretches > 1 ? PICO_PAGE_POSITIONS : (uint64_t)job.k.rows;
+    cpu_parallel(job.cpu, stretches * job.kv.n_head, UINT64_MAX,
+                 (double)rows * job.kv.head_dim * 1.0, store_units, &job);
+    return PICO_OK;
+}
+
+void cpu_kv_move(const kv_layout *kv, const uint8_t *from, uint32_t from_offset, uint8_t *to,
+                 uint32_t to_offset) {
+    const size_t n = kv->head_dim;
+    if (kv->size == 4) {
+        const uint32_t *k = (const uint32_t *)(const void *)from + from_offset;
+        uint32_t *out = (uint32_t *)(void *)to + to_offset;
+        for (size_t d = 0; d < n; d++) {
+            out[d * PICO_PAGE_POSITIONS] = k[d * PICO_PAGE_POSITIONS];
+        }
+    } else {
+        const uint16_t *k = (const uint16_t *)(const void *)from + from_offset;
+        uint16_t *out = (uint16_t *)(void *)to + to_offset;
+        for (size_t d = 0; d < n; d++) {
+            out[d * PICO_PAGE_POSITIONS] = k[d * PICO_PAGE_POSITIONS];
+        }
+    }
+    memcpy(to + kv->half_bytes + to_offset * n * kv->size,
+           from + kv->half_bytes + from_offset * n * kv->size, n * kv->size);
+}
+
+static void copy_units(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
+    (void)thread;
+    const store_job *job = arg;
+    for (uint64_t i = begin; i < end; i++) {
+        for (uint32_t head = 0; head < job->kv.n_head; head++) {
+            cpu_kv_move(&job->kv, head_of(job, job->from[i], head),
+                        (uint32_t)job->from[i] % PICO_PAGE_POSITIONS,
+                        head_of(job, job->cell[i], head),
+                        (uint32_t)job->cell[i] % PICO_PAGE_POSITIONS);
+        }
+    }
+}
+
+pico_status cpu_kv_copy(void *self, const pico_kv_copy_args *args) {
+    store_job job = {.cpu = self};
+    cpu_view from;
+    void *to = NULL;
+    pico_status status = cpu_kv_layout(&args->kv, &job.kv);
+    if (status == PICO_OK) {
+        status = cpu_view_of(&args->from, PICO_DTYPE_I32, &from);
+    }
+    if (status != PICO_OK || args->pages == NULL || from.rows != 1 ||
+        cpu_vector_of(&args->to, PICO_DTYPE_I32, from.cols, &to) != PICO_OK) {
+        return PICO_E_INVALID;
+    }
+    job.from = cpu_row_i32(&from, 0);
+    job.cell = to;
+    job.pages = args->pages->data;
+    for (int64_t i = 0; i < from.cols; i++) {
+        assert(job.from[i] >= 0 && job.cell[i] >= 0);
+    }
+    assert(cells_fit(job.from, from.cols, args->pages->bytes, job.kv.page_bytes));
+    assert(cells_fit(job.cell, from.cols, args->pages->bytes, job.kv.page_bytes));
+    cpu_parallel(job.cpu, (uint64_t)from.cols, UINT64_MAX,
+                 (double)job.kv.n_head * job.kv.head_dim * 1.0, copy_units, &job);
+    return PICO_OK;
+}

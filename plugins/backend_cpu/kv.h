@@ -1,0 +1,19 @@
+/* The layout of KV pages, for the ops that read and write them. */
+#ifndef PICO_BACKEND_CPU_KV_H
+#define PICO_BACKEND_CPU_KV_H
+
+#include "plugin.h"
+
+typedef struct kv_layout {
+    uint32_t dtype, n_head, head_dim;
+    uint32_t size;       /* bytes of an element */
+    uint64_t half_bytes; /* K, or V, of one head of a page */
+    uint64_t page_bytes;
+} kv_layout;
+
+pico_status cpu_kv_layout(const pico_kv_desc *desc, kv_layout *out);
+/* One position of one head; from and to point to the K of that head in their pages. */
+void cpu_kv_move(const kv_layout *kv, const uint8_t *from, uint32_t from_offset, uint8_t *to,
+                 uint32_t to_offset);
+
+#endif
