@@ -62,14 +62,15 @@ static inline int32_t oracle_find(const oracle *o, const char *s, size_t n) {
     return -1;
 }
 
-/* Whether merging a with the next is better than `best`: by score, or by the rank in the list of
- * merges (in the byte alphabet), or by the id of the result. */
+/* The piece that s[0..n) makes when s[0..n_left) merges with the rest, or -1. Higher priority
+ * merges first: by score, or by place in the list of merges, or by the id of the result. */
 static inline int32_t oracle_pair(const oracle *o, const char *s, size_t n_left, size_t n,
                                   double *priority) {
     const pico_vocab *vocab = o->vocab;
     int32_t id = oracle_find(o, s, n);
-    if (id < 0) {
-        return -1;
+    if (id < 0 || (vocab->llama2c &&
+                   (oracle_find(o, s, n_left) < 0 || oracle_find(o, s + n_left, n - n_left) < 0))) {
+        return -1; /* for llama2.c what is no piece is bytes already */
     }
     *priority = vocab->kind == PICO_VOCAB_SPM ? (double)vocab->piece[id].score : -(double)id;
     for (uint32_t i = 0; i < vocab->n_merge; i++) {

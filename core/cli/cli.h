@@ -102,6 +102,7 @@ int pico_cli_finish_output(int code);
 /* ---- help.c ---- */
 void pico_help_program(const char *program, FILE *out);
 void pico_help_command(const char *program, const pico_command *command, FILE *out);
+void pico_help_version(FILE *out);
 
 /* ---- compat_llama2c.c: llama2.c's own command line; argv[0] is its name ---- */
 int pico_compat_llama2c(int argc, char **argv);

@@ -6,6 +6,7 @@ include(CMakePackageConfigHelpers)
 set(PICO_INSTALL_CMAKEDIR ${CMAKE_INSTALL_LIBDIR}/cmake/picochat)
 set(PICO_INSTALL_PCDIR ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 file(RELATIVE_PATH PICO_PC_TO_PREFIX /prefix/${PICO_INSTALL_PCDIR} /prefix)
+string(REGEX REPLACE "/$" "" PICO_PC_TO_PREFIX ${PICO_PC_TO_PREFIX})
 
 configure_package_config_file(core/cmake/picochatConfig.cmake.in
   ${CMAKE_BINARY_DIR}/package/picochatConfig.cmake

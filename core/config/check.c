@@ -46,6 +46,11 @@ static pico_status fail_section(const pico_config_entry *entry, pico_error *err)
     (void)snprintf(stem, sizeof stem, "%.*s", (int)(stem_bytes > 60 ? 60 : stem_bytes),
                    entry->section);
     const char *near = pico_text_nearest(entry->section, names, n);
+    if (near != NULL && strcmp(near, PICO_CONFIG_STAGE_SECTION) == 0) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "%s: there is no section [%s]; stages are [compress.1] to [compress.%d]",
+                         entry->origin, entry->section, PICO_CONFIG_STAGE_MAX);
+    }
     if (near != NULL) {
         return pico_fail(err, PICO_E_INVALID, "%s: there is no section [%s]; did you mean [%s]?",
                          entry->origin, entry->section, near);

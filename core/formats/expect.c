@@ -43,7 +43,8 @@ static void emit_layer(emitter *to, const pico_model_desc *d, uint32_t i) {
     const pico_layer_desc *layer = &d->layer[i];
     int64_t width = d->n_embd, heads = (int64_t)layer->n_head * layer->head_dim;
     int64_t kv = (int64_t)layer->n_kv_head * layer->head_dim, ff = layer->n_ff;
-    int norm_weight = (d->flags & PICO_NORM_WEIGHT) != 0, norm_bias = (d->flags & PICO_NORM_BIAS) != 0;
+    int norm_weight = (d->flags & PICO_NORM_WEIGHT) != 0,
+        norm_bias = (d->flags & PICO_NORM_BIAS) != 0;
     int qkv_bias = (d->flags & PICO_BIAS_QKV) != 0, out_bias = (d->flags & PICO_BIAS_OUT) != 0;
     int ffn_bias = (d->flags & PICO_BIAS_FFN) != 0, gated = (d->flags & PICO_FFN_GATED) != 0;
     char prefix[24];
@@ -66,7 +67,8 @@ static void emit_layer(emitter *to, const pico_model_desc *d, uint32_t i) {
 pico_status pico_expect_each(const pico_model_desc *d, pico_expect_fn visit, void *arg) {
     emitter to = {.visit = visit, .arg = arg};
     int64_t width = d->n_embd, rows = d->n_vocab_rows;
-    int norm_weight = (d->flags & PICO_NORM_WEIGHT) != 0, norm_bias = (d->flags & PICO_NORM_BIAS) != 0;
+    int norm_weight = (d->flags & PICO_NORM_WEIGHT) != 0,
+        norm_bias = (d->flags & PICO_NORM_BIAS) != 0;
     emit_pair(&to, "", "token_embd", 1, 0, rows, width);
     if (d->flags & PICO_EMBED_NORM) {
         emit_pair(&to, "", "token_embd_norm", norm_weight, norm_bias, 0, width);

@@ -16,8 +16,7 @@ void pico_gguf_put(pico_gguf_build *build, const void *data, size_t n) {
         while (wanted - build->size < n && wanted <= SIZE_MAX / 2) {
             wanted *= 2;
         }
-        unsigned char *grown =
-            wanted - build->size < n ? NULL : realloc(build->data, wanted);
+        unsigned char *grown = wanted - build->size < n ? NULL : realloc(build->data, wanted);
         if (grown == NULL) {
             build->failed = 1;
             return;

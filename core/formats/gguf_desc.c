@@ -13,8 +13,9 @@
 enum { OF_U32, OF_I32, OF_F32, OF_F64, OF_ENUM, OF_FLAG, LAYER_U32, LAYER_I32, LAYER_BOOL };
 
 typedef struct field {
-    const char *key;   /* after "picochat." */
-    const char *llama; /* after "llama."; NULL: every Llama has llama_defaults; "": see finish_llama */
+    const char *key; /* after "picochat." */
+    const char
+        *llama; /* after "llama."; NULL: every Llama has llama_defaults; "": see finish_llama */
     uint32_t optional; /* under "llama." */
     uint32_t kind;
     uint32_t min; /* integers */
@@ -332,8 +333,7 @@ static pico_status finish_llama(const reader *r, int64_t n_rows, int has_output)
                              r->layer[0].head_dim, r->layer[0].head_dim, &value_length, r->err);
 }
 
-static pico_status refuse_unknown_keys(const pico_gguf *gguf, const char *prefix,
-                                       pico_error *err) {
+static pico_status refuse_unknown_keys(const pico_gguf *gguf, const char *prefix, pico_error *err) {
     for (uint64_t i = 0; i < gguf->n_value; i++) {
         const pico_gguf_value *value = &gguf->value[i];
         if (!value->used && strncmp(value->key, prefix, strlen(prefix)) == 0) {

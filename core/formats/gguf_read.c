@@ -20,19 +20,20 @@ int pico_gguf_detect(const pico_map *map) {
 pico_status pico_gguf_take(pico_gguf_cursor *cursor, uint64_t n, const char *what,
                            const unsigned char **out) {
     uint64_t left = cursor->size - cursor->at;
+    *out = cursor->data + cursor->at;
     if (n > left) {
         return pico_fail(cursor->err, PICO_E_CORRUPT,
                          "%s at offset %llu needs %llu bytes, the file has %llu left", what,
                          (unsigned long long)cursor->at, (unsigned long long)n,
                          (unsigned long long)left);
     }
-    *out = cursor->data + cursor->at;
     cursor->at += n;
     return PICO_OK;
 }
 
 pico_status pico_gguf_take_u32(pico_gguf_cursor *cursor, const char *what, uint32_t *out) {
     const unsigned char *p;
+    *out = 0;
     pico_status status = pico_gguf_take(cursor, sizeof *out, what, &p);
     if (status == PICO_OK) {
         memcpy(out, p, sizeof *out);
@@ -42,6 +43,7 @@ pico_status pico_gguf_take_u32(pico_gguf_cursor *cursor, const char *what, uint3
 
 pico_status pico_gguf_take_u64(pico_gguf_cursor *cursor, const char *what, uint64_t *out) {
     const unsigned char *p;
+    *out = 0;
     pico_status status = pico_gguf_take(cursor, sizeof *out, what, &p);
     if (status == PICO_OK) {
         memcpy(out, p, sizeof *out);
@@ -114,9 +116,9 @@ static pico_status read_payload(pico_gguf_cursor *cursor, pico_gguf_value *value
     pico_status status = pico_gguf_take(cursor, bytes, what, &p);
     for (uint64_t i = 0; status == PICO_OK && value->type == PICO_GGUF_BOOL && i < bytes; i++) {
         if (p[i] > 1) {
-            status = pico_fail(cursor->err, PICO_E_CORRUPT,
-                               "key %.100s: a bool is stored as %u, expected 0 or 1", value->key,
-                               p[i]);
+            status =
+                pico_fail(cursor->err, PICO_E_CORRUPT,
+                          "key %.100s: a bool is stored as %u, expected 0 or 1", value->key, p[i]);
         }
     }
     return status;
@@ -207,17 +209,17 @@ static pico_status read_layout_keys(pico_gguf *gguf, pico_error *err) {
     pico_status status = pico_gguf_integer(gguf, "general.alignment", PICO_GGUF_OPTIONAL, 8,
                                            MAX_ALIGNMENT, &alignment, err);
     if (status == PICO_OK && (alignment & (alignment - 1)) != 0) {
-        status = pico_fail(err, PICO_E_CORRUPT,
-                           "key general.alignment is %lld, expected a power of two",
-                           (long long)alignment);
+        status =
+            pico_fail(err, PICO_E_CORRUPT, "key general.alignment is %lld, expected a power of two",
+                      (long long)alignment);
     }
     if (status == PICO_OK) {
         status = pico_gguf_integer(gguf, "split.count", PICO_GGUF_OPTIONAL, 0, 65535, &n_file, err);
     }
     if (status == PICO_OK && n_file > 1) {
-        status = pico_fail(err, PICO_E_UNSUPPORTED,
-                           "the model is split into %lld files; merge them first",
-                           (long long)n_file);
+        status =
+            pico_fail(err, PICO_E_UNSUPPORTED,
+                      "the model is split into %lld files; merge them first", (long long)n_file);
     }
     gguf->alignment = (uint64_t)alignment;
     return status;

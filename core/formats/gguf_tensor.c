@@ -137,8 +137,7 @@ static pico_status read_scales(const assembly *a, pico_weight_desc *w) {
         return pico_fail(a->err, PICO_E_CORRUPT, "tensor %s: impossible group of %lld columns",
                          a->name, (long long)w->group);
     }
-    pico_status status =
-        take_part(a, ".scales", part->dtype, (int64_t)w->n_scales, &w->scales);
+    pico_status status = take_part(a, ".scales", part->dtype, (int64_t)w->n_scales, &w->scales);
     w->scale_dtype = part->dtype;
     if (status == PICO_OK) {
         status = check_finite(a, ".scales", w->scales, w->scale_dtype, w->n_scales, 1);

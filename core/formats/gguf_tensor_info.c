@@ -1,7 +1,7 @@
 /*
- * The GGUF container: tensor infos, and where the data of each tensor lies. Tensors must be aligned,
- * inside the file, and must not share bytes. Tensor types that picochat does not compute with are
- * refused by name.
+ * The GGUF container: tensor infos, and where the data of each tensor lies. Tensors must be
+ * aligned, inside the file, and must not share bytes. Tensor types that picochat does not compute
+ * with are refused by name.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +12,12 @@
 enum { MIN_INFO_BYTES = 8 + 1 + 4 + 8 + 4 + 8, MAX_NAME = 255 };
 
 static const char *const ggml_names[] = {
-    "F32",     "F16",     "Q4_0",    "Q4_1",     "Q4_2",     "Q4_3",    "Q5_0",    "Q5_1",
-    "Q8_0",    "Q8_1",    "Q2_K",    "Q3_K",     "Q4_K",     "Q5_K",    "Q6_K",    "Q8_K",
-    "IQ2_XXS", "IQ2_XS",  "IQ3_XXS", "IQ1_S",    "IQ4_NL",   "IQ3_S",   "IQ2_S",   "IQ4_XS",
-    "I8",      "I16",     "I32",     "I64",      "F64",      "IQ1_M",   "BF16",    "Q4_0_4_4",
-    "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0",    "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
+    "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
+    "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
+    "Q6_K",  "Q8_K",       "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",  "IQ1_S",    "IQ4_NL",
+    "IQ3_S", "IQ2_S",      "IQ4_XS",     "I8",         "I16",      "I32",      "I64",
+    "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
+    "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
 
 static uint32_t dtype_of(uint32_t type) {
     switch (type) {
@@ -52,8 +53,8 @@ static pico_status read_shape(pico_gguf_cursor *cursor, pico_gguf_tensor *tensor
         status = pico_gguf_take_u64(cursor, "the shape of a tensor", &ne[i]);
         if (status == PICO_OK && (ne[i] == 0 || ne[i] > INT64_MAX)) {
             status = pico_fail(cursor->err, PICO_E_CORRUPT,
-                               "tensor %s: dimension %u is %llu, expected at least 1",
-                               tensor->name, i, (unsigned long long)ne[i]);
+                               "tensor %s: dimension %u is %llu, expected at least 1", tensor->name,
+                               i, (unsigned long long)ne[i]);
         }
     }
     if (status != PICO_OK) {

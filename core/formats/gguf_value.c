@@ -129,8 +129,7 @@ const char *pico_gguf_string_next(const unsigned char **at, uint64_t *n) {
 pico_status pico_gguf_integer(const pico_gguf *gguf, const char *key, int required, int64_t min,
                               int64_t max, int64_t *out, pico_error *err) {
     const pico_gguf_value *value;
-    pico_status status =
-        find_typed(gguf, key, required, PICO_GGUF_WANT_INTEGER, 0, &value, err);
+    pico_status status = find_typed(gguf, key, required, PICO_GGUF_WANT_INTEGER, 0, &value, err);
     if (status == PICO_OK && value != NULL) {
         int64_t x = pico_gguf_integer_at(value, 0);
         if (x < min || x > max) {

@@ -224,9 +224,9 @@ void pico_gguf_vocab_defaults(pico_vocab *vocab) {
     for (size_t i = 0; vocab->eot < 0 && i < sizeof ends_of_turn / sizeof *ends_of_turn; i++) {
         vocab->eot = find_piece(vocab, ends_of_turn[i]);
     }
-    vocab->add_bos = spm;
+    vocab->add_bos = (uint32_t)spm;
     vocab->add_eos = 0;
-    vocab->add_space_prefix = spm;
+    vocab->add_space_prefix = (uint32_t)spm;
     for (size_t i = 0; i < sizeof bos_by_default / sizeof *bos_by_default; i++) {
         if (!spm && vocab->pre != NULL && strcmp(vocab->pre, bos_by_default[i]) == 0) {
             vocab->add_bos = 1;
@@ -246,8 +246,7 @@ static pico_status read_ids(const vocab_reader *r) {
     };
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         int64_t id = *ids[i].out;
-        pico_status status =
-            pico_gguf_integer(r->gguf, ids[i].key, 0, -1, UINT32_MAX, &id, r->err);
+        pico_status status = pico_gguf_integer(r->gguf, ids[i].key, 0, -1, UINT32_MAX, &id, r->err);
         id = id == UINT32_MAX ? -1 : id; /* how "none" is written */
         if (status == PICO_OK && id >= v->n_piece) {
             status = pico_fail(r->err, PICO_E_CORRUPT,

@@ -50,6 +50,17 @@ static void put_escaped(pico_gguf_build *build, const pico_piece *piece) {
     }
 }
 
+static int has_scores(const pico_vocab *vocab) {
+    for (uint32_t i = 0; i < vocab->n_piece; i++) {
+        uint32_t bits;
+        memcpy(&bits, &vocab->piece[i].score, sizeof bits);
+        if (bits != 0) {
+            return 1;
+        }
+    }
+    return vocab->kind == PICO_VOCAB_SPM;
+}
+
 static void write_pieces(pico_gguf_build *build, const pico_vocab *vocab) {
     int escape = can_escape(vocab);
     pico_gguf_key_array(build, prefix, "tokens", PICO_GGUF_STRING, vocab->n_piece);
@@ -64,7 +75,7 @@ static void write_pieces(pico_gguf_build *build, const pico_vocab *vocab) {
             pico_gguf_put_string(build, piece->text, piece->n);
         }
     }
-    if (vocab->kind == PICO_VOCAB_SPM) {
+    if (has_scores(vocab)) {
         pico_gguf_key_array(build, prefix, "scores", PICO_GGUF_F32, vocab->n_piece);
         for (uint32_t i = 0; i < vocab->n_piece; i++) {
             pico_gguf_put(build, &vocab->piece[i].score, sizeof(float));

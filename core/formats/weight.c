@@ -65,7 +65,7 @@ uint64_t pico_weight_n_scales(uint32_t dtype, int64_t rows, int64_t cols, int64_
 }
 
 const char *pico_dtype_name(uint32_t dtype) {
-    static const char *const names[] = {"none", "F32", "F16",  "BF16", "I32",
+    static const char *const names[] = {"none", "F32",  "F16",  "BF16", "I32",
                                         "I8",   "Q8_0", "Q4_0", "NF4"};
     return dtype < sizeof names / sizeof *names ? names[dtype] : "unknown";
 }

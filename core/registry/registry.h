@@ -54,8 +54,8 @@ pico_status pico_registry_create(pico_registry *registry, const pico_config *con
 void pico_registry_destroy(pico_registry *registry, pico_instance *instance);
 
 /* Every candidate file on the search path, in order, with why it was refused; for `plugins list`.
- * Calls fn once for each plugin inside each file; for a refused file plugin is NULL and reason is
- * set. */
+ * Calls fn once for each plugin inside each file; for a refused file or plugin, plugin is NULL and
+ * reason is set. An entry is valid during the call only. */
 typedef struct pico_registry_entry {
     const char *path;
     const pico_plugin *plugin;

@@ -106,7 +106,8 @@ void pico_pages_extend(pico_pages *pages, uint32_t slot, uint32_t from, uint32_t
 
 void pico_pages_truncate(pico_pages *pages, uint32_t slot, uint32_t length) {
     int32_t *row = pages->table + (size_t)slot * pages->max_pages;
-    for (uint32_t p = pages_for(length); p < pages->max_pages; p++) {
+    /* Pages beyond the length are an unbroken run, so the first gap ends them. */
+    for (uint32_t p = pages_for(length); p < pages->max_pages && row[p] >= 0; p++) {
         give_back(pages, &row[p]);
     }
 }
@@ -127,6 +128,9 @@ void pico_pages_drop(pico_pages *pages, uint32_t slot, uint32_t length) {
 
 uint32_t pico_pages_shortest(const pico_pages *pages, uint32_t slot, uint32_t length) {
     const int32_t *row = pages->table + (size_t)slot * pages->max_pages;
+    if (pages->window < 0) {
+        return 0;
+    }
     uint32_t first_kept = 0; /* first position of the unbroken run of pages up to length */
     for (uint32_t p = pages_for(length); p > 0; p--) {
         if (row[p - 1] < 0) {

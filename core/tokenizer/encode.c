@@ -1,8 +1,10 @@
 /*
  * Text to token ids. SentencePiece-style: spaces stand where U+2581 would, whole words or the whole
- * text merge by score, what is no token falls back to bytes, else to the unknown token. Byte-level:
- * a pattern splits the text, each piece merges by rank; bytes that are not valid UTF-8 are pieces
- * of their own and survive. Control tokens are never recognised in text.
+ * text merge by score, what is no token falls back to bytes, else to the unknown token. A
+ * vocabulary without a piece for the space writes it as the byte 0x20, so that it comes back as
+ * one. Byte-level: a pattern splits the text, each piece merges by rank; bytes that are not valid
+ * UTF-8 are pieces of their own and survive. Control tokens are never recognised in text.
+ * User-defined pieces are; the space in front of the text is added once, not again after them.
  */
 #include <stdlib.h>
 #include <string.h>

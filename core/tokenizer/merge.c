@@ -108,7 +108,9 @@ static void consider(const pico_tokenizer *tokenizer, pico_work *work, const cha
         order = slot->rank;
         id = slot->id;
     } else {
-        if (a->n + b->n > tokenizer->max_merged) {
+        /* In llama2.c a character that is no token is bytes from the start and stays so. */
+        if (a->n + b->n > tokenizer->max_merged ||
+            (tokenizer->llama2c && (a->id < 0 || b->id < 0))) {
             return;
         }
         id = pico_piece_find(tokenizer, text + a->start, a->n + b->n);

@@ -20,9 +20,15 @@ static uint64_t hash_bytes(const char *s, size_t n) {
         memcpy(&word, s, 8);
         h = mix(h ^ word);
     }
-    word = 0;
-    memcpy(&word, s, n);
-    h = mix(h ^ word);
+    if (n >= 4) { /* two loads that may overlap: quicker than a copy of n bytes */
+        uint32_t low, high;
+        memcpy(&low, s, 4);
+        memcpy(&high, s + n - 4, 4);
+        h = mix(h ^ (((uint64_t)high << 32) | low));
+    } else if (n > 0) {
+        const unsigned char *bytes = (const unsigned char *)s;
+        h = mix(h ^ (bytes[0] | ((uint64_t)bytes[n / 2] << 8) | ((uint64_t)bytes[n - 1] << 16)));
+    }
     return mix(h);
 }
 

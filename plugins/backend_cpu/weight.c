@@ -216,7 +216,7 @@ static int worth_aligning(const cpu_backend *cpu, const pico_weight_desc *desc) 
 pico_status cpu_weight_create(void *self, const pico_weight_desc *desc, uint32_t uses,
                               uint32_t stays, pico_weight **out, pico_error *err) {
     cpu_backend *cpu = self;
-    uint64_t row_bytes, scale_row;
+    uint64_t row_bytes = 0, scale_row = 0;
     *out = NULL;
     if (uses & PICO_USE_TRANSPOSED) {
         return pico_fail(err, PICO_E_UNSUPPORTED, "backend cpu: no transposed products");

@@ -1,8 +1,9 @@
 /*
- * Runs a fuzz target without libFuzzer: on each seed, on beginnings of it and on damaged copies of
- * it, always the same ones. It finds nothing new; it keeps what is known from coming back.
+ * Runs a fuzz target without libFuzzer: on noise, and on each seed, on beginnings of it and on
+ * damaged copies of it, always the same ones. It finds nothing new; it keeps what is known from
+ * coming back.
  *
- * usage: fuzz_X FILE|FOLDER...     fails if there is no seed, and as the target fails
+ * usage: fuzz_X [FILE|FOLDER]...     fails if a seed cannot be read, and as the target fails
  */
 #include <dirent.h>
 #include <stdint.h>
@@ -13,7 +14,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { N_CUTS = 64, N_DAMAGED = 256, MAX_BYTES = 1 << 24 };
+enum { N_NOISE = 256, N_CUTS = 64, N_DAMAGED = 256, MAX_BYTES = 1 << 24 };
+
+static uint32_t next_random(uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 32);
+}
 
 /* An exact copy on the heap, so that a read past the end is one that sanitizers see. */
 static int feed(const uint8_t *data, size_t size) {
@@ -34,13 +40,26 @@ static int feed_variants(uint8_t *data, size_t size) {
     }
     uint64_t state = 1;
     for (size_t i = 0; i < N_DAMAGED && rc == 0 && size > 0; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
+        uint32_t r = next_random(&state);
         /* Half of the damage goes where headers are. */
-        size_t at = (size_t)(state >> 33) % (i % 2 == 0 && size > 256 ? 256 : size);
+        size_t at = r % (i % 2 == 0 && size > 256 ? 256 : size);
         uint8_t old = data[at];
-        data[at] = i % 3 == 0 ? 0xff : (uint8_t)(old ^ (1u << (state >> 29 & 7)));
+        data[at] = i % 3 == 0 ? 0xff : (uint8_t)(old ^ (1u << (r >> 29)));
         rc = feed(data, size);
         data[at] = old;
+    }
+    return rc;
+}
+
+static int feed_noise(void) {
+    uint8_t data[N_NOISE];
+    uint64_t state = 1;
+    int rc = 0;
+    for (size_t size = 0; size <= N_NOISE && rc == 0; size++) {
+        for (size_t i = 0; i < size; i++) {
+            data[i] = (uint8_t)(next_random(&state) >> 24);
+        }
+        rc = feed(data, size);
     }
     return rc;
 }
@@ -88,6 +107,9 @@ static int replay_folder(const char *path, size_t *count) {
 
 int main(int argc, char **argv) {
     size_t count = 0;
+    if (feed_noise() != 0) {
+        return 1;
+    }
     for (int i = 1; i < argc; i++) {
         struct stat info;
         int is_folder = stat(argv[i], &info) == 0 && S_ISDIR(info.st_mode);
@@ -96,5 +118,5 @@ int main(int argc, char **argv) {
         }
     }
     printf("%zu seeds\n", count);
-    return count > 0 ? 0 : 1;
+    return 0;
 }

@@ -1,0 +1,119 @@
+/* Printing an answer while it is made; see answer.h. */
+#include "cli/answer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { FLUSH_NS = 20000000 }; /* often enough to look continuous, rare enough to cost nothing */
+
+void pico_answer_open(pico_answer *answer, FILE *out, int trim_start, int keep) {
+    *answer = (pico_answer){.out = out, .trim_start = trim_start, .keep = keep};
+}
+
+void pico_answer_close(pico_answer *answer) {
+    free(answer->text);
+    *answer = (pico_answer){0};
+}
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void put(pico_answer *answer, const char *text, size_t n) {
+    if (n != 0 && fwrite(text, 1, n, answer->out) != n) {
+        answer->failed = 1;
+    }
+    if (!answer->keep) {
+        return;
+    }
+    if (answer->capacity - answer->n_text <= n) {
+        size_t capacity = 2 * answer->capacity + n + 256;
+        char *grown = realloc(answer->text, capacity);
+        if (grown == NULL) {
+            answer->failed = 1;
+            return;
+        }
+        answer->text = grown;
+        answer->capacity = capacity;
+    }
+    memcpy(answer->text + answer->n_text, text, n);
+    answer->n_text += n;
+    answer->text[answer->n_text] = '\0';
+}
+
+void pico_answer_text(void *arg, const char *text, size_t n) {
+    pico_answer *answer = arg;
+    size_t begin = 0, end = n;
+    while (answer->trim_start && !answer->started && begin < n &&
+           (text[begin] == ' ' || text[begin] == '\n')) {
+        begin++;
+    }
+    while (end > begin && text[end - 1] == '\n') {
+        end--;
+    }
+    if (end > begin) {
+        for (; answer->held > 0; answer->held--) {
+            put(answer, "\n", 1);
+        }
+        put(answer, text + begin, end - begin);
+        answer->started = 1;
+    }
+    answer->held += n - end;
+    uint64_t now = now_ns();
+    if (now - answer->flush_ns >= FLUSH_NS) {
+        answer->flush_ns = now;
+        answer->failed |= fflush(answer->out) != 0;
+    }
+}
+
+void pico_answer_end(pico_answer *answer) {
+    answer->held = 0;
+    answer->failed |= putc('\n', answer->out) == EOF;
+    answer->failed |= fflush(answer->out) != 0;
+}
+
+static int should_stop(void *arg) {
+    const pico_answer *answer = arg;
+    return answer->failed || pico_cancel_requested();
+}
+
+pico_status pico_answer_run(pico_answer *answer, pico_decode *decode, pico_error *err) {
+    return pico_decode_run(decode, should_stop, answer, err);
+}
+
+/* "12 tokens at 345/s"; the rate is left out when there is nothing to divide. */
+static void figure(char *out, size_t size, uint64_t n, const char *what, uint64_t timed,
+                   double seconds) {
+    int used =
+        snprintf(out, size, "%llu %s token%s", (unsigned long long)n, what, n == 1 ? "" : "s");
+    if (used > 0 && (size_t)used < size && timed > 0 && seconds > 0) {
+        (void)snprintf(out + used, size - (size_t)used, " at %.*f/s",
+                       (double)timed / seconds < 100 ? 1 : 0, (double)timed / seconds);
+    }
+}
+
+void pico_answer_figures(const pico_decode_stats *before, const pico_decode_stats *after,
+                         const pico_slot_state *slot, char *out, size_t size) {
+    char prompt[96], text[96], reused[64] = "", drafts[96] = "";
+    uint64_t n_prefill = after->n_prefill - before->n_prefill;
+    uint64_t n_new = after->n_generated - before->n_generated;
+    uint64_t n_drafted = after->n_drafted - before->n_drafted;
+    /* The first token of an answer comes out of the prompt's last forward. */
+    figure(prompt, sizeof prompt, n_prefill, "prompt", n_prefill,
+           after->prefill_seconds - before->prefill_seconds);
+    figure(text, sizeof text, n_new, "new", n_new > 0 ? n_new - 1 : 0,
+           after->decode_seconds - before->decode_seconds);
+    if (slot->n_reused != 0) {
+        (void)snprintf(reused, sizeof reused, " (%u kept)", slot->n_reused);
+    }
+    if (n_drafted != 0) {
+        (void)snprintf(drafts, sizeof drafts, ", %llu of %llu drafts accepted",
+                       (unsigned long long)(after->n_accepted - before->n_accepted),
+                       (unsigned long long)n_drafted);
+    }
+    (void)snprintf(out, size, "%s%s, %s%s, ended by %s", prompt, reused, text, drafts,
+                   pico_finish_name(slot->finish));
+}

@@ -1,0 +1,38 @@
+/*
+ * What run and chat share: the text of an answer on stdout as it is made, running one slot until it
+ * ends or Ctrl-C, and the line of figures afterwards. Newlines at the end are held back until more
+ * text follows, so that what is printed can end with exactly one.
+ */
+#ifndef PICO_CLI_ANSWER_H
+#define PICO_CLI_ANSWER_H
+
+#include "cli/cli.h"
+
+typedef struct pico_answer {
+    FILE *out;
+    size_t held;       /* newlines not yet printed */
+    int trim_start;    /* 1: blanks at the start are dropped */
+    int started;       /* something was printed */
+    int failed;        /* the file cannot be written any more */
+    uint64_t flush_ns; /* when out was last flushed */
+    char *text;        /* copy of what was printed, newlines held back excluded; only if keep */
+    size_t n_text, capacity;
+    int keep;
+} pico_answer;
+
+void pico_answer_open(pico_answer *answer, FILE *out, int trim_start, int keep);
+void pico_answer_close(pico_answer *answer);
+/* A pico_text_fn; arg is the pico_answer. */
+void pico_answer_text(void *arg, const char *text, size_t n);
+/* Ends the line; flushes. */
+void pico_answer_end(pico_answer *answer);
+
+/* Runs slot 0 until it is finished, Ctrl-C was pressed or nothing can be printed any more. */
+pico_status pico_answer_run(pico_answer *answer, pico_decode *decode, pico_error *err);
+
+/* "5 prompt tokens at 1200/s, 251 new tokens at 900/s, ended by length" from the difference of two
+ * states of the statistics. */
+void pico_answer_figures(const pico_decode_stats *before, const pico_decode_stats *after,
+                         const pico_slot_state *slot, char *out, size_t size);
+
+#endif

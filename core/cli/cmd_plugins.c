@@ -1,0 +1,220 @@
+/*
+ * plugins: what is there to select, and what each plugin can be told. It creates no instance.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "config/value.h"
+#include "util/text.h"
+
+/* ---- list ---- */
+
+typedef struct list_state {
+    int verbose;
+    size_t n_plugins, n_refused;
+} list_state;
+
+static void list_entry(void *arg, const pico_registry_entry *entry) {
+    list_state *list = arg;
+    if (entry->plugin == NULL) {
+        list->n_refused++;
+        if (list->verbose) {
+            (void)printf("%-10s %-14s %-8s %s\n%37s%s\n", "refused", "-", "-", entry->path, "",
+                         entry->reason);
+        }
+        return;
+    }
+    const pico_plugin *plugin = entry->plugin;
+    list->n_plugins++;
+    (void)printf("%-10s %-14s %-8s %s\n", pico_kind_name(plugin->kind), plugin->name,
+                 plugin->version, plugin->summary);
+    if (list->verbose) {
+        (void)printf("%35s%s (ABI %u.%u)\n", "", entry->path, plugin->abi_major, plugin->abi_minor);
+    }
+}
+
+static int list_plugins(const pico_cli *cli, pico_registry *registry) {
+    list_state list = {.verbose = cli->verbose};
+    pico_error err = {0};
+    (void)printf("%-10s %-14s %-8s %s\n", "kind", "name", "version", "summary");
+    if (pico_registry_list(registry, list_entry, &list, &err) != PICO_OK) {
+        return pico_cli_fail_error(cli, &err);
+    }
+    if (list.n_refused != 0 && !list.verbose) {
+        (void)fprintf(stderr, "%zu file%s refused; 'plugins list -v' says why\n", list.n_refused,
+                      list.n_refused == 1 ? " was" : "s were");
+    }
+    return PICO_EXIT_OK;
+}
+
+/* ---- show ---- */
+
+static const pico_option *option_at(const pico_plugin *plugin, uint32_t i) {
+    return (const pico_option *)(const void *)((const char *)plugin->options +
+                                               (size_t)i * plugin->option_size);
+}
+
+static void show_option(const char *section, const pico_option *option) {
+    char values[256], variable[256] = "PICOCHAT_", *at = variable + strlen(variable);
+    pico_value_describe(option, values, sizeof values);
+    (void)snprintf(at, sizeof variable - strlen(variable), "%s_%s", section, option->name);
+    for (; *at != '\0'; at++) {
+        *at = *at == '.' || *at == '-' ? '_' : *at >= 'a' && *at <= 'z' ? (char)(*at - 32) : *at;
+    }
+    (void)printf("\n  %s = %s\n      %s\n      %s%s%s\n      environment: %s\n", option->name,
+                 (option->flags & PICO_OPTF_REQUIRED) != 0 ? "(required)"
+                 : option->def == NULL                     ? ""
+                                                           : option->def,
+                 option->help, values, option->unit == NULL ? "" : ", in ",
+                 option->unit == NULL ? "" : option->unit, variable);
+}
+
+static int show_plugin(const pico_loaded *loaded) {
+    const pico_plugin *plugin = &loaded->plugin;
+    char section[160];
+    const char *kind = pico_kind_name(plugin->kind);
+    int is_stage = plugin->kind == PICO_KIND_COMPRESSOR;
+    (void)snprintf(section, sizeof section, "%s.%s", is_stage ? "compress.1" : kind, plugin->name);
+    (void)printf("%s %s %s: %s\nfile:   %s\nABI:    %u.%u\nselect: [%s] plugin = %s\n", kind,
+                 plugin->name, plugin->version, plugin->summary, loaded->path, plugin->abi_major,
+                 plugin->abi_minor, is_stage ? "compress.N" : kind, plugin->name);
+    if (plugin->n_options == 0) {
+        (void)printf("\nIt has no options.\n");
+        return PICO_EXIT_OK;
+    }
+    (void)printf("\n[%s]\n", section);
+    for (uint32_t i = 0; i < plugin->n_options; i++) {
+        show_option(section, option_at(plugin, i));
+    }
+    return PICO_EXIT_OK;
+}
+
+enum { MAX_FOUND = 32, KIND_FIRST = PICO_KIND_BACKEND, KIND_LAST = PICO_KIND_TRAINER };
+
+typedef struct find_state {
+    const char *name;
+    uint32_t kind; /* 0: any */
+    uint32_t found[MAX_FOUND];
+    size_t n_found;
+    const char *names[256];
+    size_t n_names;
+} find_state;
+
+/* Collects the kinds of the plugins of that name; one that hides behind an earlier folder is the
+ * same plugin. */
+static void find_entry(void *arg, const pico_registry_entry *entry) {
+    find_state *find = arg;
+    if (entry->plugin == NULL) {
+        return;
+    }
+    if (find->n_names < sizeof find->names / sizeof *find->names) {
+        find->names[find->n_names++] = entry->plugin->name;
+    }
+    int known = strcmp(entry->plugin->name, find->name) != 0 ||
+                (find->kind != 0 && find->kind != entry->plugin->kind);
+    for (size_t i = 0; i < find->n_found && !known; i++) {
+        known = find->found[i] == entry->plugin->kind;
+    }
+    if (!known && find->n_found < MAX_FOUND) {
+        find->found[find->n_found++] = entry->plugin->kind;
+    }
+}
+
+static int show_named(const pico_cli *cli, pico_registry *registry, const char *name,
+                      uint32_t kind) {
+    find_state find = {.name = name, .kind = kind};
+    pico_error err = {0};
+    const pico_loaded *loaded = NULL;
+    if (pico_registry_list(registry, find_entry, &find, &err) != PICO_OK) {
+        return pico_cli_fail_error(cli, &err);
+    }
+    if (find.n_found == 0 && kind == 0) {
+        const char *nearest = pico_text_nearest(name, find.names, find.n_names);
+        return pico_cli_fail(
+            cli, PICO_EXIT_PLUGIN,
+            "there is no plugin '%s'%s%s%s; 'picochat plugins list -v' shows where "
+            "they are looked for",
+            name, nearest == NULL ? "" : " (did you mean ", nearest == NULL ? "" : nearest,
+            nearest == NULL ? "" : "?)");
+    }
+    if (find.n_found == 0) { /* the registry says best why */
+        find.found[find.n_found++] = kind;
+    }
+    for (size_t i = 0; i < find.n_found; i++) {
+        if (pico_registry_load(registry, find.found[i], name, &loaded, &err) != PICO_OK) {
+            return pico_cli_fail(cli, PICO_EXIT_PLUGIN, "%s", err.message);
+        }
+        if (i != 0) {
+            (void)putchar('\n');
+        }
+        (void)show_plugin(loaded);
+    }
+    return PICO_EXIT_OK;
+}
+
+/* A file may hold plugins of several kinds: shows the first that each kind finds. */
+static int show_file(const pico_cli *cli, pico_registry *registry, const char *path) {
+    pico_error err = {0}, first = {0};
+    const pico_loaded *loaded = NULL;
+    size_t shown = 0;
+    for (uint32_t kind = KIND_FIRST; kind <= KIND_LAST; kind++) {
+        if (pico_registry_load(registry, kind, path, &loaded, &err) == PICO_OK) {
+            if (shown++ != 0) {
+                (void)putchar('\n');
+            }
+            (void)show_plugin(loaded);
+        } else if (first.code == PICO_OK) {
+            first = err;
+        }
+    }
+    return shown != 0 ? PICO_EXIT_OK : pico_cli_fail(cli, PICO_EXIT_PLUGIN, "%s", first.message);
+}
+
+static int show(const pico_cli *cli, pico_registry *registry, const char *name) {
+    char word[32];
+    const char *slash = strchr(name, '/');
+    if (slash == NULL) {
+        return show_named(cli, registry, name, 0);
+    }
+    (void)snprintf(word, sizeof word, "%.*s", slash - name > 31 ? 31 : (int)(slash - name), name);
+    uint32_t kind = pico_kind_from_name(word);
+    if (kind != 0 && strchr(slash + 1, '/') == NULL && strstr(slash, ".so") == NULL) {
+        return show_named(cli, registry, slash + 1, kind);
+    }
+    return show_file(cli, registry, name);
+}
+
+/* ---- the command ---- */
+
+static int plugins_command(const pico_cli *cli) {
+    pico_registry *registry = NULL;
+    pico_error err = {0};
+    const char *what = cli->n_argument > 0 ? cli->argument[0] : "list";
+    int is_list = strcmp(what, "list") == 0;
+    if (!is_list && strcmp(what, "show") != 0) {
+        return pico_cli_usage(cli, "plugins has no '%s'; it has list and show", what);
+    }
+    if (cli->n_argument != (is_list ? (cli->n_argument > 0 ? 1u : 0u) : 2u)) {
+        return pico_cli_usage(cli, is_list ? "plugins list takes no argument"
+                                           : "plugins show needs one NAME");
+    }
+    if (pico_registry_open(pico_config_string(cli->config, "host", "plugin_path"), &registry,
+                           &err) != PICO_OK) {
+        return pico_cli_fail_error(cli, &err);
+    }
+    int code = is_list ? list_plugins(cli, registry) : show(cli, registry, cli->argument[1]);
+    pico_registry_close(registry);
+    return code;
+}
+
+const pico_command pico_command_plugins = {
+    .name = "plugins",
+    .summary = "what can be selected, and its options",
+    .usage = "plugins (list [-v] | show NAME)",
+    .details = "list: kind, name, version, summary; with -v also the file, its ABI, and why files "
+               "were refused.\nshow: the options of a plugin; NAME, kind/NAME, or the path of a "
+               "file.",
+    .sections = "host",
+    .max_arguments = 2,
+    .run = plugins_command};

@@ -1,0 +1,33 @@
+/*
+ * What the machine can do right now: how fast the threads of the pool read memory, and how many
+ * multiply-adds they compute. Results of `bench` are given as shares of these limits, so a probe
+ * runs next to each measurement and on the same threads.
+ *
+ * The read limit is the best of several passes of pure vector loads over a buffer of exactly the
+ * bytes in question; passes take turns among one stream a thread, one stream with prefetches, and
+ * four streams, because which of them is fastest depends on where the buffer lies. The buffer's
+ * pages are what the system gives to everybody: no advice.
+ */
+#ifndef PICO_MEASURE_PROBE_H
+#define PICO_MEASURE_PROBE_H
+
+#include "host/host.h"
+#include "plugin.h"
+
+enum { PICO_PROBE_PASSES = 9 };
+
+typedef struct pico_probe pico_probe;
+
+/* max_bytes: the largest buffer that will be read. PICO_E_NOMEM if the machine cannot spare it. The
+ * pool is borrowed. */
+pico_status pico_probe_open(pico_pool *pool, uint64_t max_bytes, pico_probe **out, pico_error *err);
+void pico_probe_close(pico_probe *probe); /* NULL is allowed */
+
+/* Bytes per second of the best of `passes` passes over `bytes` (at most max_bytes, at least 1). */
+double pico_probe_read(pico_probe *probe, uint64_t bytes, uint32_t passes);
+/* F32 operations per second in multiply-adds (two each), best of a few short bursts. */
+double pico_probe_flops(pico_probe *probe);
+
+const char *pico_probe_instructions(const pico_probe *probe); /* "AVX-512", "AVX2", "portable" */
+
+#endif

@@ -1,0 +1,231 @@
+/* Small random models and a small vocabulary for tests, in memory; see rig.h. */
+#include "conform/rig.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the three families ---- */
+
+static void describe(const tiny_model *tiny, pico_layer_desc *layer, pico_model_desc *out) {
+    int gpt2 = strcmp(tiny->family, "gpt2") == 0, nano = strcmp(tiny->family, "nanochat") == 0;
+    for (uint32_t i = 0; i < tiny->n_layer; i++) {
+        int32_t window = tiny->window[i % 4];
+        layer[i] = (pico_layer_desc){.n_head = tiny->n_head,
+                                     .n_kv_head = tiny->n_kv_head,
+                                     .head_dim = tiny->head_dim,
+                                     .n_ff = tiny->n_ff,
+                                     .window = window == 0 ? -1 : window};
+    }
+    *out = (pico_model_desc){.n_layer = tiny->n_layer,
+                             .n_embd = tiny->n_head * tiny->head_dim,
+                             .n_vocab = tiny->n_vocab,
+                             .n_vocab_rows = tiny->n_vocab,
+                             .n_ctx_train = tiny->n_ctx,
+                             .norm = PICO_NORM_RMS,
+                             .norm_eps = 1e-5f,
+                             .pos = PICO_POS_ROPE,
+                             .rope_layout = PICO_ROPE_PAIRS,
+                             .rope_dim = tiny->head_dim,
+                             .rope_table = PICO_DTYPE_F32,
+                             .rope_base = 10000,
+                             .act = PICO_ACT_SILU,
+                             .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED,
+                             .backout_layer = -1,
+                             .layer = layer};
+    (void)snprintf(out->family, sizeof out->family, "%s", tiny->family);
+    if (gpt2) {
+        out->norm = PICO_NORM_LAYER;
+        out->pos = PICO_POS_LEARNED;
+        out->rope_dim = out->rope_layout = out->rope_table = 0;
+        out->act = PICO_ACT_GELU_TANH;
+        out->flags = PICO_BIAS_QKV | PICO_BIAS_OUT | PICO_BIAS_FFN | PICO_NORM_WEIGHT |
+                     PICO_NORM_BIAS | PICO_TIED_HEAD;
+    } else if (nano) {
+        out->n_vocab_rows = (tiny->n_vocab + 63) / 64 * 64;
+        out->norm_eps = 0x1p-23f;
+        out->rope_layout = PICO_ROPE_HALVES;
+        out->rope_table = PICO_DTYPE_BF16;
+        out->act = PICO_ACT_RELU_SQUARED;
+        out->qk_scale = 1;
+        out->logit_softcap = 15;
+        out->flags = PICO_EMBED_NORM | PICO_QK_NORM | PICO_ROPE_REVERSED;
+    }
+}
+
+/* ---- tensors ---- */
+
+typedef struct maker {
+    pico_model_file *file;
+    uint64_t random;
+    int failed;
+} maker;
+
+/* cols 0: a vector. Values are center + spread * uniform(-1, 1). */
+static void add(maker *m, const char *name, uint32_t rows, uint32_t cols, double center,
+                double spread) {
+    pico_file_tensor *tensor = &m->file->tensor[m->file->n_tensor];
+    size_t n = (size_t)rows * (cols == 0 ? 1 : cols);
+    float *values = pico_arena_alloc(&m->file->arena, n, sizeof *values);
+    const char *copy = pico_arena_strdup(&m->file->arena, name);
+    if (values == NULL || copy == NULL) {
+        m->failed = 1;
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        values[i] = (float)(center + spread * (2 * rig_uniform(&m->random) - 1));
+    }
+    *tensor = (pico_file_tensor){.name = copy,
+                                 .rank = cols == 0 ? 1 : 2,
+                                 .shape = {rows, cols == 0 ? 1 : cols, 1, 1},
+                                 .data = {.codes = values,
+                                          .codes_bytes = n * 4,
+                                          .dtype = PICO_DTYPE_F32,
+                                          .rows = cols == 0 ? 1 : rows,
+                                          .cols = cols == 0 ? rows : cols},
+                                 .bytes = n * 4};
+    m->file->n_tensor++;
+}
+
+static void add_layer(maker *m, uint32_t i) {
+    const pico_model_desc *desc = &m->file->desc;
+    const pico_layer_desc *layer = &desc->layer[i];
+    uint32_t c = desc->n_embd, q = layer->n_head * layer->head_dim;
+    uint32_t kv = layer->n_kv_head * layer->head_dim, ff = layer->n_ff;
+    double in = 2.5 / sqrt((double)c), down = 1.7 / sqrt((double)ff);
+    const struct {
+        const char *name;
+        uint32_t flag, rows, cols;
+        double center, spread;
+    } parts[] = {
+        {"attn_norm.weight", PICO_NORM_WEIGHT, c, 0, 1, 0.3},
+        {"attn_norm.bias", PICO_NORM_BIAS, c, 0, 0, 0.2},
+        {"attn_q.weight", 0, q, c, 0, in},
+        {"attn_q.bias", PICO_BIAS_QKV, q, 0, 0, 0.3},
+        {"attn_k.weight", 0, kv, c, 0, in},
+        {"attn_k.bias", PICO_BIAS_QKV, kv, 0, 0, 0.3},
+        {"attn_v.weight", 0, kv, c, 0, in},
+        {"attn_v.bias", PICO_BIAS_QKV, kv, 0, 0, 0.3},
+        {"attn_output.weight", 0, c, q, 0, in},
+        {"attn_output.bias", PICO_BIAS_OUT, c, 0, 0, 0.2},
+        {"ffn_norm.weight", PICO_NORM_WEIGHT, c, 0, 1, 0.3},
+        {"ffn_norm.bias", PICO_NORM_BIAS, c, 0, 0, 0.2},
+        {"ffn_gate.weight", PICO_FFN_GATED, ff, c, 0, in},
+        {"ffn_up.weight", 0, ff, c, 0, in},
+        {"ffn_up.bias", PICO_BIAS_FFN, ff, 0, 0, 0.3},
+        {"ffn_down.weight", 0, c, ff, 0, down},
+        {"ffn_down.bias", PICO_BIAS_FFN, c, 0, 0, 0.2},
+    };
+    for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
+        char name[64];
+        (void)snprintf(name, sizeof name, "blk.%u.%s", i, parts[j].name);
+        if (parts[j].flag == 0 || (desc->flags & parts[j].flag)) {
+            add(m, name, parts[j].rows, parts[j].cols, parts[j].center, parts[j].spread);
+        }
+    }
+}
+
+pico_status tiny_model_file(const tiny_model *tiny, pico_model_file **out, pico_error *err) {
+    *out = NULL;
+    pico_model_file *file = calloc(1, sizeof *file);
+    if (file == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    maker m = {.file = file, .random = tiny->seed * 2654435761u + 1};
+    pico_layer_desc *layer = pico_arena_alloc(&file->arena, tiny->n_layer, sizeof *layer);
+    file->tensor =
+        pico_arena_alloc(&file->arena, 8 + 20 * (size_t)tiny->n_layer, sizeof *file->tensor);
+    if (layer == NULL || file->tensor == NULL) {
+        pico_model_file_close(file);
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    describe(tiny, layer, &file->desc);
+    const pico_model_desc *desc = &file->desc;
+    double heat = (tiny->heat > 0 ? tiny->heat : 2.0) * sqrt(3.0 / desc->n_embd);
+    file->format = PICO_FORMAT_MEMORY;
+    file->format_name = "memory";
+    file->path = "(memory)";
+    file->vocab.bos = file->vocab.eos = file->vocab.unk = -1;
+    file->vocab.pad = file->vocab.eot = -1;
+    add(&m, "token_embd.weight", desc->n_vocab_rows, desc->n_embd, 0,
+        desc->flags & PICO_TIED_HEAD ? heat : 1);
+    if (desc->pos == PICO_POS_LEARNED) {
+        add(&m, "position_embd.weight", desc->n_ctx_train, desc->n_embd, 0, 0.5);
+    }
+    for (uint32_t i = 0; i < tiny->n_layer; i++) {
+        add_layer(&m, i);
+    }
+    if (desc->flags & PICO_NORM_WEIGHT) {
+        add(&m, "output_norm.weight", desc->n_embd, 0, 1, 0.3);
+    }
+    if (desc->flags & PICO_NORM_BIAS) {
+        add(&m, "output_norm.bias", desc->n_embd, 0, 0, 0.2);
+    }
+    if (!(desc->flags & PICO_TIED_HEAD)) {
+        add(&m, "output.weight", desc->n_vocab_rows, desc->n_embd, 0, heat);
+    }
+    if (m.failed) {
+        pico_model_file_close(file);
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    *out = file;
+    return PICO_OK;
+}
+
+pico_status tiny_model_open(rig *r, const tiny_model *tiny, uint32_t kv_dtype, pico_model **out,
+                            pico_error *err) {
+    pico_model_file *file = NULL;
+    *out = NULL;
+    pico_status status = tiny_model_file(tiny, &file, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    pico_model_params params = {.attention = &r->attention.loaded->ops.attention,
+                                .attention_self = r->attention.self,
+                                .kv_dtype = kv_dtype};
+    pico_attention_check check = {.struct_size = sizeof check};
+    status = params.attention->check(params.attention_self, &file->desc, &check, err);
+    if (status == PICO_OK && check.want_kv_heads != 0) {
+        status = pico_fail(err, PICO_E_UNSUPPORTED, "the attention plugin wants a conversion");
+    }
+    if (status == PICO_OK) {
+        status = pico_model_open(&r->device, &params, file, out, err);
+    }
+    if (status != PICO_OK) {
+        pico_model_file_close(file);
+    }
+    return status;
+}
+
+/* ---- a vocabulary ---- */
+
+pico_status tiny_vocab(uint32_t n, pico_arena *arena, pico_vocab *out, pico_error *err) {
+    pico_piece *piece = pico_arena_alloc(arena, n, sizeof *piece);
+    if (piece == NULL || n < 4) {
+        return pico_fail(err, PICO_E_NOMEM, "no room for a vocabulary of %u", n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const char *text = i == 0       ? pico_arena_strdup(arena, "<unk>")
+                           : i + 1 == n ? pico_arena_strdup(arena, "</s>")
+                                        : pico_arena_printf(arena, "%c%c", 'a' + (int)(i / 26 % 26),
+                                                            'a' + (int)(i % 26));
+        if (text == NULL) {
+            return pico_fail(err, PICO_E_NOMEM, "out of memory");
+        }
+        piece[i] = (pico_piece){.text = text,
+                                .n = (uint32_t)strlen(text),
+                                .type = i == 0       ? PICO_PIECE_UNKNOWN
+                                        : i + 1 == n ? PICO_PIECE_CONTROL
+                                                     : PICO_PIECE_NORMAL,
+                                .score = -(float)i};
+    }
+    *out = (pico_vocab){.kind = PICO_VOCAB_SPM,
+                        .n_piece = n,
+                        .piece = piece,
+                        .bos = -1,
+                        .eos = (int32_t)n - 1,
+                        .unk = 0,
+                        .pad = -1,
+                        .eot = -1};
+    return PICO_OK;
+}

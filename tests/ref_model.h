@@ -1,0 +1,20 @@
+/*
+ * A whole model forward in double precision: slow, clear, without KV cache, pages or batches. It
+ * recomputes everything for the whole sequence and masks attention with a window. For the families
+ * whose forward the core computes; it knows nothing of smear, value embeddings or lambdas.
+ */
+#ifndef PICO_TESTS_REF_MODEL_H
+#define PICO_TESTS_REF_MODEL_H
+
+#include "formats/model_file.h"
+
+typedef struct ref_mask {
+    int32_t window_limit; /* narrows every layer's own window; -1: does not */
+    uint32_t n_sink;      /* positions [0, n_sink) stay visible */
+} ref_mask;
+
+/* logits: (n, n_vocab). Returns 0 if memory is exhausted. */
+int ref_model_logits(const pico_model_file *file, const ref_mask *attention,
+                     const int32_t *token, uint32_t n, double *logits);
+
+#endif
