@@ -52,21 +52,21 @@ for how in with_cmake with_cc; do
     quiet sh "$source/tests/check_exports.sh" "$top/$how" "${CC:-cc}"
 done
 
-# ---- load ----
+# ---- load: the installed program finds its own plugins, and these ----
 picochat=$prefix/bin/picochat
-if [ -x "$picochat" ]; then
-    "$picochat" plugins list >"$top/list" 2>"$top/log" || fail "plugins list: $(cat "$top/log")"
-    for so in $installed; do
-        name=${so%.so}
-        grep -q "${name#*_}" "$top/list" || fail "plugins list does not show the installed $so"
+quiet env -u PICOCHAT_PLUGIN_PATH "$picochat" plugins list -v
+for so in $installed; do
+    grep -q "$prefix/.*/$so" "$top/log" || fail "plugins list does not show the installed $so"
+done
+grep -q "$build/" "$top/log" && fail "the installed program looks into the build folder"
+for how in with_cmake with_cc; do
+    for kind in decoder sampler; do
+        quiet "$picochat" plugins show $kind/skeleton --plugin-path "$top/$how"
+        grep -q "$top/$how" "$top/log" || fail "plugins show finds another $kind: $(cat "$top/log")"
     done
-    for how in with_cmake with_cc; do
-        for name in decode_skeleton sample_skeleton; do
-            quiet "$picochat" plugins show "$top/$how/$name.so"
-            grep -q skeleton "$top/log" || fail "plugins show does not name $how/$name"
-        done
-    done
-fi
+done
+
+# ---- run: both are correct, and change no text ----
 conform=$(find "$build" -type f -name picochat-conform | head -n 1)
 if [ -n "$conform" ]; then
     for how in with_cmake with_cc; do
@@ -75,4 +75,12 @@ if [ -n "$conform" ]; then
         done
     done
 fi
-echo "both skeletons build from an installed prefix, with CMake and with cc"
+config=$prefix/share/picochat/configs/mha_greedy.ini
+if [ -e "$config" ]; then
+    set -- run --config "$config" --temp 0 -n 24 -p "Once upon a time"
+    "$picochat" "$@" >"$top/plain" 2>"$top/log" || fail "run: $(cat "$top/log")"
+    "$picochat" "$@" --plugin-path "$top/with_cmake" --decoder skeleton --sampler skeleton \
+        >"$top/own" 2>"$top/log" || fail "run with the skeletons: $(cat "$top/log")"
+    [ -s "$top/plain" ] && cmp "$top/plain" "$top/own" || fail "the skeletons change the text"
+fi
+echo "both skeletons build from an installed prefix, with CMake and with cc, and load"

@@ -250,6 +250,12 @@ static void unknown_names_are_refused_with_the_nearest(void **state) {
           "a.ini:2: [sampler] has no key temperature, it has plugin, repetition_penalty, "
           "presence_penalty, frequency_penalty, logit_bias; keys of the plugin itself belong into "
           "[sampler.standard]");
+    /* What a user wrote is quoted in one line, whatever it holds. */
+    fails("[backend]\nplugin = a\n  b\nzz = 2\n",
+          "a.ini:4: [backend] has no key zz; it has plugin");
+    fails("[backend]\nz\001z = 2\n",
+          "a.ini:2: [backend] has no key z z, it has plugin; keys of the plugin itself belong into "
+          "[backend.cpu]");
     fails("[compress.01]\nplugin = int8\n",
           "a.ini:1: there is no section [compress.01]; stages are [compress.1] to [compress.999]");
     fails("[compress.2.int8]\na = 1\n[compress.3]\n",

@@ -31,9 +31,9 @@ static uint32_t below(uint64_t *state, uint32_t n) {
  */
 typedef struct world {
     pico_pages pages;
-    uint32_t length[MAX_SLOTS];
-    uint32_t token[MAX_SLOTS][MAX_POSITIONS]; /* what each timeline holds */
-    uint32_t *cell;                           /* (n_page * PAGE) what the device holds */
+    uint32_t length[MAX_SLOTS], top[MAX_SLOTS]; /* top: the longest it was since it was empty */
+    uint32_t token[MAX_SLOTS][MAX_POSITIONS];   /* what each timeline holds */
+    uint32_t *cell;                             /* (n_page * PAGE) what the device holds */
     uint32_t stamp;
 } world;
 
@@ -101,6 +101,9 @@ static void extend(world *w, uint32_t slot, uint32_t n) {
         w->cell[pico_pages_cell(&w->pages, slot, at)] = w->stamp;
     }
     pico_pages_drop(&w->pages, slot, w->length[slot]);
+    uint32_t shortest = pico_pages_shortest(&w->pages, slot, w->length[slot]);
+    w->top[slot] = w->length[slot] > w->top[slot] ? w->length[slot] : w->top[slot];
+    assert_true(shortest == 0 || shortest + PICO_DECODE_ROWS_MAX <= w->top[slot]);
 }
 
 static void share(world *w, uint32_t from, uint32_t to) {
@@ -109,6 +112,7 @@ static void share(world *w, uint32_t from, uint32_t to) {
     pico_pages_share(&w->pages, from, to, w->length[from], &copy);
     do_copy(w, &copy);
     w->length[to] = w->length[from];
+    w->top[to] = w->top[from];
     memcpy(w->token[to], w->token[from], sizeof w->token[to]);
 }
 
@@ -122,16 +126,17 @@ static void step(world *w, uint32_t max_positions, uint32_t max_rows, uint64_t *
     } else if (what < 7) {
         uint32_t length = w->length[slot];
         uint32_t shortest = pico_pages_shortest(&w->pages, slot, length);
-        assert_true(shortest + PICO_DECODE_ROWS_MAX <= length || shortest == 0);
+        assert_true(shortest <= length);
         uint32_t to = shortest + below(random, length - shortest + 1);
         to = what == 5 && length >= shortest + 3 ? length - below(random, 3) : to;
         pico_pages_truncate(&w->pages, slot, to);
         w->length[slot] = to;
+        w->top[slot] = to == 0 ? 0 : w->top[slot];
     } else if (what < 9 && slot != other) {
         share(w, slot, other);
     } else if (below(random, 4) == 0) {
         pico_pages_truncate(&w->pages, slot, 0);
-        w->length[slot] = 0;
+        w->length[slot] = w->top[slot] = 0;
     }
 }
 

@@ -15,7 +15,7 @@
 
 static const pico_layer_desc small_layers[2] = {
     {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1},
-    {.n_head = 4, .n_kv_head = 1, .head_dim = 8, .n_ff = 96, .window = 5, .has_value_embed = 1},
+    {.n_head = 4, .n_kv_head = 4, .head_dim = 8, .n_ff = 96, .window = 5, .has_value_embed = 1},
 };
 
 /* Everything that a description can ask for at once. */

@@ -51,6 +51,24 @@ static pico_model_file *open_file(const char *path, const char *tokenizer) {
     return file;
 }
 
+/* A tokenizer.bin is read with the model that it belongs to: here the smallest one (llama2.c v0,
+ * all weights 0) that has 32000 tokens. */
+static pico_model_file *open_llama2_bin(void) {
+    enum { DIM = 2, HIDDEN = 2, VOCAB = 32000, CONTEXT = 4 };
+    const int32_t header[7] = {DIM, HIDDEN, 1, 1, 1, VOCAB, CONTEXT};
+    const size_t floats =
+        VOCAB * DIM + 2 * DIM + 4 * DIM * DIM + 3 * DIM * HIDDEN + DIM + 2 * CONTEXT * (DIM / 2);
+    char path[] = "/tmp/pico_test_XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, header, sizeof header), sizeof header);
+    assert_int_equal(ftruncate(fd, (off_t)(sizeof header + floats * sizeof(float))), 0);
+    close(fd);
+    pico_model_file *file = open_file(path, LLAMA2_BIN);
+    unlink(path);
+    return file;
+}
+
 static pico_tokenizer *open_vocab(const pico_vocab *vocab) {
     pico_error err = {0};
     pico_tokenizer *tokenizer = NULL;
@@ -160,7 +178,7 @@ static void llama2_published(void **state) {
           13, 13,  4706,  6324, 14332, 29892, 13,  13,    4706, 306,  925, 29871, -1}},
     };
     need(LLAMA2_BIN);
-    pico_model_file *file = open_file(GGUF "llama-spm.gguf", LLAMA2_BIN);
+    pico_model_file *file = open_llama2_bin();
     pico_tokenizer *t = open_vocab(&file->vocab);
     assert_int_equal(file->vocab.llama2c, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -184,7 +202,7 @@ static void llama2_files_agree(void **state) {
     static const char *const texts[] = {"text/tinystories.txt", "text/wikitext2-valid.txt",
                                         "text/tinyshakespeare.txt"};
     need(LLAMA2_BIN);
-    pico_model_file *bin = open_file(GGUF "llama-spm.gguf", LLAMA2_BIN);
+    pico_model_file *bin = open_llama2_bin();
     pico_model_file *gguf = open_file(GGUF "llama-spm.gguf", NULL);
     pico_tokenizer *a = open_vocab(&bin->vocab), *b = open_vocab(&gguf->vocab);
     for (size_t i = 0; i < 3; i++) {
@@ -207,10 +225,8 @@ static void llama2_files_agree(void **state) {
     pico_model_file_close(gguf);
 }
 
-/* Paragraph by paragraph, the ids are those of quadratic greedy merging. */
-static void check_oracle(const char *model, const char *tokenizer, const char *text_path) {
-    need(model);
-    pico_model_file *file = open_file(model, tokenizer);
+/* Paragraph by paragraph, the ids are those of quadratic greedy merging. Closes the file. */
+static void check_oracle(pico_model_file *file, const char *text_path) {
     pico_tokenizer *t = open_vocab(&file->vocab);
     oracle o = oracle_open(&file->vocab);
     size_t n, used = 0, checked = 0;
@@ -241,16 +257,18 @@ static void llama2c_small_vocabularies(void **state) {
     static const char baby[] = DATA "models/babyllama105/babyllama105.bin";
     static const char tok512[] = DATA "models/stories260K/tok512.bin";
     static const char tok105[] = DATA "models/babyllama105/tok105.bin";
-    check_oracle(stories, tok512, DATA "models/expected/stories260K.once.txt");
-    check_oracle(stories, tok512, DATA "models/expected/stories260K.tim.txt");
-    check_oracle(stories, tok512, DATA "text/tinystories.txt");
-    check_oracle(baby, tok105, DATA "models/expected/babyllama105.once.txt");
+    need(stories);
+    check_oracle(open_file(stories, tok512), DATA "models/expected/stories260K.once.txt");
+    check_oracle(open_file(stories, tok512), DATA "models/expected/stories260K.tim.txt");
+    check_oracle(open_file(stories, tok512), DATA "text/tinystories.txt");
+    check_oracle(open_file(baby, tok105), DATA "models/expected/babyllama105.once.txt");
 }
 
 static void llama2_against_oracle(void **state) {
     (void)state;
-    check_oracle(GGUF "llama-spm.gguf", NULL, DATA "text/wikitext2-test.txt");
-    check_oracle(GGUF "llama-spm.gguf", LLAMA2_BIN, DATA "text/tinystories.txt");
+    need(LLAMA2_BIN);
+    check_oracle(open_file(GGUF "llama-spm.gguf", NULL), DATA "text/wikitext2-test.txt");
+    check_oracle(open_llama2_bin(), DATA "text/tinystories.txt");
 }
 
 /*
@@ -366,14 +384,13 @@ static double seconds(void) {
  * slow machines and sanitizers; merging whole texts quadratically would take minutes. */
 static void real_text_round_trips(void **state) {
     (void)state;
-    static const char *const vocabs[][2] = {{GGUF "gpt-2.gguf", NULL},
-                                            {GGUF "llama-spm.gguf", NULL},
-                                            {GGUF "llama-spm.gguf", LLAMA2_BIN}};
     static const char *const texts[] = {"tinystories.txt", "wikitext2-test.txt",
                                         "gpt2-samples/unconditional.txt"};
-    need(vocabs[0][0]);
+    need(LLAMA2_BIN);
     for (size_t v = 0; v < 3; v++) {
-        pico_model_file *file = open_file(vocabs[v][0], vocabs[v][1]);
+        pico_model_file *file = v == 0   ? open_file(GGUF "gpt-2.gguf", NULL)
+                                : v == 1 ? open_file(GGUF "llama-spm.gguf", NULL)
+                                         : open_llama2_bin();
         double start = seconds();
         pico_tokenizer *t = open_vocab(&file->vocab);
         print_message("opened in %.1f ms\n", 1e3 * (seconds() - start));

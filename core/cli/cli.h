@@ -40,7 +40,8 @@ typedef struct pico_command {
     const char *summary;  /* one line */
     const char *usage;    /* what follows the program's name: "eval -m MODEL -f TEXT [options]" */
     const char *details;  /* more for --help, lines of at most 100 columns; NULL if there is none */
-    const char *sections; /* host sections whose flags it takes: "model host generate" */
+    const char *sections; /* host sections whose flags it takes, or single keys: "model host
+                             generate.seed" */
     const pico_cli_option *options;
     size_t n_options;
     size_t max_arguments;            /* that are no options */

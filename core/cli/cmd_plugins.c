@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "config/keys.h"
 #include "config/value.h"
 #include "util/text.h"
 
@@ -56,11 +57,10 @@ static const pico_option *option_at(const pico_plugin *plugin, uint32_t i) {
 }
 
 static void show_option(const char *section, const pico_option *option) {
-    char values[256], variable[256] = "PICOCHAT_", *at = variable + strlen(variable);
+    char values[256], variable[256];
     pico_value_describe(option, values, sizeof values);
-    (void)snprintf(at, sizeof variable - strlen(variable), "%s_%s", section, option->name);
-    for (; *at != '\0'; at++) {
-        *at = *at == '.' || *at == '-' ? '_' : *at >= 'a' && *at <= 'z' ? (char)(*at - 32) : *at;
+    if (!pico_config_env_name(section, option->name, variable, sizeof variable)) {
+        (void)snprintf(variable, sizeof variable, "(its name is too long)");
     }
     (void)printf("\n  %s = %s\n      %s\n      %s%s%s\n      environment: %s\n", option->name,
                  (option->flags & PICO_OPTF_REQUIRED) != 0 ? "(required)"

@@ -39,8 +39,12 @@ static int read_input(tokenize_state *state) {
     const pico_cli *cli = state->cli;
     const char *file = pico_cli_value(cli, "--file"), *ids = pico_cli_value(cli, "--decode");
     const char *text = pico_cli_value(cli, "--prompt");
+    if (cli->n_argument != 0 && (ids == NULL || ids[0] != '\0')) {
+        return pico_cli_usage(cli, "unexpected argument '%s'", cli->argument[0]);
+    }
+    ids = cli->n_argument != 0 ? cli->argument[0] : ids;
     if ((file != NULL) + (text != NULL) + (ids != NULL && ids[0] != '\0') > 1) {
-        return pico_cli_usage(cli, "more than one input; give one of -p, -f and --decode=IDS");
+        return pico_cli_usage(cli, "more than one input; give one of -p, -f and --decode IDS");
     }
     if (file != NULL) {
         return read_file(state, file);
@@ -53,7 +57,7 @@ static int read_input(tokenize_state *state) {
                                    : pico_cli_fail(cli, PICO_EXIT_MEMORY, "out of memory");
     }
     if (isatty(STDIN_FILENO)) {
-        return pico_cli_usage(cli, "no input: give -p TEXT, -f FILE, --decode=\"IDS\", or text on "
+        return pico_cli_usage(cli, "no input: give -p TEXT, -f FILE, --decode \"IDS\", or text on "
                                    "standard input");
     }
     return read_file(state, "-");
@@ -239,18 +243,18 @@ static int tokenize_command(const pico_cli *cli) {
 static const pico_cli_option options[] = {
     {"--prompt", "-p", "TEXT", "the text"},
     {"--file", "-f", "FILE", "the text, or with --decode the ids, from FILE; - is standard input"},
-    {"--decode", NULL, "[=IDS]", "the other way: ids, as in --decode=\"1 2 3\", to text"},
+    {"--decode", NULL, "[=IDS]", "the other way: ids, as in --decode \"1 2 3\", to text"},
     {"--bos", NULL, NULL, "begin with the begin-of-text token"},
     {"--json", NULL, NULL, "one JSON array of ids; with --decode one JSON string"}};
 
 const pico_command pico_command_tokenize = {
     .name = "tokenize",
     .summary = "text to token ids and back",
-    .usage = "tokenize -m MODEL (-p TEXT | -f FILE | --decode[=IDS]) [--json] [--bos]",
+    .usage = "tokenize -m MODEL [--decode] (-p TEXT | -f FILE | IDS) [--json] [--bos]",
     .details = "Prints a line \"id 'piece'\" for each token. The text is taken as it is, a newline "
                "at its end\nincluded. MODEL may be a file without weights.",
     .sections = "model host",
     .options = options,
     .n_options = sizeof options / sizeof *options,
-    .max_arguments = 0,
+    .max_arguments = 1, /* IDS of --decode */
     .run = tokenize_command};

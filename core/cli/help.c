@@ -93,14 +93,14 @@ void pico_help_command(const char *program, const pico_command *command, FILE *o
     const pico_config_key *keys = pico_config_keys(&n);
     for (size_t i = 0; i < n; i++) {
         if (keys[i].flag != NULL && !is_taken(command, keys[i].flag) &&
-            pico_command_has_section(command, keys[i].section)) {
+            pico_command_takes(command, keys[i].section, keys[i].option.name)) {
             print_key(out, command, &keys[i]);
         }
     }
     const pico_config_shorthand *shorthands = pico_config_shorthands(&n);
     for (size_t i = 0; i < n; i++) {
         char help[256];
-        if (pico_command_has_section(command, shorthands[i].section)) {
+        if (pico_command_takes(command, shorthands[i].section, shorthands[i].key)) {
             (void)snprintf(help, sizeof help, "%s [%s.PLUGIN] %s", shorthands[i].help,
                            shorthands[i].section, shorthands[i].key);
             print_option(out, shorthands[i].flag, NULL, "N", help);

@@ -20,12 +20,17 @@ const pico_cli_option *pico_common_options(void) {
     return common_options;
 }
 
-int pico_command_has_section(const pico_command *command, const char *section) {
+int pico_command_takes(const pico_command *command, const char *section, const char *key) {
     size_t n = strlen(section);
     for (const char *at = command->sections; at != NULL && *at != '\0';) {
         size_t word = strcspn(at, " ");
-        if (word == n && memcmp(at, section, n) == 0) {
-            return 1;
+        if (word >= n && memcmp(at, section, n) == 0) {
+            int whole = word == n;
+            int one = word > n && at[n] == '.' && strlen(key) == word - n - 1 &&
+                      memcmp(at + n + 1, key, word - n - 1) == 0;
+            if (whole || one) {
+                return 1;
+            }
         }
         at += word + strspn(at + word, " ");
     }
@@ -59,7 +64,7 @@ static pico_option_match find_host(const pico_command *command, const char *name
         if (same(keys[i].flag, name, n) || same(keys[i].flag_short, name, n)) {
             pico_option_match match = {PICO_OPTION_KEY, i,
                                        keys[i].option.type == PICO_OPT_BOOL ? 2 : 1};
-            if (pico_command_has_section(command, keys[i].section)) {
+            if (pico_command_takes(command, keys[i].section, keys[i].option.name)) {
                 return match;
             }
             foreign = (pico_option_match){PICO_OPTION_FOREIGN, i, match.takes_value};
@@ -68,7 +73,7 @@ static pico_option_match find_host(const pico_command *command, const char *name
     const pico_config_shorthand *shorthands = pico_config_shorthands(&count);
     for (size_t i = 0; i < count; i++) {
         if (same(shorthands[i].flag, name, n)) {
-            uint32_t kind = pico_command_has_section(command, shorthands[i].section)
+            uint32_t kind = pico_command_takes(command, shorthands[i].section, shorthands[i].key)
                                 ? (uint32_t)PICO_OPTION_SHORTHAND
                                 : (uint32_t)PICO_OPTION_FOREIGN;
             return (pico_option_match){kind, i, 1};
@@ -100,13 +105,14 @@ const char *pico_option_nearest(const pico_command *command, const char *name) {
     }
     const pico_config_key *keys = pico_config_keys(&count);
     for (size_t i = 0; i < count && n < MAX_NAMES; i++) {
-        if (keys[i].flag != NULL && pico_command_has_section(command, keys[i].section)) {
+        if (keys[i].flag != NULL &&
+            pico_command_takes(command, keys[i].section, keys[i].option.name)) {
             names[n++] = keys[i].flag;
         }
     }
     const pico_config_shorthand *shorthands = pico_config_shorthands(&count);
     for (size_t i = 0; i < count && n < MAX_NAMES; i++) {
-        if (pico_command_has_section(command, shorthands[i].section)) {
+        if (pico_command_takes(command, shorthands[i].section, shorthands[i].key)) {
             names[n++] = shorthands[i].flag;
         }
     }

@@ -32,8 +32,8 @@ typedef struct pico_option_match {
 /* The options that every command has, PICO_N_COMMON of them. */
 const pico_cli_option *pico_common_options(void);
 
-/* Whether a command takes the flags of a host section. */
-int pico_command_has_section(const pico_command *command, const char *section);
+/* Whether a command takes the flag of a host key, or a shorthand for a plugin's key. */
+int pico_command_takes(const pico_command *command, const char *section, const char *key);
 
 /* name[0..n) is the option without "=value". */
 pico_option_match pico_option_find(const pico_command *command, const char *name, size_t n);

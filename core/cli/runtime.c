@@ -246,6 +246,21 @@ static pico_status read_bias(pico_runtime *runtime, const char *text, pico_error
     return PICO_OK;
 }
 
+/* \n, \t and \\ in place; a stop string that spans lines must be writable on one. */
+static void unescape(char *text) {
+    char *to = text;
+    for (const char *from = text; *from != '\0'; from++) {
+        char next = from[0] == '\\' ? from[1] : '\0';
+        if (next == 'n' || next == 't' || next == '\\') {
+            *to++ = (char)(next == 'n' ? '\n' : next == 't' ? '\t' : '\\');
+            from++;
+        } else {
+            *to++ = *from;
+        }
+    }
+    *to = '\0';
+}
+
 /* Lines of [generate] stop -> runtime->stop. */
 static pico_status read_stops(pico_runtime *runtime, const char *text, size_t *longest,
                               pico_error *err) {
@@ -265,6 +280,7 @@ static pico_status read_stops(pico_runtime *runtime, const char *text, size_t *l
     char *save = NULL;
     for (char *line = strtok_r(runtime->stop_text, "\n", &save); line != NULL;
          line = strtok_r(NULL, "\n", &save)) {
+        unescape(line);
         size_t length = strlen(line);
         *longest = length > *longest ? length : *longest;
         runtime->stop[runtime->n_stop++] = line;

@@ -148,7 +148,7 @@ pico_status pico_config_bind(const pico_config *config, const char *section,
         status =
             bind_option(config, section, option_at(options, option_size, i), out, out_bytes, err);
     }
-    return status;
+    return pico_config_one_line(status, err);
 }
 
 pico_status pico_config_each_plugin_section(const pico_config *config,

@@ -81,11 +81,13 @@ static pico_status fail_key(const pico_config *config, const pico_config_entry *
     const pico_config_key *plugin = pico_config_key_find(entry->section, "plugin");
     const char *selected =
         plugin == NULL ? NULL : pico_config_string(config, entry->section, "plugin");
-    if (selected != NULL && strchr(selected, '/') == NULL) {
+    char own[128];
+    (void)snprintf(own, sizeof own, "%s.%s", entry->section, selected == NULL ? "" : selected);
+    if (pico_config_section_is_plugin(own)) {
         return pico_fail(err, PICO_E_INVALID,
                          "%s: [%s] has no key %s, it has %s; keys of the plugin itself belong into "
-                         "[%s.%s]",
-                         entry->origin, entry->section, entry->key, list, entry->section, selected);
+                         "[%s]",
+                         entry->origin, entry->section, entry->key, list, own);
     }
     return pico_fail(err, PICO_E_INVALID, "%s: [%s] has no key %s; it has %s", entry->origin,
                      entry->section, entry->key, list);
@@ -170,5 +172,8 @@ pico_status pico_config_check(const pico_config *config, pico_error *err) {
     if (status == PICO_OK) {
         status = check_stages(config, err);
     }
-    return status == PICO_OK ? check_variables(config, err) : status;
+    if (status == PICO_OK) {
+        status = check_variables(config, err);
+    }
+    return pico_config_one_line(status, err);
 }

@@ -12,6 +12,7 @@
 #include "config/keys.h"
 #include "config/store.h"
 #include "config/value.h"
+#include "util/text.h"
 
 enum { MAX_ENTRIES = 4096, ENV_NAME_BYTES = 256 };
 
@@ -274,6 +275,21 @@ pico_status pico_config_fail_value(pico_error *err, const char *origin, const ch
     char quoted[PICO_QUOTE_BYTES];
     return pico_fail(err, PICO_E_INVALID, "%s: [%s] %s = %s: %s", origin, section, key,
                      pico_value_quote(value, quoted), why);
+}
+
+pico_status pico_config_one_line(pico_status status, pico_error *err) {
+    if (status != PICO_OK && err != NULL) {
+        size_t n = strnlen(err->message, sizeof err->message - 1);
+        n = pico_utf8_complete(err->message, n);
+        for (size_t i = 0; i < n; i++) {
+            unsigned char c = (unsigned char)err->message[i];
+            if (c < 0x20 || c == 0x7f) {
+                err->message[i] = ' ';
+            }
+        }
+        err->message[n] = '\0';
+    }
+    return status;
 }
 
 /* The value of a host key as its option parses it; the default where that fails. */

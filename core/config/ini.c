@@ -330,7 +330,7 @@ pico_status pico_config_read_text(pico_config *config, const char *path, const c
     if (state.status != PICO_OK) {
         config->n_entries = kept;
         config->file_folder = NULL;
-        return state.status;
+        return pico_config_one_line(state.status, err);
     }
     config->has_file = 1;
     return PICO_OK;

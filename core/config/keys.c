@@ -82,7 +82,7 @@ static const pico_config_key keys[] = {
     KEY("generate", "echo", PICO_OPT_BOOL, "off", "--echo", NULL,
         "print the prompt before the text", PLAIN),
     KEY("generate", "stop", PICO_OPT_STRING, NULL, "--stop", NULL,
-        "texts that end the answer and are not printed, one a line", PLAIN),
+        "texts that end the answer and are not printed, one a line (\\n is a newline)", PLAIN),
     KEY("generate", "ignore_eos", PICO_OPT_BOOL, "off", "--ignore-eos", NULL,
         "go on after the end-of-text token", PLAIN),
     KEY("generate", "overflow", PICO_OPT_ENUM, "stop", "--overflow", NULL,

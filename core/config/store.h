@@ -58,4 +58,8 @@ const char *pico_config_absolute(const pico_config *config, uint32_t source, con
 pico_status pico_config_fail_value(pico_error *err, const char *origin, const char *section,
                                    const char *key, const char *value, const char *why);
 
+/* Returns status; if it is a failure, err's message, which may quote what a user wrote, is made one
+ * line that ends on a whole character. */
+pico_status pico_config_one_line(pico_status status, pico_error *err);
+
 #endif

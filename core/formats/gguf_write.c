@@ -174,8 +174,12 @@ static int file_type(const pico_model_file *file) {
 static void write_general(pico_gguf_build *build, const pico_model_file *file) {
     static const char prefix[] = "general.";
     int type = file_type(file), has_model = file->desc.n_layer != 0;
-    int is_llama = has_model && pico_gguf_desc_is_llama(&file->desc);
-    pico_gguf_key_text(build, prefix, "architecture", is_llama ? "llama" : "picochat");
+    const char *architecture = file->desc.family; /* of a vocabulary: whose it is */
+    if (has_model) {
+        architecture = pico_gguf_desc_is_llama(&file->desc) ? "llama" : "picochat";
+    }
+    pico_gguf_key_text(build, prefix, "architecture",
+                       architecture[0] == '\0' ? "picochat" : architecture);
     if (file->name != NULL) {
         pico_gguf_key_text(build, prefix, "name", file->name);
     }

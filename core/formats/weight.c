@@ -129,7 +129,7 @@ static float read_code(const pico_weight_desc *weight, const unsigned char *p, i
         return read_scale(weight, row, col) * weight->codebook[code];
     }
     default:
-        assert(!"a weight has a known dtype");
+        assert(0 && "a weight has a known dtype");
         return 0.0f;
     }
 }

@@ -1,6 +1,6 @@
 /*
- * The host's services: log, cancellation, random numbers, the one thread pool. A pico_host_services
- * is what host->ctx points to; everything hangs off it, so that tests can have several.
+ * The host's services: log, cancellation, random numbers, the one thread pool. Each hangs off a
+ * struct of its own, so that tests can have several; the exception is the signal flag.
  */
 #ifndef PICO_HOST_HOST_H
 #define PICO_HOST_HOST_H

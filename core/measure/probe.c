@@ -249,7 +249,7 @@ pico_status pico_probe_open(pico_pool *pool, uint64_t max_bytes, pico_probe **ou
     probe->bytes = (max_bytes / LINE + 1) * LINE;
     probe->sinks = aligned_alloc(LINE, pico_pool_n_threads(pool) * sizeof *probe->sinks);
     void *data = mmap(NULL, (size_t)probe->bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (data == MAP_FAILED || probe->sinks == NULL) {
         if (data != MAP_FAILED) {
             probe->data = data;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "formats/expect.h"
 #include "host/host.h"
@@ -368,8 +369,15 @@ static pico_status fill_tensors(builder *build) {
         status = pico_fail(build->err, PICO_E_NOMEM, "out of memory");
         goto cleanup;
     }
-    unsigned char *at = mmap(NULL, (size_t)build->bytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* Populated at once: a page fault for each 4 KB would take longer than the weights themselves.
+     */
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    unsigned char *at = MAP_FAILED;
+    errno = ENOMEM;
+    if (build->bytes <= memory) {
+        at = mmap(NULL, (size_t)build->bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    }
     if (at == MAP_FAILED) {
         status = pico_fail(build->err, PICO_E_NOMEM, "no %llu bytes of memory for the weights: %s",
                            (unsigned long long)build->bytes, strerror(errno));

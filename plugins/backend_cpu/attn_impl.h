@@ -59,27 +59,34 @@ INLINE vmask span_mask(const cpu_span *span, int p) {
     return vm_or(vm_range(p, span->lo, span->hi), vm_range(p, 0, span->n_sink));
 }
 
-/* Turns the scores of one query into weights, 0 where the span hides a position; returns by what
- * the accumulator must be multiplied. */
-static float soften(const cpu_attn *a, uint32_t q) {
+/* Turns the scores of one query at [from, to) into weights, 0 where the span hides a position;
+ * returns by what the accumulator must be multiplied. from and to are multiples of 2 L that include
+ * all that the query sees; beyond that they change nothing. */
+static float soften(const cpu_attn *a, uint32_t q, int from, int to) {
     float *score = a->score + q * PICO_PAGE_POSITIONS;
     const cpu_span *span = &a->span[q];
     const vf hidden = vf_set(-__builtin_inff());
+    const int all = span->lo <= from && span->hi >= to;
     vf top = hidden;
-    for (int p = 0; p < P; p += L) {
-        const vf s = vf_select(span_mask(span, p), vf_load(score + p), hidden);
+    for (int p = from; p < to; p += L) {
+        vf s = vf_load(score + p);
+        if (!all) {
+            s = vf_select(span_mask(span, p), s, hidden);
+        }
         top = vf_max(s, top);
-        vf_store(score + p, s);
+        if (!all) {
+            vf_store(score + p, s);
+        }
     }
     const float most = vf_largest(top);
     if (!(most > -__builtin_inff())) { /* sees nothing here */
-        memset(score, 0, sizeof *score * PICO_PAGE_POSITIONS);
+        memset(score + from, 0, sizeof *score * (size_t)(to - from));
         return 1;
     }
     const float before = a->largest[q], now = most > before ? most : before;
     vf part[2] = {vf_set(0), vf_set(0)};
     const vf shift = vf_set(now);
-    for (int p = 0; p < P; p += 2 * L) {
+    for (int p = from; p < to; p += 2 * L) {
         const vf e0 = vf_exp(vf_sub(vf_load(score + p), shift));
         const vf e1 = vf_exp(vf_sub(vf_load(score + p + L), shift));
         vf_store(score + p, e0);
@@ -87,20 +94,22 @@ static float soften(const cpu_attn *a, uint32_t q) {
         part[0] = vf_add(part[0], e0);
         part[1] = vf_add(part[1], e1);
     }
-    float factor[L];
-    vf_store(factor, vf_exp(vf_set(before - now)));
+    float factor[L] = {1};
+    if (now > before) {
+        vf_store(factor, vf_exp(vf_set(before - now)));
+    }
     a->largest[q] = now;
     a->sum[q] = a->sum[q] * factor[0] + vf_sum(vf_add(part[0], part[1]));
     return factor[0];
 }
 
 /* acc[q][d..] = factor * acc[q][d..] + sum over the positions of weight * V[position][d..] */
-INLINE void mix_strip(uint32_t dtype, int nq, int nv, int64_t tail, const cpu_attn *a, uint32_t q0,
-                      const float *factor, int64_t d, const int32_t range[4]) {
+INLINE void mix_strip(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, const float *factor,
+                      int64_t d, const int32_t range[4]) {
     vf sum[4][GROUP_K];
     UNROLL for (int q = 0; q < nq; q++) {
         const float *acc = a->acc + (q0 + (uint32_t)q) * a->acc_stride + d;
-        UNROLL for (int j = 0; j < nv; j++) {
+        UNROLL for (int j = 0; j < GROUP_K; j++) {
             sum[q][j] = vf_mul(vf_load(acc + j * L), vf_set(factor[q]));
         }
     }
@@ -108,14 +117,13 @@ INLINE void mix_strip(uint32_t dtype, int nq, int nv, int64_t tail, const cpu_at
         for (int32_t p = range[r]; p < range[r + 1]; p++) {
             const int64_t at = (int64_t)p * a->head_dim + d;
             vf v[GROUP_K];
-            UNROLL for (int j = 0; j < nv; j++) {
-                v[j] = tail > 0 ? vf_load_any_n(dtype, a->v, at, tail)
-                                : vf_load_any(dtype, a->v, at + j * L);
+            UNROLL for (int j = 0; j < GROUP_K; j++) {
+                v[j] = vf_load_any(dtype, a->v, at + j * L);
             }
             UNROLL for (int q = 0; q < nq; q++) {
                 const vf w =
                     vf_set(a->score[(q0 + (uint32_t)q) * PICO_PAGE_POSITIONS + (uint32_t)p]);
-                UNROLL for (int j = 0; j < nv; j++) {
+                UNROLL for (int j = 0; j < GROUP_K; j++) {
                     sum[q][j] = vf_fma(w, v[j], sum[q][j]);
                 }
             }
@@ -123,9 +131,56 @@ INLINE void mix_strip(uint32_t dtype, int nq, int nv, int64_t tail, const cpu_at
     }
     UNROLL for (int q = 0; q < nq; q++) {
         float *acc = a->acc + (q0 + (uint32_t)q) * a->acc_stride + d;
-        UNROLL for (int j = 0; j < nv; j++) {
+        UNROLL for (int j = 0; j < GROUP_K; j++) {
             vf_store(acc + j * L, sum[q][j]);
         }
+    }
+}
+
+/* Adds positions p .. p + 3, those in [from, to) only, each to a sum of its own. */
+INLINE void mix_four(uint32_t dtype, int nq, int64_t tail, const cpu_attn *a, const float *score,
+                     int64_t d, int p, int from, int to, vf sum[4][4]) {
+    UNROLL for (int j = 0; j < 4; j++) {
+        if (p + j >= from && p + j < to) {
+            const int64_t at = (int64_t)(p + j) * a->head_dim + d;
+            const vf v =
+                tail > 0 ? vf_load_any_n(dtype, a->v, at, tail) : vf_load_any(dtype, a->v, at);
+            UNROLL for (int q = 0; q < nq; q++) {
+                sum[q][j] = vf_fma(vf_set(score[q * P + p + j]), v, sum[q][j]);
+            }
+        }
+    }
+}
+
+/* The same for L or fewer dimensions. One running sum would wait for itself at each position, so
+ * there are four, for positions 4i, 4i + 1, ... */
+INLINE void mix_narrow(uint32_t dtype, int nq, int64_t tail, const cpu_attn *a, uint32_t q0,
+                       const float *factor, int64_t d, const int32_t range[4]) {
+    const float *score = a->score + q0 * PICO_PAGE_POSITIONS;
+    vf sum[4][4];
+    UNROLL for (int q = 0; q < nq; q++) {
+        UNROLL for (int j = 0; j < 4; j++) {
+            sum[q][j] = vf_set(0);
+        }
+    }
+    for (int r = 0; r < 4; r += 2) {
+        const int from = range[r], to = range[r + 1];
+        int p = from & ~3;
+        if (p < from && from < to) {
+            mix_four(dtype, nq, tail, a, score, d, p, from, to, sum);
+            p += 4;
+        }
+        for (; p + 4 <= to; p += 4) {
+            mix_four(dtype, nq, tail, a, score, d, p, p, p + 4, sum);
+        }
+        if (p < to) {
+            mix_four(dtype, nq, tail, a, score, d, p, from, to, sum);
+        }
+    }
+    UNROLL for (int q = 0; q < nq; q++) {
+        float *acc = a->acc + (q0 + (uint32_t)q) * a->acc_stride + d;
+        const vf all = vf_add(vf_add(sum[q][0], sum[q][1]), vf_add(sum[q][2], sum[q][3]));
+        vf_store(acc, vf_fma(vf_load(acc), vf_set(factor[q]), all));
     }
 }
 
@@ -134,13 +189,13 @@ INLINE void mix_queries(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, 
     const int64_t n = a->head_dim;
     int64_t d = 0;
     for (; d + GROUP_K * L <= n; d += GROUP_K * L) {
-        mix_strip(dtype, nq, GROUP_K, 0, a, q0, factor, d, range);
+        mix_strip(dtype, nq, a, q0, factor, d, range);
     }
     for (; d + L <= n; d += L) {
-        mix_strip(dtype, nq, 1, 0, a, q0, factor, d, range);
+        mix_narrow(dtype, nq, 0, a, q0, factor, d, range);
     }
     if (d < n) {
-        mix_strip(dtype, nq, 1, n - d, a, q0, factor, d, range);
+        mix_narrow(dtype, nq, n - d, a, q0, factor, d, range);
     }
 }
 
@@ -160,9 +215,11 @@ INLINE void attn_page(uint32_t dtype, const cpu_attn *a) {
     }
     lo = lo < sink ? sink : lo;
     const int32_t range[4] = {0, sink, lo, hi};
-    score_page(dtype, a, sink > 0 ? 0 : lo, hi > sink ? hi : sink);
+    const int from = (sink > 0 ? 0 : lo) / (2 * L) * (2 * L);
+    const int to = ((hi > sink ? hi : sink) + 2 * L - 1) / (2 * L) * (2 * L);
+    score_page(dtype, a, from, to);
     for (uint32_t q = 0; q < a->n_q; q++) {
-        factor[q] = soften(a, q);
+        factor[q] = soften(a, q, from, to);
     }
     uint32_t q = 0;
     for (; q + 4 <= a->n_q; q += 4) {

@@ -81,13 +81,15 @@ INLINE void store_outputs(const cpu_dot *d, int64_t r, int m, __m256 sums, __mma
     _mm256_mask_storeu_ps(y, rows, sums);
 }
 
-/* R rows of weights from r on, of which the first `valid` exist, by M rows of x. */
+/* R rows of weights from r on, of which the first `valid` exist, by M rows of x. R, M, ahead and,
+ * but for the last strip, valid are constants. */
 INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int64_t r, int valid,
                   uint64_t distance) {
     const int size = dtype == PICO_DTYPE_F32 ? 4 : 2;
     const char *w[8];
     UNROLL for (int i = 0; i < R; i++) { /* rows that do not exist repeat the last one */
-        w[i] = (const char *)d->w + (uint64_t)(r + (i < valid ? i : valid - 1)) * d->w_stride;
+        w[i] = i == 0 ? (const char *)d->w + (uint64_t)r * d->w_stride
+                      : w[i - 1] + (i < valid ? d->w_stride : 0);
     }
     __m512 sum[6][8];
     UNROLL for (int m = 0; m < M; m++) {
@@ -130,17 +132,20 @@ INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int
 }
 
 INLINE void strips(uint32_t dtype, int R, int M, const cpu_dot *d) {
-    uint64_t distance = d->w_stride * (uint64_t)R;
-    while (distance < PREFETCH_BYTES && d->w_stride != 0) {
-        distance += d->w_stride * (uint64_t)R;
-    }
-    for (int64_t r = 0; r < d->n_w; r += R) {
-        const int valid = d->n_w - r < R ? (int)(d->n_w - r) : R;
-        if (d->prefetch) {
-            strip(dtype, R, M, 1, d, r, valid, distance);
-        } else {
-            strip(dtype, R, M, 0, d, r, valid, 0);
+    const uint64_t block = d->w_stride * (uint64_t)R;
+    const uint64_t distance = block + (block < PREFETCH_BYTES ? PREFETCH_BYTES / block * block : 0);
+    int64_t r = 0;
+    if (d->prefetch) {
+        for (; r + R <= d->n_w; r += R) {
+            strip(dtype, R, M, 1, d, r, R, distance);
         }
+    } else {
+        for (; r + R <= d->n_w; r += R) {
+            strip(dtype, R, M, 0, d, r, R, 0);
+        }
+    }
+    if (r < d->n_w) {
+        strip(dtype, R, M, 0, d, r, (int)(d->n_w - r), 0);
     }
 }
 

@@ -42,7 +42,7 @@
 #ifndef BAD_OPTION_SIZE
 #define BAD_OPTION_SIZE sizeof(pico_option)
 #endif
-#ifndef BAD_COUNT /* how often the query gives the plugin */
+#ifndef BAD_COUNT /* how often the query gives the plugin; not 0 */
 #define BAD_COUNT 1
 #endif
 
@@ -86,10 +86,8 @@ static const pico_plugin bad_plugin = {
     .ops = BAD_OPS,
 };
 
-#ifndef BAD_NO_QUERY
 const pico_plugin *pico_plugin_query(uint32_t index) {
     return index < BAD_COUNT ? &bad_plugin : NULL;
 }
-#endif
 
 #endif

@@ -47,14 +47,7 @@ OP(linear_gated, pico_linear_gated_args)
 
 static pico_status fault_kv_copy(void *self, const pico_kv_copy_args *args) {
     fault *f = self;
-    f->n_kv_copy++;
-    if (f->kv_copy_left == 0 || fails(f, FAULT_OP)) {
-        f->n_failed += f->kv_copy_left == 0;
-        f->kv_copy_left = -1;
-        return PICO_E_DEVICE;
-    }
-    f->kv_copy_left -= f->kv_copy_left > 0;
-    return f->inner->kv_copy(f->inner_self, args);
+    return fails(f, FAULT_KV_COPY) ? PICO_E_DEVICE : f->inner->kv_copy(f->inner_self, args);
 }
 
 static pico_status fault_caps(void *self, pico_backend_caps *out) {
@@ -162,7 +155,6 @@ void fault_init(fault *f, const pico_backend_ops *inner, void *inner_self) {
     f->inner = inner;
     f->inner_self = inner_self;
     f->left = -1;
-    f->kv_copy_left = -1;
     f->ops = (pico_backend_ops){.struct_size = sizeof f->ops,
                                 .caps = fault_caps,
                                 .buffer_alloc = fault_alloc,

@@ -15,7 +15,7 @@
 
 /* ---- a backend that fails when it is told to ---- */
 
-enum { FAULT_NONE = 0, FAULT_OP = 1, FAULT_WRITE = 2, FAULT_READ = 4, FAULT_ALLOC = 8 };
+enum { FAULT_OP = 1, FAULT_WRITE = 2, FAULT_READ = 4, FAULT_ALLOC = 8, FAULT_KV_COPY = 16 };
 
 /* Passes every slot on to inner. Counts the calls of the kinds in `kinds`; when `left` reaches 0
  * that call fails with PICO_E_DEVICE (PICO_E_NOMEM for FAULT_ALLOC), once. */
@@ -24,13 +24,11 @@ typedef struct fault {
     const pico_backend_ops *inner;
     void *inner_self;
     uint32_t kinds;
-    int64_t left;         /* calls until the failure; negative: never */
-    uint64_t n_calls;     /* calls of those kinds so far */
-    uint64_t n_failed;    /* failures so far */
-    uint64_t n_alloc;     /* buffers and weights made so far */
-    uint64_t n_kv_copy;   /* calls of kv_copy so far */
-    int32_t kv_copy_left; /* as left, for kv_copy alone */
-    int hide_optional;    /* 1: the optional slots are NULL (set before fault_init) */
+    int64_t left;      /* calls until the failure; negative: never */
+    uint64_t n_calls;  /* calls of those kinds so far */
+    uint64_t n_failed; /* failures so far */
+    uint64_t n_alloc;  /* buffers and weights made so far */
+    int hide_optional; /* 1: the optional slots are NULL (set before fault_init) */
 } fault;
 
 void fault_init(fault *f, const pico_backend_ops *inner, void *inner_self);

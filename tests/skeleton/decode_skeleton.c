@@ -6,7 +6,7 @@
  *   3. Build it unmodified:  cmake -B build && cmake --build build        or, with a compiler
  * alone, cc -std=c11 -shared -fPIC $(pkg-config --cflags picochat) -o decode_MINE.so decode_MINE.c
  *   4. picochat plugins list --plugin-path FOLDER, then picochat-conform decode_MINE.so: it passes.
- *   5. Edit propose, one idea at a time; run picochat-conform after each; compare with `ab`.
+ *   5. Edit propose, one idea at a time; run picochat-conform after each; compare with `picochat bench`.
  */
 #include <stdlib.h>
 
