@@ -66,7 +66,16 @@ for how in with_cmake with_cc; do
     done
 done
 
-# ---- run: both are correct, and change no text ----
+# Runs the installed program with --config and more, its text to a file.
+generate() { # FILE OPTION...
+    file=$1
+    shift
+    "$picochat" run --config "$prefix/share/picochat/configs/mha_greedy.ini" -n 24 \
+        -p "Once upon a time" "$@" >"$file" 2>"$top/log" || fail "run $*: $(cat "$top/log")"
+    [ -s "$file" ] || fail "run $*: no text"
+}
+
+# ---- run: both are correct, and give the text of the plugins that come with picochat ----
 conform=$(find "$build" -type f -name picochat-conform | head -n 1)
 if [ -n "$conform" ]; then
     for how in with_cmake with_cc; do
@@ -75,12 +84,14 @@ if [ -n "$conform" ]; then
         done
     done
 fi
-config=$prefix/share/picochat/configs/mha_greedy.ini
-if [ -e "$config" ]; then
-    set -- run --config "$config" --temp 0 -n 24 -p "Once upon a time"
-    "$picochat" "$@" >"$top/plain" 2>"$top/log" || fail "run: $(cat "$top/log")"
-    "$picochat" "$@" --plugin-path "$top/with_cmake" --decoder skeleton --sampler skeleton \
-        >"$top/own" 2>"$top/log" || fail "run with the skeletons: $(cat "$top/log")"
-    [ -s "$top/plain" ] && cmp "$top/plain" "$top/own" || fail "the skeletons change the text"
+model=$prefix/share/picochat/models/default.gguf
+if [ -e "$model" ]; then
+    set -- --plugin-path "$top/with_cmake" --decoder skeleton --sampler skeleton
+    generate "$top/plain" --temp 0
+    generate "$top/own" --temp 0 "$@"
+    cmp "$top/plain" "$top/own" || fail "the skeletons change the text at temperature 0"
+    generate "$top/plain" --temp 1 --top-k 0 --top-p 1 --min-p 0
+    generate "$top/own" --temp 1 "$@"
+    cmp "$top/plain" "$top/own" || fail "the skeletons change the text at temperature 1"
 fi
 echo "both skeletons build from an installed prefix, with CMake and with cc, and load"

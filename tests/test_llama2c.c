@@ -252,6 +252,17 @@ static void refuses_hostile_headers(void **state) {
     }
 }
 
+/* A scale that is no number would make a whole group of weights meaningless. */
+static void refuses_infinite_scales(void **state) {
+    (void)state;
+    pico_error err = {0};
+    image *in = make(2, 1, 8);
+    put_i32(in, in->size - 4, 0x7f800000); /* the last scale of the last matrix */
+    assert_int_equal(parse_bytes(in->data, in->size, &err), PICO_E_CORRUPT);
+    assert_non_null(strstr(err.message, "tensor blk.0.ffn_up.weight: scale 15 is inf"));
+    free(in);
+}
+
 /* ---- tokenizer.bin ---- */
 
 static void append_piece(image *to, float score, int32_t n, const char *text) {
@@ -334,6 +345,7 @@ int main(void) {
         cmocka_unit_test(size_must_be_exact),
         cmocka_unit_test(survives_bit_flips),
         cmocka_unit_test(refuses_hostile_headers),
+        cmocka_unit_test(refuses_infinite_scales),
         cmocka_unit_test(tokenizer_files),
     };
     return cmocka_run_group_tests_name("llama2c", tests, NULL, NULL);

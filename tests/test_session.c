@@ -1,3 +1,4 @@
+/* layers: transform */
 /*
  * Sessions: whatever the schedule (one token at a time, chunks, a prompt at once, in company, after
  * truncation, in a copy, as a tree), a row's logits are the same, bit for bit, within its class;

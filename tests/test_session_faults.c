@@ -1,3 +1,4 @@
+/* layers: transform */
 /*
  * Sessions under failure: a call that is refused, or whose n-th device operation fails, leaves
  * every timeline as it was, and the next call gives the bits it would have given anyway. Opening

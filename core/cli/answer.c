@@ -1,6 +1,7 @@
 /* Printing an answer while it is made; see answer.h. */
 #include "cli/answer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -22,18 +23,23 @@ static uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static void fail(pico_answer *answer) {
+    answer->error = answer->error != 0 ? answer->error : errno != 0 ? errno : EIO;
+}
+
 static void put(pico_answer *answer, const char *text, size_t n) {
-    if (n != 0 && fwrite(text, 1, n, answer->out) != n) {
-        answer->failed = 1;
+    if (answer->error == 0 && n != 0 && fwrite(text, 1, n, answer->out) != n) {
+        fail(answer);
     }
-    if (!answer->keep) {
-        return;
-    }
-    if (answer->capacity - answer->n_text <= n) {
+}
+
+static void keep(pico_answer *answer, const char *text, size_t n) {
+    if (answer->capacity - answer->n_text < n) {
         size_t capacity = 2 * answer->capacity + n + 256;
         char *grown = realloc(answer->text, capacity);
         if (grown == NULL) {
-            answer->failed = 1;
+            errno = ENOMEM;
+            fail(answer);
             return;
         }
         answer->text = grown;
@@ -41,12 +47,14 @@ static void put(pico_answer *answer, const char *text, size_t n) {
     }
     memcpy(answer->text + answer->n_text, text, n);
     answer->n_text += n;
-    answer->text[answer->n_text] = '\0';
 }
 
 void pico_answer_text(void *arg, const char *text, size_t n) {
     pico_answer *answer = arg;
     size_t begin = 0, end = n;
+    if (answer->keep && n != 0) {
+        keep(answer, text, n);
+    }
     while (answer->trim_start && !answer->started && begin < n &&
            (text[begin] == ' ' || text[begin] == '\n')) {
         begin++;
@@ -63,21 +71,25 @@ void pico_answer_text(void *arg, const char *text, size_t n) {
     }
     answer->held += n - end;
     uint64_t now = now_ns();
-    if (now - answer->flush_ns >= FLUSH_NS) {
+    if (answer->error == 0 && now - answer->flush_ns >= FLUSH_NS) {
         answer->flush_ns = now;
-        answer->failed |= fflush(answer->out) != 0;
+        if (fflush(answer->out) != 0) {
+            fail(answer);
+        }
     }
 }
 
 void pico_answer_end(pico_answer *answer) {
     answer->held = 0;
-    answer->failed |= putc('\n', answer->out) == EOF;
-    answer->failed |= fflush(answer->out) != 0;
+    put(answer, "\n", 1);
+    if (answer->error == 0 && fflush(answer->out) != 0) {
+        fail(answer);
+    }
 }
 
 static int should_stop(void *arg) {
     const pico_answer *answer = arg;
-    return answer->failed || pico_cancel_requested();
+    return answer->error != 0 || pico_cancel_requested();
 }
 
 pico_status pico_answer_run(pico_answer *answer, pico_decode *decode, pico_error *err) {

@@ -13,9 +13,9 @@ typedef struct pico_answer {
     size_t held;       /* newlines not yet printed */
     int trim_start;    /* 1: blanks at the start are dropped */
     int started;       /* something was printed */
-    int failed;        /* the file cannot be written any more */
+    int error;         /* errno of the first failed write; then nothing more is printed */
     uint64_t flush_ns; /* when out was last flushed */
-    char *text;        /* copy of what was printed, newlines held back excluded; only if keep */
+    char *text;        /* what the model said, blanks at its start included; only if keep */
     size_t n_text, capacity;
     int keep;
 } pico_answer;

@@ -290,17 +290,21 @@ uint32_t pico_cli_log_level(const pico_cli *cli) {
     return (uint32_t)pico_config_int(cli->config, "host", "log");
 }
 
-int pico_cli_finish_output(int code) {
-    errno = 0;
-    int failed = fflush(stdout) != 0 || ferror(stdout);
-    if (!failed) {
-        return code;
-    }
-    if (errno != EPIPE) {
+int pico_cli_fail_output(int error) {
+    if (error != EPIPE) {
         (void)fprintf(stderr, "picochat: error: cannot write to standard output: %s\n",
-                      errno == 0 ? "an earlier write failed" : strerror(errno));
+                      strerror(error));
     }
     __fpurge(stdout); /* reported: nothing is left for the end of the program */
     clearerr(stdout);
-    return code == PICO_EXIT_OK ? PICO_EXIT_RUNTIME : code;
+    return PICO_EXIT_RUNTIME;
+}
+
+int pico_cli_finish_output(int code) {
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return code;
+    }
+    int failed = pico_cli_fail_output(errno == 0 ? EIO : errno);
+    return code == PICO_EXIT_OK ? failed : code;
 }

@@ -99,6 +99,8 @@ uint32_t pico_cli_log_level(const pico_cli *cli);
 /* Flushes stdout; if anything could not be written says so and returns 1, else returns code. A
  * closed pipe is not worth a message. */
 int pico_cli_finish_output(int code);
+/* What that says and returns when a write has failed with error (an errno value). */
+int pico_cli_fail_output(int error);
 
 /* ---- help.c ---- */
 void pico_help_program(const char *program, FILE *out);

@@ -24,6 +24,7 @@ typedef struct chat_state {
     size_t n_stop;
     int64_t max_tokens; /* of one answer */
     uint32_t n_answers;
+    int output_error;
     char figures[512]; /* of the last answer */
     pico_error err;
 } chat_state;
@@ -168,7 +169,9 @@ static pico_status answer(chat_state *chat, const int32_t *ids, size_t n_ids) {
         pico_answer_end(&text);
         pico_cancel_clear();
     }
-    if (status == PICO_OK) {
+    if (status == PICO_OK && text.error != 0) {
+        chat->output_error = text.error;
+    } else if (status == PICO_OK) {
         report(chat, &before);
         status = remember(chat, PICO_CHAT_ANSWER, text.text, text.n_text);
     }
@@ -192,7 +195,7 @@ static int say(chat_state *chat, const char *line) {
     }
     free(ids);
     if (status == PICO_OK) {
-        return pico_cli_finish_output(PICO_EXIT_OK);
+        return chat->output_error == 0 ? PICO_EXIT_OK : pico_cli_fail_output(chat->output_error);
     }
     forget(chat, n_before);
     if (status != PICO_E_LIMIT) {

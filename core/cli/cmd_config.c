@@ -190,9 +190,6 @@ static void print_row(const pico_option *option, const char *flag, const char *f
     pico_value_describe(option, values, sizeof values);
     (void)printf("| `%s` | ", option->name);
     print_cell(values);
-    if (option->unit != NULL) {
-        (void)printf(", in %s", option->unit);
-    }
     if (option->def != NULL) {
         (void)printf(" | `%s` | ", option->def);
     } else {
@@ -241,7 +238,7 @@ static const char *shorthand_of(const char *kind, const char *key) {
 }
 
 typedef struct plugin_list {
-    const pico_plugin *plugin[128];
+    pico_plugin plugin[128]; /* copies: an entry lives as long as its call */
     size_t n;
 } plugin_list;
 
@@ -252,16 +249,16 @@ static void collect(void *arg, const pico_registry_entry *entry) {
         return;
     }
     for (size_t i = 0; i < list->n; i++) {
-        if (list->plugin[i]->kind == entry->plugin->kind &&
-            strcmp(list->plugin[i]->name, entry->plugin->name) == 0) {
+        if (list->plugin[i].kind == entry->plugin->kind &&
+            strcmp(list->plugin[i].name, entry->plugin->name) == 0) {
             return;
         }
     }
-    list->plugin[list->n++] = entry->plugin;
+    list->plugin[list->n++] = *entry->plugin;
 }
 
 static int by_kind_and_name(const void *a, const void *b) {
-    const pico_plugin *x = *(const pico_plugin *const *)a, *y = *(const pico_plugin *const *)b;
+    const pico_plugin *x = a, *y = b;
     return x->kind != y->kind ? (x->kind < y->kind ? -1 : 1) : strcmp(x->name, y->name);
 }
 
@@ -301,7 +298,7 @@ static int reference(config_state *state) {
     }
     qsort(list.plugin, list.n, sizeof *list.plugin, by_kind_and_name);
     for (size_t i = 0; i < list.n; i++) {
-        reference_plugin(list.plugin[i]);
+        reference_plugin(&list.plugin[i]);
     }
     return PICO_EXIT_OK;
 }

@@ -62,12 +62,11 @@ static void show_option(const char *section, const pico_option *option) {
     if (!pico_config_env_name(section, option->name, variable, sizeof variable)) {
         (void)snprintf(variable, sizeof variable, "(its name is too long)");
     }
-    (void)printf("\n  %s = %s\n      %s\n      %s%s%s\n      environment: %s\n", option->name,
+    (void)printf("\n  %s = %s\n      %s\n      %s\n      environment: %s\n", option->name,
                  (option->flags & PICO_OPTF_REQUIRED) != 0 ? "(required)"
                  : option->def == NULL                     ? ""
                                                            : option->def,
-                 option->help, values, option->unit == NULL ? "" : ", in ",
-                 option->unit == NULL ? "" : option->unit, variable);
+                 option->help, values, variable);
 }
 
 static int show_plugin(const pico_loaded *loaded) {

@@ -141,11 +141,11 @@ static int generate(run_state *run) {
         return pico_cli_fail_error(run->cli, &run->err);
     }
     pico_slot_state slot = pico_decode_slot(run->decode, 0);
-    int code = pico_cli_finish_output(PICO_EXIT_OK);
-    if (code == PICO_EXIT_OK) {
-        report(run, &slot);
+    if (run->answer.error != 0) {
+        return pico_cli_fail_output(run->answer.error);
     }
-    return pico_cancel_requested() ? PICO_EXIT_INTERRUPTED : code;
+    report(run, &slot);
+    return pico_cancel_requested() ? PICO_EXIT_INTERRUPTED : PICO_EXIT_OK;
 }
 
 static int run_command(const pico_cli *cli) {

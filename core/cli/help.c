@@ -6,7 +6,7 @@
 #include "cli/options.h"
 #include "config/value.h"
 
-enum { COLUMN = 30 };
+enum { COLUMN = 30, LINE_WIDTH = 98 };
 
 void pico_help_version(FILE *out) {
     (void)fprintf(out, "picochat %s (plugin ABI %u.%u)\n", PICO_VERSION, PICO_ABI_MAJOR,
@@ -27,6 +27,26 @@ void pico_help_program(const char *program, FILE *out) {
                   program, program, program, program);
 }
 
+/* Breaks text at blanks into lines that begin at COLUMN. */
+static void print_wrapped(FILE *out, const char *text) {
+    for (;;) {
+        size_t n = strlen(text), cut = n;
+        if (n > LINE_WIDTH - COLUMN) {
+            cut = LINE_WIDTH - COLUMN;
+            while (cut > 0 && text[cut] != ' ') {
+                cut--;
+            }
+            cut = cut == 0 ? n : cut;
+        }
+        (void)fprintf(out, "%.*s\n", (int)cut, text);
+        if (cut == n) {
+            return;
+        }
+        text += cut + 1;
+        (void)fprintf(out, "%*s", COLUMN, "");
+    }
+}
+
 static void print_option(FILE *out, const char *name, const char *alias, const char *value,
                          const char *help) {
     char left[128];
@@ -34,10 +54,11 @@ static void print_option(FILE *out, const char *name, const char *alias, const c
     (void)snprintf(left, sizeof left, "%s%s%s%s%s", alias == NULL ? "" : alias,
                    alias == NULL ? "" : ", ", name, separator, value == NULL ? "" : value);
     if (strlen(left) < COLUMN - 3) {
-        (void)fprintf(out, "  %-*s%s\n", COLUMN - 2, left, help);
+        (void)fprintf(out, "  %-*s", COLUMN - 2, left);
     } else {
-        (void)fprintf(out, "  %s\n%*s%s\n", left, COLUMN, "", help);
+        (void)fprintf(out, "  %s\n%*s", left, COLUMN, "");
     }
+    print_wrapped(out, help);
 }
 
 /* Whether a flag means an option of the command's own instead of the host's. */
@@ -69,10 +90,9 @@ static void print_key(FILE *out, const pico_command *command, const pico_config_
     if (option->type == PICO_OPT_ENUM) {
         pico_value_describe(option, values, sizeof values);
     }
-    (void)snprintf(help, sizeof help, "%s%s%s%s [%s] %s%s%s", option->help,
-                   values[0] == '\0' ? "" : ": ", values, values[0] == '\0' ? "" : ";",
-                   key->section, option->name, option->def == NULL ? "" : " = ",
-                   option->def == NULL ? "" : option->def);
+    (void)snprintf(help, sizeof help, "%s%s%s ([%s] %s%s%s)", option->help,
+                   values[0] == '\0' ? "" : "; ", values, key->section, option->name,
+                   option->def == NULL ? "" : " = ", option->def == NULL ? "" : option->def);
     print_option(out, key->flag, alias, value_name(option), help);
 }
 
@@ -101,7 +121,7 @@ void pico_help_command(const char *program, const pico_command *command, FILE *o
     for (size_t i = 0; i < n; i++) {
         char help[256];
         if (pico_command_takes(command, shorthands[i].section, shorthands[i].key)) {
-            (void)snprintf(help, sizeof help, "%s [%s.PLUGIN] %s", shorthands[i].help,
+            (void)snprintf(help, sizeof help, "%s ([%s.PLUGIN] %s)", shorthands[i].help,
                            shorthands[i].section, shorthands[i].key);
             print_option(out, shorthands[i].flag, NULL, "N", help);
         }

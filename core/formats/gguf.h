@@ -6,7 +6,7 @@
  * - general.architecture "llama" with llama.* keys: the standard. Used whenever the description is
  *   an ordinary Llama model.
  * - general.architecture "picochat": every field of the description has a picochat.* key
- *   (gguf_desc.c has the table), so that other programs refuse what they would compute wrongly.
+ *   (gguf_fields.c has the table), so that other programs refuse what they would compute wrongly.
  * - tokenizer.ggml.* keys, and picochat.tokenizer.llama2c / .escaped (gguf_vocab_write.c).
  * - A tensor whose layout ggml has a type for (F32, F16, BF16, Q8_0, Q4_0) is stored under its
  * name. Otherwise NAME.codes (I8) and NAME.scales (F32 or F16, (rows, groups) or (1)) stand for it,
@@ -166,7 +166,7 @@ void pico_gguf_key_bool(pico_gguf_build *build, const char *prefix, const char *
 void pico_gguf_key_text(pico_gguf_build *build, const char *prefix, const char *key,
                         const char *text);
 
-/* gguf_desc.c: general.architecture is "llama" if 1, else "picochat". */
+/* gguf_desc_write.c: general.architecture is "llama" if 1, else "picochat". */
 int pico_gguf_desc_is_llama(const pico_model_desc *desc);
 void pico_gguf_write_desc(pico_gguf_build *build, const pico_model_desc *desc);
 /* gguf_vocab_write.c */

@@ -1,103 +1,13 @@
 /*
- * The model description in GGUF keys, both ways, from one table. Architecture "llama" reads and
- * writes the standard keys; "picochat" has a key for every field. Every other architecture is
- * refused, and so is a key under llama. or picochat. that nobody understood, because it may change
- * what the model computes.
+ * The model description from GGUF keys, by the table of gguf_fields.c. Architectures "llama" and
+ * "picochat"; every other is refused, and so is a key under llama. or picochat. that nobody
+ * understood, because it may change what the model computes.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "formats/expect.h"
 #include "formats/gguf.h"
-
-enum { OF_U32, OF_I32, OF_F32, OF_F64, OF_ENUM, OF_FLAG, LAYER_U32, LAYER_I32, LAYER_BOOL };
-
-typedef struct field {
-    const char *key; /* after "picochat." */
-    const char
-        *llama; /* after "llama."; NULL: every Llama has llama_defaults; "": see finish_llama */
-    uint32_t optional; /* under "llama." */
-    uint32_t kind;
-    uint32_t min; /* integers */
-    uint32_t flag;
-    size_t offset; /* in pico_model_desc, or in pico_layer_desc */
-    const char *const *names;
-} field;
-
-static const char *const norm_names[] = {"none", "rms", "layer", NULL};
-static const char *const pos_names[] = {"none", "rope", "learned", NULL};
-static const char *const rope_names[] = {"none", "pairs", "halves", NULL};
-static const char *const table_names[] = {"none", "f32", "f16", "bf16", NULL};
-static const char *const act_names[] = {"none",     "silu",         "gelu_tanh",
-                                        "gelu_erf", "relu_squared", NULL};
-
-#define D(name) offsetof(pico_model_desc, name)
-#define L(name) offsetof(pico_layer_desc, name)
-static const field fields[] = {
-    {"block_count", "block_count", 0, OF_U32, 1, 0, D(n_layer), NULL},
-    {"context_length", "context_length", 0, OF_U32, 1, 0, D(n_ctx_train), NULL},
-    {"embedding_length", "embedding_length", 0, OF_U32, 1, 0, D(n_embd), NULL},
-    {"vocab_size", "vocab_size", 1, OF_U32, 1, 0, D(n_vocab), NULL},
-    {"vocab_rows", "", 0, OF_U32, 1, 0, D(n_vocab_rows), NULL},
-    {"feed_forward_length", "feed_forward_length", 0, LAYER_U32, 1, 0, L(n_ff), NULL},
-    {"attention.head_count", "attention.head_count", 0, LAYER_U32, 1, 0, L(n_head), NULL},
-    {"attention.head_count_kv", "attention.head_count_kv", 1, LAYER_U32, 1, 0, L(n_kv_head), NULL},
-    {"attention.key_length", "attention.key_length", 1, LAYER_U32, 1, 0, L(head_dim), NULL},
-    {"attention.window", NULL, 0, LAYER_I32, 0, 0, L(window), NULL},
-    {"attention.scale", NULL, 0, OF_F32, 0, 0, D(attn_scale), NULL},
-    {"attention.qk_norm", NULL, 0, OF_FLAG, 0, PICO_QK_NORM, 0, NULL},
-    {"attention.qk_scale", NULL, 0, OF_F32, 0, 0, D(qk_scale), NULL},
-    {"attention.qkv_bias", NULL, 0, OF_FLAG, 0, PICO_BIAS_QKV, 0, NULL},
-    {"attention.output_bias", NULL, 0, OF_FLAG, 0, PICO_BIAS_OUT, 0, NULL},
-    {"feed_forward.bias", NULL, 0, OF_FLAG, 0, PICO_BIAS_FFN, 0, NULL},
-    {"feed_forward.gated", NULL, 0, OF_FLAG, 0, PICO_FFN_GATED, 0, NULL},
-    {"feed_forward.activation", NULL, 0, OF_ENUM, 0, 0, D(act), act_names},
-    {"norm.kind", NULL, 0, OF_ENUM, 0, 0, D(norm), norm_names},
-    {"norm.epsilon", "attention.layer_norm_rms_epsilon", 0, OF_F32, 0, 0, D(norm_eps), NULL},
-    {"norm.weight", NULL, 0, OF_FLAG, 0, PICO_NORM_WEIGHT, 0, NULL},
-    {"norm.bias", NULL, 0, OF_FLAG, 0, PICO_NORM_BIAS, 0, NULL},
-    {"embedding.norm", NULL, 0, OF_FLAG, 0, PICO_EMBED_NORM, 0, NULL},
-    {"output.tied", "", 0, OF_FLAG, 0, PICO_TIED_HEAD, 0, NULL},
-    {"output.softcap", NULL, 0, OF_F32, 0, 0, D(logit_softcap), NULL},
-    {"position", NULL, 0, OF_ENUM, 0, 0, D(pos), pos_names},
-    {"rope.layout", NULL, 0, OF_ENUM, 0, 0, D(rope_layout), rope_names},
-    {"rope.dimension_count", "rope.dimension_count", 1, OF_U32, 0, 0, D(rope_dim), NULL},
-    {"rope.freq_base", "rope.freq_base", 1, OF_F64, 0, 0, D(rope_base), NULL},
-    {"rope.table", NULL, 0, OF_ENUM, 0, 0, D(rope_table), table_names},
-    {"rope.reversed", NULL, 0, OF_FLAG, 0, PICO_ROPE_REVERSED, 0, NULL},
-    {"residual_lambdas", NULL, 0, OF_FLAG, 0, PICO_RESID_LAMBDAS, 0, NULL},
-    {"smear_width", NULL, 0, OF_U32, 0, 0, D(smear_width), NULL},
-    {"backout_layer", NULL, 0, OF_I32, 0, 0, D(backout_layer), NULL},
-    {"value_embedding.present", NULL, 0, LAYER_BOOL, 0, 0, L(has_value_embed), NULL},
-    {"value_embedding.gate_width", NULL, 0, OF_U32, 0, 0, D(ve_width), NULL},
-    {"value_embedding.scale", NULL, 0, OF_F32, 0, 0, D(ve_scale), NULL},
-    {"mtp_heads", NULL, 0, OF_U32, 0, 0, D(n_mtp_head), NULL},
-    {"draft.slots", NULL, 0, OF_U32, 0, 0, D(n_draft), NULL},
-    {"draft.hidden", NULL, 0, OF_U32, 0, 0, D(draft_hidden), NULL},
-};
-#undef D
-#undef L
-enum { N_FIELD = sizeof fields / sizeof *fields };
-
-/* What the standard keys leave unsaid. (window: per layer -1.) */
-static const pico_model_desc llama_defaults = {
-    .family = "llama",
-    .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED,
-    .norm = PICO_NORM_RMS,
-    .pos = PICO_POS_ROPE,
-    .rope_layout = PICO_ROPE_PAIRS, /* Q and K are stored permuted for it */
-    .rope_table = PICO_DTYPE_F32,
-    .rope_base = 10000.0,
-    .act = PICO_ACT_SILU,
-    .backout_layer = -1,
-};
-static const pico_layer_desc llama_layer_defaults = {.window = -1};
-
-static int is_layer_kind(uint32_t kind) {
-    return kind == LAYER_U32 || kind == LAYER_I32 || kind == LAYER_BOOL;
-}
-
-/* ---- reading ---- */
+#include "formats/gguf_fields.h"
 
 typedef struct reader {
     const pico_gguf *gguf;
@@ -112,7 +22,7 @@ static void put_bytes(void *base, size_t offset, const void *value, size_t n) {
 }
 
 /* One value for all layers, or an array with one for each. */
-static pico_status read_layer_field(const reader *r, const field *f, const char *key,
+static pico_status read_layer_field(const reader *r, const pico_gguf_field *f, const char *key,
                                     int required) {
     const pico_gguf_value *value = pico_gguf_find(r->gguf, key);
     int64_t min = f->kind == LAYER_I32 ? -1 : (int64_t)f->min;
@@ -152,7 +62,8 @@ static pico_status read_layer_field(const reader *r, const field *f, const char 
     return PICO_OK;
 }
 
-static pico_status read_enum(const reader *r, const field *f, const char *key, int required) {
+static pico_status read_enum(const reader *r, const pico_gguf_field *f, const char *key,
+                             int required) {
     const char *text = NULL;
     pico_status status = pico_gguf_text(r->gguf, key, required, &text, r->err);
     if (status != PICO_OK || text == NULL) {
@@ -167,7 +78,8 @@ static pico_status read_enum(const reader *r, const field *f, const char *key, i
     return pico_fail(r->err, PICO_E_UNSUPPORTED, "key %s: unknown value \"%.64s\"", key, text);
 }
 
-static pico_status read_integer(const reader *r, const field *f, const char *key, int required) {
+static pico_status read_integer(const reader *r, const pico_gguf_field *f, const char *key,
+                                int required) {
     int64_t x = INT64_MIN;
     int64_t min = f->kind == OF_I32 ? INT32_MIN : (int64_t)f->min;
     int64_t max = f->kind == OF_I32 ? INT32_MAX : UINT32_MAX;
@@ -179,7 +91,8 @@ static pico_status read_integer(const reader *r, const field *f, const char *key
     return status;
 }
 
-static pico_status read_number(const reader *r, const field *f, const char *key, int required) {
+static pico_status read_number(const reader *r, const pico_gguf_field *f, const char *key,
+                               int required) {
     double x = 0.0;
     pico_status status = pico_gguf_float(r->gguf, key, required, &x, r->err);
     if (status != PICO_OK || pico_gguf_find(r->gguf, key) == NULL) {
@@ -194,10 +107,11 @@ static pico_status read_number(const reader *r, const field *f, const char *key,
     return PICO_OK;
 }
 
-static pico_status read_field(const reader *r, const field *f, const char *name, int required) {
+static pico_status read_field(const reader *r, const pico_gguf_field *f, const char *name,
+                              int required) {
     char key[96];
     (void)snprintf(key, sizeof key, "%s%s", r->prefix, name);
-    if (is_layer_kind(f->kind)) {
+    if (pico_gguf_is_layer_field(f)) {
         return read_layer_field(r, f, key, required);
     }
     if (f->kind == OF_ENUM) {
@@ -215,8 +129,8 @@ static pico_status read_field(const reader *r, const field *f, const char *name,
 
 /* The first field of the table is the number of layers, which the others need. */
 static pico_status read_fields(reader *r, int is_llama, pico_arena *arena) {
-    for (size_t i = 0; i < N_FIELD; i++) {
-        const field *f = &fields[i];
+    for (size_t i = 0; i < PICO_GGUF_N_FIELD; i++) {
+        const pico_gguf_field *f = &pico_gguf_fields[i];
         const char *name = is_llama ? f->llama : f->key;
         if (name == NULL || name[0] == '\0') {
             continue;
@@ -237,7 +151,7 @@ static pico_status read_fields(reader *r, int is_llama, pico_arena *arena) {
                 return pico_fail(r->err, PICO_E_NOMEM, "out of memory for %u layers", n);
             }
             for (uint32_t j = 0; is_llama && j < n; j++) {
-                r->layer[j] = llama_layer_defaults;
+                r->layer[j] = pico_gguf_llama_layer_defaults;
             }
             r->desc->layer = r->layer;
         }
@@ -356,7 +270,7 @@ pico_status pico_gguf_read_desc(const pico_gguf *gguf, const char *architecture,
                          architecture);
     }
     r.prefix = is_llama ? "llama." : "picochat.";
-    *desc = is_llama ? llama_defaults : (pico_model_desc){0};
+    *desc = is_llama ? pico_gguf_llama_defaults : (pico_model_desc){0};
     pico_status status = PICO_OK;
     if (!is_llama) {
         const char *family = "";
@@ -386,112 +300,4 @@ pico_status pico_gguf_read_desc(const pico_gguf *gguf, const char *architecture,
         status = refuse_unknown_keys(gguf, "picochat.", err);
     }
     return status == PICO_OK ? pico_desc_check(desc, err) : status;
-}
-
-/* ---- writing ---- */
-
-/* The 4 or 8 bytes of a field as bits; layer fields of layer i. */
-static uint64_t field_bits(const pico_model_desc *desc, const field *f, uint32_t i) {
-    const char *base = is_layer_kind(f->kind) ? (const char *)&desc->layer[i] : (const char *)desc;
-    uint32_t bits = 0;
-    uint64_t wide = 0;
-    if (f->kind == OF_FLAG) {
-        return (desc->flags & f->flag) != 0;
-    }
-    if (f->kind == OF_F64) {
-        memcpy(&wide, base + f->offset, sizeof wide);
-        return wide;
-    }
-    memcpy(&bits, base + f->offset, sizeof bits);
-    return bits;
-}
-
-int pico_gguf_desc_is_llama(const pico_model_desc *desc) {
-    pico_model_desc plain = llama_defaults;
-    plain.layer = &llama_layer_defaults;
-    if (strcmp(desc->family, "llama") != 0 || (double)(float)desc->rope_base != desc->rope_base) {
-        return 0;
-    }
-    for (size_t i = 0; i < N_FIELD; i++) {
-        const field *f = &fields[i];
-        uint32_t n = is_layer_kind(f->kind) ? desc->n_layer : 1;
-        for (uint32_t j = 0; f->llama == NULL && j < n; j++) {
-            if (field_bits(desc, f, j) != field_bits(&plain, f, 0)) {
-                return 0;
-            }
-        }
-    }
-    for (uint32_t i = 1; i < desc->n_layer; i++) {
-        if (desc->layer[i].head_dim != desc->layer[0].head_dim) {
-            return 0; /* the standard has one key_length for all layers */
-        }
-    }
-    return 1;
-}
-
-static void write_layer_field(pico_gguf_build *build, const char *prefix, const char *name,
-                              const field *f, const pico_model_desc *desc) {
-    uint32_t type = f->kind == LAYER_BOOL  ? PICO_GGUF_BOOL
-                    : f->kind == LAYER_I32 ? PICO_GGUF_I32
-                                           : PICO_GGUF_U32;
-    uint32_t n = 1;
-    for (uint32_t i = 1; i < desc->n_layer; i++) {
-        if (field_bits(desc, f, i) != field_bits(desc, f, 0)) {
-            n = desc->n_layer;
-        }
-    }
-    if (n == 1) {
-        pico_gguf_key(build, prefix, name, type);
-    } else {
-        pico_gguf_key_array(build, prefix, name, type, n);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t bits = (uint32_t)field_bits(desc, f, i);
-        unsigned char flag = (unsigned char)bits;
-        pico_gguf_put(build, f->kind == LAYER_BOOL ? (const void *)&flag : (const void *)&bits,
-                      f->kind == LAYER_BOOL ? sizeof flag : sizeof bits);
-    }
-}
-
-static void write_field(pico_gguf_build *build, const char *prefix, const char *name,
-                        const field *f, const pico_model_desc *desc, int is_llama) {
-    uint64_t wide = is_layer_kind(f->kind) ? 0 : field_bits(desc, f, 0);
-    uint32_t bits = (uint32_t)wide;
-    if (is_layer_kind(f->kind)) {
-        write_layer_field(build, prefix, name, f, desc);
-    } else if (f->kind == OF_ENUM) {
-        pico_gguf_key_text(build, prefix, name, f->names[bits]);
-    } else if (f->kind == OF_FLAG) {
-        pico_gguf_key_bool(build, prefix, name, bits);
-    } else if (f->kind == OF_F64 && is_llama) {
-        float narrow = (float)desc->rope_base; /* the only one; exact, see desc_is_llama */
-        pico_gguf_key(build, prefix, name, PICO_GGUF_F32);
-        pico_gguf_put(build, &narrow, sizeof narrow);
-    } else if (f->kind == OF_F64) {
-        pico_gguf_key(build, prefix, name, PICO_GGUF_F64);
-        pico_gguf_put(build, &wide, sizeof wide);
-    } else {
-        uint32_t type = f->kind == OF_F32   ? PICO_GGUF_F32
-                        : f->kind == OF_I32 ? PICO_GGUF_I32
-                                            : PICO_GGUF_U32;
-        pico_gguf_key(build, prefix, name, type);
-        pico_gguf_put(build, &bits, sizeof bits);
-    }
-}
-
-void pico_gguf_write_desc(pico_gguf_build *build, const pico_model_desc *desc) {
-    int is_llama = pico_gguf_desc_is_llama(desc);
-    const char *prefix = is_llama ? "llama." : "picochat.";
-    if (!is_llama) {
-        pico_gguf_key_text(build, prefix, "family", desc->family);
-    }
-    for (size_t i = 0; i < N_FIELD; i++) {
-        const char *name = is_llama ? fields[i].llama : fields[i].key;
-        if (name != NULL && name[0] != '\0') {
-            write_field(build, prefix, name, &fields[i], desc, is_llama);
-        }
-    }
-    if (is_llama) {
-        pico_gguf_key_u32(build, prefix, "attention.value_length", desc->layer[0].head_dim);
-    }
 }

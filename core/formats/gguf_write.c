@@ -1,7 +1,7 @@
 /*
  * Writes a model as GGUF v3: header and infos are put together in memory, tensor data is streamed
  * behind them, and the file appears under its name only when it is complete. A model whose tensors
- * do not fit its description is refused: what is written can be read back.
+ * do not fit its description, or whose weights are incomplete, is refused.
  */
 #include <assert.h>
 #include <stdlib.h>

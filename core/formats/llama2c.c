@@ -3,6 +3,7 @@
  * F32 group scales). The size of the file must be exactly what the header implies. Nothing is
  * converted: tensors point into the file. Refused: groups that do not divide the rows.
  */
+#include <math.h>
 #include <string.h>
 
 #include "formats/expect.h"
@@ -221,6 +222,23 @@ static void put_all(layout *l, const config *c) {
     }
 }
 
+static pico_status check_scales(const pico_model_file *file, pico_error *err) {
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        const pico_weight_desc *weight = &file->tensor[i].data;
+        const unsigned char *scales = weight->scales;
+        for (uint64_t j = 0; j < weight->n_scales; j++) {
+            float scale;
+            memcpy(&scale, scales + 4 * j, sizeof scale);
+            if (!isfinite(scale)) {
+                return pico_fail(err, PICO_E_CORRUPT,
+                                 "tensor %s: scale %llu is %g, expected a finite number",
+                                 file->tensor[i].name, (unsigned long long)j, (double)scale);
+            }
+        }
+    }
+    return PICO_OK;
+}
+
 static pico_status fill_description(const config *c, pico_model_file *file, pico_error *err) {
     pico_layer_desc *layer = pico_arena_alloc(&file->arena, (size_t)c->n_layer, sizeof *layer);
     if (layer == NULL) {
@@ -292,5 +310,6 @@ pico_status pico_llama2c_read(const pico_map *map, pico_model_file *file, pico_e
     if (l.failed) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
-    return fill_description(&c, file, err);
+    status = check_scales(file, err);
+    return status == PICO_OK ? fill_description(&c, file, err) : status;
 }

@@ -81,6 +81,9 @@ INLINE void store_outputs(const cpu_dot *d, int64_t r, int m, __m256 sums, __mma
     _mm256_mask_storeu_ps(y, rows, sums);
 }
 
+/* Prefetching was measured: with 8 streams it is best to follow each of them, the whole strip ahead;
+ * with 4 it is best to read what lies ahead as one stream. */
+
 /* R rows of weights from r on, of which the first `valid` exist, by M rows of x. R, M, ahead and,
  * but for the last strip, valid are constants. */
 INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int64_t r, int valid,
@@ -99,6 +102,7 @@ INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int
     }
     const int64_t whole = d->k & ~(int64_t)15;
     const float *x = d->x;
+    const uintptr_t next = (uintptr_t)w[0] + distance;
     for (int64_t k = 0; k < whole; k += 16, x += 16 * M) {
         __m512 xv[6];
         UNROLL for (int m = 0; m < M; m++) {
@@ -107,8 +111,12 @@ INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int
         UNROLL for (int i = 0; i < R; i++) {
             const char *p = w[i] + k * size;
             const __m512 wv = load_weights(dtype, p);
-            if (ahead && (size == 4 || (k & 16) == 0)) {
+            if (ahead && R == 8 && (size == 4 || (k & 16) == 0)) {
                 _mm_prefetch((const char *)((uintptr_t)p + distance), _MM_HINT_T1);
+            }
+            if (ahead && R == 4 && i < size) { /* as many lines as this step uses */
+                _mm_prefetch((const char *)(next + (uintptr_t)(k * size * R + i * 64)),
+                             _MM_HINT_T1);
             }
             UNROLL for (int m = 0; m < M; m++) {
                 sum[m][i] = _mm512_fmadd_ps(wv, xv[m], sum[m][i]);

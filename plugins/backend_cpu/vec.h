@@ -37,7 +37,7 @@ INLINE void vf_store(float *p, vf x) {
     _mm512_storeu_ps(p, x);
 }
 INLINE vmask vm_first(int64_t n) {
-    return n >= 16 ? (vmask)0xffff : (vmask)((1u << n) - 1);
+    return (vmask)(n >= 16 ? 0xffffu : (1u << n) - 1);
 }
 INLINE vf vf_load_n(const float *p, int64_t n) {
     return _mm512_maskz_loadu_ps(vm_first(n), p);
