@@ -23,32 +23,32 @@ typedef struct test_run {
     pico_model *model;
 } test_run;
 
-static uint32_t test_n_threads(void *ctx) {
+static inline uint32_t test_n_threads(void *ctx) {
     test_run *run = ctx;
     return pico_pool_n_threads(run->pool);
 }
 
-static void test_parallel_for(void *ctx, uint64_t n, uint64_t grain,
-                              void (*fn)(void *arg, uint64_t begin, uint64_t end, uint32_t thread),
-                              void *arg) {
+static inline void
+test_parallel_for(void *ctx, uint64_t n, uint64_t grain,
+                  void (*fn)(void *arg, uint64_t begin, uint64_t end, uint32_t thread), void *arg) {
     test_run *run = ctx;
     pico_pool_for(run->pool, n, grain, fn, arg);
 }
 
-static const pico_backend_ops *test_backend(void *ctx, void **self) {
+static inline const pico_backend_ops *test_backend(void *ctx, void **self) {
     test_run *run = ctx;
     *self = run->backend.self;
     return run->device.ops;
 }
 
-static void test_check(pico_status status, const pico_error *err) {
+static inline void test_check(pico_status status, const pico_error *err) {
     if (status != PICO_OK) {
         fail_msg("%s", err->message);
     }
 }
 
 /* Everything but the model. ini: more lines for the configuration, such as "[backend.cpu]\n...". */
-static void test_run_open_plugins(test_run *run, const char *ini) {
+static inline void test_run_open_plugins(test_run *run, const char *ini) {
     pico_error err = {0};
     *run = (test_run){0};
     test_check(pico_config_open(&run->config, &err), &err);
@@ -92,7 +92,7 @@ static void test_run_open_plugins(test_run *run, const char *ini) {
 }
 
 /* A model on top, from a file that is already open (taken over). */
-static void test_run_open_model(test_run *run, pico_model_file *file) {
+static inline void test_run_open_model(test_run *run, pico_model_file *file) {
     pico_error err = {0};
     pico_attention_check check = {.struct_size = sizeof check};
     const pico_attention_ops *attention = &run->attention.loaded->ops.attention;
@@ -103,7 +103,7 @@ static void test_run_open_model(test_run *run, pico_model_file *file) {
 }
 
 /* Temperature 0, the CPU backend with one option line such as "isa = portable". */
-static void test_run_open(test_run *run, const char *path, const char *backend_option) {
+static inline void test_run_open(test_run *run, const char *path, const char *backend_option) {
     char ini[512];
     pico_error err = {0};
     pico_model_file *file = NULL;
@@ -114,7 +114,7 @@ static void test_run_open(test_run *run, const char *path, const char *backend_o
     test_run_open_model(run, file);
 }
 
-static void test_run_close(test_run *run) {
+static inline void test_run_close(test_run *run) {
     pico_model_close(run->model);
     pico_registry_close(run->registry);
     pico_pool_close(run->pool);

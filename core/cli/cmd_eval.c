@@ -71,11 +71,13 @@ static int run_tokens(eval_state *state, const char *tokens, const char *logits)
 /* ---- -f: likelihood ---- */
 
 static int print_json(const eval_state *state, const pico_eval_result *result) {
-    json_t *bpb = isnan(result->bpb) ? json_null() : json_real(result->bpb);
+    /* JSON knows neither NaN nor infinity. */
+    json_t *bpb = isfinite(result->bpb) ? json_real(result->bpb) : json_null();
+    json_t *ppl = isfinite(result->ppl) ? json_real(result->ppl) : json_null();
     json_t *root = json_pack(
-        "{s:f, s:f, s:f, s:I, s:I, s:f, s:o, s:I, s:I, s:I, s:I}", "nll_mean", result->nll_mean,
+        "{s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I}", "nll_mean", result->nll_mean,
         "nll_sum", result->nll_sum, "nll_se", result->nll_se, "tokens", (json_int_t)result->tokens,
-        "predictions", (json_int_t)result->predictions, "ppl", result->ppl, "bpb", bpb, "documents",
+        "predictions", (json_int_t)result->predictions, "ppl", ppl, "bpb", bpb, "documents",
         (json_int_t)result->documents, "bytes", (json_int_t)result->bytes, "documents_cut",
         (json_int_t)result->n_cut, "tokens_cut", (json_int_t)result->tokens_cut);
     int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;

@@ -57,8 +57,8 @@ struct pico_decode {
     int32_t *host_index;                                             /* (max_out, k) */
     float *host_value, *host_log_sum, *host_row; /* (max_out, k), (max_out), (n_vocab) */
     void *host_edits;
-    pico_dist dist;   /* room for n_vocab */
-    int32_t *q_token; /* (n_slots, q room) */
+    pico_dist dist, rest; /* room for n_vocab each */
+    int32_t *q_token;     /* (n_slots, q room) */
     double *q_p;
     pico_decode_stats stats;
     pico_arena arena;

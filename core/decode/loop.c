@@ -421,14 +421,12 @@ static uint32_t take_fresh(pico_decode *decode, pico_slot *slot) {
     return taken;
 }
 
-/* Brings the pages of a slot to "everything but the newest token". */
-static pico_status settle(pico_decode *decode, pico_slot *slot, uint32_t s, uint32_t taken,
-                          pico_error *err) {
-    uint32_t length = pico_session_length(decode->session, s), wanted = slot->n_token - 1;
-    if (length >= wanted) {
-        return pico_session_truncate(decode->session, s, wanted, err);
-    }
-    return pico_session_commit(decode->session, s, slot->path, taken, err); /* it was a tree */
+/* Keeps the accepted rows of a slot whose drafts were a tree; those of a chain are in the pages. */
+static pico_status keep_path(pico_decode *decode, const pico_slot *slot, uint32_t s,
+                             pico_error *err) {
+    int is_tree = pico_session_length(decode->session, s) == slot->n_token - 1;
+    return is_tree ? pico_session_commit(decode->session, s, slot->path, slot->n_fresh, err)
+                   : PICO_OK;
 }
 
 static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico_error *err) {
@@ -443,7 +441,7 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
         uint32_t taken = take_fresh(decode, slot);
         uint32_t n_accepted = taken < slot->n_fresh ? taken : slot->n_fresh - 1;
         if (!slot->prefilling) {
-            status = settle(decode, slot, s, taken, err);
+            status = pico_session_truncate(decode->session, s, slot->n_token - 1, err);
             if (status != PICO_OK) {
                 return status;
             }
@@ -507,6 +505,11 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
             pico_slot *slot = &decode->slot[s];
             if (slot->n_row != 0 && slot->first_out != UINT32_MAX) {
                 status = pico_verify(decode, slot, &out, err);
+            }
+        }
+        for (uint32_t s = 0; status == PICO_OK && s < decode->params.n_slots; s++) {
+            if (decode->slot[s].n_row != 0 && !decode->slot[s].prefilling) {
+                status = keep_path(decode, &decode->slot[s], s, err);
             }
         }
         if (status != PICO_OK) {

@@ -370,10 +370,15 @@ pico_status pico_sampling_open(pico_decode *decode, pico_error *err) {
     const pico_decode_params *params = &decode->params;
     pico_arena *arena = &decode->arena;
     decode->host_row = pico_arena_alloc(arena, decode->n_vocab, sizeof *decode->host_row);
-    decode->dist.capacity = decode->n_vocab;
-    decode->dist.token = pico_arena_alloc(arena, decode->n_vocab, sizeof *decode->dist.token);
-    decode->dist.p = pico_arena_alloc(arena, decode->n_vocab, sizeof *decode->dist.p);
-    if (decode->host_row == NULL || decode->dist.token == NULL || decode->dist.p == NULL) {
+    pico_dist *const dists[] = {&decode->dist, &decode->rest};
+    int ok = decode->host_row != NULL;
+    for (size_t i = 0; i < sizeof dists / sizeof *dists; i++) {
+        dists[i]->capacity = decode->n_vocab;
+        dists[i]->token = pico_arena_alloc(arena, decode->n_vocab, sizeof *dists[i]->token);
+        dists[i]->p = pico_arena_alloc(arena, decode->n_vocab, sizeof *dists[i]->p);
+        ok = ok && dists[i]->token != NULL && dists[i]->p != NULL;
+    }
+    if (!ok) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
     if (params->n_bias != 0) {

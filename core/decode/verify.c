@@ -34,7 +34,7 @@ static int32_t child_of(const pico_slot *slot, int32_t node, int32_t token, int 
  * accepted, else -1. */
 static int32_t draw_rejection(pico_decode *decode, const pico_slot *slot, int32_t node,
                               int32_t *child) {
-    pico_dist *p = &decode->dist;
+    const pico_dist *p = &decode->dist;
     *child = child_of(slot, node, 0, 1);
     if (*child < 0) {
         pico_random_key key = key_of(slot, PICO_RANDOM_TARGET);
@@ -63,8 +63,12 @@ static int32_t draw_rejection(pico_decode *decode, const pico_slot *slot, int32_
     }
     *child = -1;
     pico_random_key residual = key_of(slot, PICO_RANDOM_RESIDUAL);
-    (void)pico_dist_residual(p, q_token, q_p, n_q);
-    return pico_draw(p, &residual);
+    pico_dist *rest = &decode->rest; /* p itself is still needed by stateful samplers */
+    rest->n = p->n;
+    memcpy(rest->token, p->token, p->n * sizeof *p->token);
+    memcpy(rest->p, p->p, p->n * sizeof *p->p);
+    (void)pico_dist_residual(rest, q_token, q_p, n_q);
+    return pico_draw(rest, &residual);
 }
 
 /* Whether the slot's answer is over after the fresh tokens, by ids and counts alone. */
@@ -90,7 +94,6 @@ pico_status pico_verify(pico_decode *decode, pico_slot *slot, const pico_forward
             return status;
         }
         int32_t child = -1, token;
-        pico_dist full = decode->dist;
         if (decode->params.accept == PICO_ACCEPT_REJECTION) {
             token = draw_rejection(decode, slot, node, &child);
         } else {
@@ -102,7 +105,8 @@ pico_status pico_verify(pico_decode *decode, pico_slot *slot, const pico_forward
             return pico_fail(err, PICO_E_INVALID, "the sampler gave no token a probability");
         }
         if (sampler->state_next != NULL) {
-            sampler->state_next(decode->params.sampler_self, state[0], &full, token, state[1]);
+            sampler->state_next(decode->params.sampler_self, state[0], &decode->dist, token,
+                                state[1]);
             memcpy(state[0], state[1], sizeof state[0]);
         }
         slot->path[slot->n_fresh] = slot->first_row + offset;

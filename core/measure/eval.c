@@ -157,9 +157,8 @@ static void nll_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread) 
 
 /* Adds the likelihood of one document's tokens. The last token predicts nothing, so it is not run.
  * nll: room for a chunk. */
-static pico_status add_document(runner *run, const pico_tokenizer *tokenizer, const int32_t *ids,
-                                size_t n, double *nll, pico_running *running,
-                                pico_eval_result *out) {
+static pico_status add_document(runner *run, const int32_t *ids, size_t n, double *nll,
+                                pico_running *running, pico_eval_result *out) {
     pico_status status = pico_session_truncate(run->session, 0, 0, run->err);
     for (size_t begin = 0; status == PICO_OK && begin + 1 < n; begin += run->chunk) {
         uint32_t rows = n - 1 - begin < run->chunk ? (uint32_t)(n - 1 - begin) : run->chunk;
@@ -170,8 +169,6 @@ static pico_status add_document(runner *run, const pico_tokenizer *tokenizer, co
         nll_job job = {run, ids + begin + 1, nll};
         run->host->parallel_for(run->host->ctx, rows, 8, nll_range, &job);
         for (uint32_t i = 0; i < rows; i++) {
-            int32_t prev = ids[begin + i], id = ids[begin + i + 1];
-            char none[1];
             if (!isfinite(nll[i])) {
                 return pico_fail(run->err, PICO_E_INVALID,
                                  "document %llu: the likelihood of token %zu is not finite; the "
@@ -179,12 +176,30 @@ static pico_status add_document(runner *run, const pico_tokenizer *tokenizer, co
                                  (unsigned long long)out->documents + 1, begin + i + 1);
             }
             pico_running_add(running, nll[i]);
-            out->bytes += pico_tokenizer_piece(tokenizer, prev, id, none, 0);
         }
     }
     out->documents++;
     out->tokens += n;
     return status;
+}
+
+/* Bytes of the text that was predicted. Of a document that was not cut that is all of it, but for
+ * the first token if there is none before it; the pieces of a cut one are counted (an unknown token
+ * has no text). */
+static uint64_t predicted_bytes(const pico_tokenizer *tokenizer, const pico_document *document,
+                                const int32_t *ids, size_t n, int cut) {
+    uint64_t bytes = 0;
+    char none[1];
+    if (!cut) {
+        if (n != 0 && ids[0] != pico_tokenizer_bos(tokenizer)) {
+            bytes = pico_tokenizer_piece(tokenizer, -1, ids[0], none, 0);
+        }
+        return bytes < document->n ? document->n - bytes : 0;
+    }
+    for (size_t i = 1; i < n; i++) {
+        bytes += pico_tokenizer_piece(tokenizer, ids[i - 1], ids[i], none, 0);
+    }
+    return bytes;
 }
 
 static void finish(const pico_running *running, pico_eval_result *out) {
@@ -217,15 +232,18 @@ pico_status pico_eval_documents(pico_model *model, const pico_tokenizer *tokeniz
     for (size_t i = 0; status == PICO_OK && i < n; i++) {
         int32_t *ids = NULL;
         size_t n_ids = 0;
+        int cut = 0;
         status = pico_tokenizer_encode(tokenizer, documents[i].text, documents[i].n,
                                        PICO_ENCODE_BOS, &ids, &n_ids, err);
         if (status == PICO_OK && n_ids > context) {
             out->n_cut++;
             out->tokens_cut += n_ids - context;
             n_ids = context;
+            cut = 1;
         }
         if (status == PICO_OK) {
-            status = add_document(&run, tokenizer, ids, n_ids, nll, &running, out);
+            status = add_document(&run, ids, n_ids, nll, &running, out);
+            out->bytes += predicted_bytes(tokenizer, &documents[i], ids, n_ids, cut);
         }
         free(ids);
         done += documents[i].n;

@@ -103,7 +103,8 @@ static pico_status check_row(pico_session *session, const pico_row *rows, uint32
     }
     slot->last = i;
     slot->n_row++;
-    session->row[i] = (pico_session_row){.depth = depth, .tree_index = -1};
+    session->row[i] = (pico_session_row){
+        .slot = row->slot, .parent = row->parent, .depth = depth, .tree_index = -1};
     return PICO_OK;
 }
 
@@ -117,6 +118,7 @@ static pico_status check_rows(pico_session *session, const pico_row *rows, uint3
         session->slot[s].n_row = 0;
     }
     *n_out = 0;
+    session->n_row = 0;
     for (uint32_t i = 0; i < n; i++) {
         pico_status status = check_row(session, rows, i, err);
         if (status != PICO_OK) {
@@ -177,6 +179,22 @@ static uint32_t find_runs(pico_session *session, const pico_row *rows, uint32_t 
 
 /* ---- places in the pages ---- */
 
+/* Gives a timeline pages for n more positions in one group. Pages that have left the window go only
+ * now, so that the call before can still be undone. */
+static pico_status grow(pico_session *session, uint32_t slot, uint32_t group, uint32_t n) {
+    pico_pages *pages = &session->group[group];
+    uint32_t length = session->slot[slot].length;
+    pico_pages_copy copy;
+    pico_pages_drop(pages, slot, length);
+    pico_pages_extend(pages, slot, length, length + n, &copy);
+    pico_status status = pico_call_copy_page(session, group, &copy);
+    if (status != PICO_OK) {
+        pico_pages_undo(pages, slot, length, &copy);
+        pico_pages_truncate(pages, slot, length);
+    }
+    return status;
+}
+
 static pico_status place_rows(pico_session *session, const pico_row *rows, uint32_t n) {
     for (uint32_t s = 0; s < session->params.n_slots; s++) {
         pico_session_slot *slot = &session->slot[s];
@@ -185,10 +203,7 @@ static pico_status place_rows(pico_session *session, const pico_row *rows, uint3
             continue;
         }
         for (uint32_t g = 0; g < session->n_group; g++) {
-            pico_pages_copy copy;
-            pico_pages_extend(&session->group[g], s, slot->length, slot->length + slot->n_row,
-                              &copy);
-            pico_status status = pico_call_copy_page(session, g, &copy);
+            pico_status status = grow(session, s, g, slot->n_row);
             if (status != PICO_OK) {
                 return status;
             }
@@ -341,17 +356,25 @@ pico_status pico_session_forward(pico_session *session, const pico_row *rows, ui
         pico_session_slot *slot = &session->slot[s];
         if (slot->n_row != 0 && !slot->is_tree) {
             slot->length += slot->n_row;
-            for (uint32_t g = 0; g < session->n_group; g++) {
-                pico_pages_drop(&session->group[g], s, slot->length);
-            }
         }
     }
+    session->n_row = n;
     *out = (pico_forward_out){.n = n_out};
     if (n_out != 0) {
         out->logits = pico_view_rows(&session->work.logits, 0, n_out);
         out->hidden = pico_view_rows(&session->work.hidden, 0, n_out);
     }
     return PICO_OK;
+}
+
+/* Whether path[i] is a row of the slot's last tree and the child of path[i - 1]. */
+static int is_step(const pico_session *session, uint32_t slot, const uint32_t *path, uint32_t i) {
+    if (path[i] >= session->n_row || session->slot[slot].n_tree == 0) {
+        return 0;
+    }
+    const pico_session_row *row = &session->row[path[i]];
+    int32_t parent = i == 0 ? -1 : (int32_t)path[i - 1];
+    return row->slot == slot && row->tree_index >= 0 && row->parent == parent;
 }
 
 pico_status pico_session_commit(pico_session *session, uint32_t slot_index, const uint32_t *path,
@@ -361,11 +384,9 @@ pico_status pico_session_commit(pico_session *session, uint32_t slot_index, cons
     }
     pico_session_slot *slot = &session->slot[slot_index];
     for (uint32_t i = 0; i < n; i++) {
-        if (path[i] >= session->params.max_rows || session->row[path[i]].tree_index < 0 ||
-            session->row[path[i]].tree_index >= (int32_t)slot->n_tree ||
-            session->row[path[i]].depth != i + 1) {
+        if (!is_step(session, slot_index, path, i)) {
             return pico_fail(err, PICO_E_INVALID,
-                             "slot %u: row %u is not step %u of a path of the last tree",
+                             "slot %u: row %u is not step %u of a path of its last tree",
                              slot_index, path[i], i + 1);
         }
     }
@@ -374,11 +395,9 @@ pico_status pico_session_commit(pico_session *session, uint32_t slot_index, cons
     }
     pico_status status = PICO_OK;
     for (uint32_t g = 0; status == PICO_OK && g < session->n_group; g++) {
-        pico_pages *pages = &session->group[g];
-        pico_pages_copy copy;
-        pico_pages_extend(pages, slot_index, slot->length, slot->length + n, &copy);
-        status = pico_call_copy_page(session, g, &copy);
-        for (uint32_t i = 0; i < n; i++) {
+        const pico_pages *pages = &session->group[g];
+        status = grow(session, slot_index, g, n);
+        for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
             session->host_words[i] = pages->scratch[slot_index] * (int32_t)PICO_PAGE_POSITIONS +
                                      session->row[path[i]].tree_index;
             session->host_words[n + i] = pico_pages_cell(pages, slot_index, slot->length + i);
@@ -395,8 +414,5 @@ pico_status pico_session_commit(pico_session *session, uint32_t slot_index, cons
     }
     slot->length += n;
     slot->n_tree = 0;
-    for (uint32_t g = 0; g < session->n_group; g++) {
-        pico_pages_drop(&session->group[g], slot_index, slot->length);
-    }
     return PICO_OK;
 }

@@ -7,6 +7,8 @@
 
 /* A row of the call being prepared, in the caller's numbering. */
 typedef struct pico_session_row {
+    uint32_t slot;
+    int32_t parent;
     int32_t base;       /* see pico_batch */
     int32_t tree_index; /* place in its slot's scratch page, -1: a chain row */
     uint32_t depth;     /* rows from the root of the tree to it */
@@ -33,7 +35,8 @@ struct pico_session {
     pico_layer_kv *kv;       /* (n_layer) */
     pico_session_slot *slot; /* (n_slots) */
     uint32_t *order;         /* (max_rows) device row -> caller's row */
-    pico_session_row *row;   /* (max_rows) */
+    pico_session_row *row;   /* (max_rows) of the last forward */
+    uint32_t n_row;          /* rows of the last forward; 0 after one that failed */
     pico_output_run *run;    /* (max_rows) */
     pico_buffer *device_words;
     uint64_t call_offset; /* bytes into device_words where a call's data begin */

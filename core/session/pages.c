@@ -33,8 +33,9 @@ pico_status pico_pages_open(pico_pages *pages, int32_t window, uint32_t n_sink, 
     pages->table = malloc((cells + 1) * sizeof *pages->table);
     pages->refs = calloc(n_page + 1, sizeof *pages->refs);
     pages->free = malloc((n_page + 1) * sizeof *pages->free);
+    pages->end = calloc(n_slot + 1u, sizeof *pages->end);
     pages->scratch = malloc((n_slot + 1u) * sizeof *pages->scratch);
-    if (pages->table == NULL || pages->refs == NULL || pages->free == NULL ||
+    if (pages->table == NULL || pages->refs == NULL || pages->free == NULL || pages->end == NULL ||
         pages->scratch == NULL) {
         pico_pages_close(pages);
         return pico_fail(err, PICO_E_NOMEM, "out of memory for %llu page entries",
@@ -58,6 +59,7 @@ void pico_pages_close(pico_pages *pages) {
     free(pages->table);
     free(pages->refs);
     free(pages->free);
+    free(pages->end);
     free(pages->scratch);
     *pages = (pico_pages){0};
 }
@@ -102,13 +104,26 @@ void pico_pages_extend(pico_pages *pages, uint32_t slot, uint32_t from, uint32_t
             row[p] = take(pages);
         }
     }
+    pages->end[slot] = pages_for(to) > pages->end[slot] ? pages_for(to) : pages->end[slot];
+}
+
+void pico_pages_undo(pico_pages *pages, uint32_t slot, uint32_t from, const pico_pages_copy *copy) {
+    int32_t *entry = &pages->table[(size_t)slot * pages->max_pages + from / PAGE];
+    if (copy->from >= 0) {
+        assert(*entry == copy->to);
+        give_back(pages, entry);
+        *entry = copy->from;
+        pages->refs[copy->from]++;
+    }
 }
 
 void pico_pages_truncate(pico_pages *pages, uint32_t slot, uint32_t length) {
     int32_t *row = pages->table + (size_t)slot * pages->max_pages;
-    /* Pages beyond the length are an unbroken run, so the first gap ends them. */
-    for (uint32_t p = pages_for(length); p < pages->max_pages && row[p] >= 0; p++) {
+    for (uint32_t p = pages_for(length); p < pages->end[slot]; p++) {
         give_back(pages, &row[p]);
+    }
+    if (pages_for(length) < pages->end[slot]) {
+        pages->end[slot] = pages_for(length);
     }
 }
 
@@ -157,5 +172,6 @@ void pico_pages_share(pico_pages *pages, uint32_t from, uint32_t to, uint32_t le
         copy->n = length % PAGE;
         copy->to = target[length / PAGE] = take(pages);
     }
+    pages->end[to] = pages_for(length);
     pages->dirty = 1;
 }

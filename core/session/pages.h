@@ -17,6 +17,7 @@ typedef struct pico_pages {
     uint32_t *refs; /* (n_page) timelines that use it */
     int32_t *free;  /* (n_page) a stack */
     uint32_t n_free;
+    uint32_t *end;    /* (n_slot) one past the last page in use */
     int32_t *scratch; /* (n_slot) page for rows of a tree */
     uint32_t dirty;   /* 1: the device's copy of the table is old */
 } pico_pages;
@@ -37,6 +38,8 @@ typedef struct pico_pages_copy {
  * a new one, which the caller must fill from the old. */
 void pico_pages_extend(pico_pages *pages, uint32_t slot, uint32_t from, uint32_t to,
                        pico_pages_copy *copy);
+/* Takes such a replacement back, before the new page has been used. */
+void pico_pages_undo(pico_pages *pages, uint32_t slot, uint32_t from, const pico_pages_copy *copy);
 /* Gives back the pages that hold only positions >= length. */
 void pico_pages_truncate(pico_pages *pages, uint32_t slot, uint32_t length);
 /* Gives back the pages that no query at a position >= length - PICO_DECODE_ROWS_MAX can see. */

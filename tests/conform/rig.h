@@ -79,7 +79,13 @@ typedef struct tiny_model {
 
 /* A model file in memory with seeded random F32 weights; close it as any other. */
 pico_status tiny_model_file(const tiny_model *tiny, pico_model_file **out, pico_error *err);
-/* The same, opened on the rig's device. */
+/* A model of one layer whose logits are these, whatever the tokens. */
+pico_status fixed_model_file(const float *logits, uint32_t n_vocab, pico_model_file **out,
+                             pico_error *err);
+/* A file opened on the rig's device, which takes it over whatever happens. */
+pico_status rig_model_open(rig *r, pico_model_file *file, uint32_t kv_dtype, pico_model **out,
+                           pico_error *err);
+/* A random model, opened on the rig's device. */
 pico_status tiny_model_open(rig *r, const tiny_model *tiny, uint32_t kv_dtype, pico_model **out,
                             pico_error *err);
 

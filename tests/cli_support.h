@@ -1,0 +1,222 @@
+/*
+ * Running the real program from tests: arguments, standard input and environment in, standard
+ * output, standard error and exit code out; and a tiny model that every machine can make.
+ */
+#ifndef PICO_TESTS_CLI_SUPPORT_H
+#define PICO_TESTS_CLI_SUPPORT_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "formats/model_file.h"
+#include "model/model.h"
+#include "util/file.h"
+
+#define PROGRAM PICO_BUILD_DIR "/picochat"
+#define SHARED(path) PICO_SHARED_DIR "/" path
+
+enum { MAX_WORDS = 64, TINY_VOCAB = 259, TINY_CONTEXT = 128 };
+
+typedef struct cli_run {
+    char out[1 << 16], err[1 << 16]; /* NUL-terminated */
+    size_t n_out;
+    int code; /* exit code, or 256 + signal */
+} cli_run;
+
+/* What differs from plain from one run to the next; zero is plain. */
+typedef struct cli_setup {
+    const char *program;   /* argv[0] */
+    const char *input;     /* text on standard input; NULL: nothing */
+    int terminal;          /* 1: standard input is a terminal at which nobody types */
+    const char *output;    /* file for standard output instead of cli_run.out */
+    const char *folder;    /* working directory */
+    const char *env[4];    /* "NAME=value" */
+    unsigned interrupt_ms; /* SIGINT after so long; 0: none */
+} cli_setup;
+
+static inline int cli_temporary(void) {
+    char name[] = "/tmp/pico-cli-XXXXXX";
+    int fd = mkstemp(name);
+    assert_true(fd >= 0);
+    (void)unlink(name);
+    return fd;
+}
+
+static inline size_t cli_slurp(int fd, char *out, size_t size) {
+    size_t used = 0;
+    ssize_t n = 1;
+    assert_true(lseek(fd, 0, SEEK_SET) == 0);
+    while (used + 1 < size && n > 0) {
+        n = read(fd, out + used, size - 1 - used);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    out[used] = '\0';
+    (void)close(fd);
+    return used;
+}
+
+static inline int cli_input(const cli_setup *setup, int *keep_open) {
+    *keep_open = -1;
+    if (setup->terminal) {
+        *keep_open = posix_openpt(O_RDWR | O_NOCTTY);
+        assert_true(*keep_open >= 0 && grantpt(*keep_open) == 0 && unlockpt(*keep_open) == 0);
+        return open(ptsname(*keep_open), O_RDWR | O_NOCTTY);
+    }
+    int fd = cli_temporary();
+    size_t n = setup->input == NULL ? 0 : strlen(setup->input);
+    assert_true(n == 0 || write(fd, setup->input, n) == (ssize_t)n);
+    assert_true(lseek(fd, 0, SEEK_SET) == 0);
+    return fd;
+}
+
+/* words: NULL-terminated arguments behind argv[0]. */
+static inline void cli_spawn(cli_run *run, const cli_setup *setup, const char *const *words) {
+    const char *argv[MAX_WORDS + 2] = {setup->program == NULL ? "picochat" : setup->program};
+    int terminal, status = 0, in = cli_input(setup, &terminal), err = cli_temporary();
+    int out = setup->output == NULL ? cli_temporary() : open(setup->output, O_WRONLY);
+    for (size_t i = 0; words[i] != NULL; i++) {
+        assert_true(i < MAX_WORDS);
+        argv[i + 1] = words[i];
+    }
+    assert_true(in >= 0 && out >= 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        for (size_t i = 0; i < 4 && setup->env[i] != NULL; i++) {
+            (void)putenv((char *)(uintptr_t)setup->env[i]);
+        }
+        (void)signal(SIGINT, SIG_DFL);
+        if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 ||
+            (setup->folder != NULL && chdir(setup->folder) != 0)) {
+            _exit(126);
+        }
+        (void)execv(PROGRAM, (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    if (setup->interrupt_ms != 0) {
+        (void)usleep(setup->interrupt_ms * 1000u);
+        (void)kill(child, SIGINT);
+    }
+    assert_true(waitpid(child, &status, 0) == child);
+    run->code = WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+    (void)cli_slurp(err, run->err, sizeof run->err);
+    run->n_out = 0;
+    run->out[0] = '\0';
+    if (setup->output == NULL) {
+        run->n_out = cli_slurp(out, run->out, sizeof run->out);
+    } else {
+        (void)close(out);
+    }
+    (void)close(in);
+    (void)close(terminal);
+}
+
+#define CLI_WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+/* Runs with plain surroundings; asserts the exit code. */
+#define cli_expect(run, exit_code, ...)                                                            \
+    cli_expect_with(run, exit_code, &(const cli_setup){0}, CLI_WORDS(__VA_ARGS__))
+
+static inline void cli_expect_with(cli_run *run, int exit_code, const cli_setup *setup,
+                                   const char *const *words) {
+    cli_spawn(run, setup, words);
+    if (run->code != exit_code) {
+        char line[1024] = "";
+        for (size_t i = 0; words[i] != NULL; i++) {
+            size_t used = strlen(line);
+            (void)snprintf(line + used, sizeof line - used, " %s", words[i]);
+        }
+        fail_msg("picochat%s: exit code %d, expected %d; it said: %s", line, run->code, exit_code,
+                 run->err);
+    }
+}
+
+static inline void assert_contains(const char *text, const char *part) {
+    if (strstr(text, part) == NULL) {
+        fail_msg("expected \"%s\" in: %s", part, text);
+    }
+}
+
+/* A failure is one line on stderr that begins with the program's name, before any usage. */
+static inline void assert_one_message(const cli_run *run) {
+    assert_int_equal(strncmp(run->err, "picochat: error: ", 17), 0);
+    assert_null(strstr(run->err + 1, "picochat: error: "));
+}
+
+static inline char *cli_folder(void) {
+    char *folder = strdup("/tmp/pico-cli-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    return folder;
+}
+
+static inline void cli_write(const char *path, const void *data, size_t n) {
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(data, 1, n, file), n);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* A Llama of random weights with a byte vocabulary: 2 layers, 4 query and 2 KV heads. */
+static inline void cli_make_tiny(const char *path) {
+    static const char alphabet[] = "0123456789ABCDEF";
+    static char text[256][8];
+    static pico_piece piece[TINY_VOCAB] = {{.text = "<unk>", .n = 5, .type = PICO_PIECE_UNKNOWN},
+                                           {.text = "<s>", .n = 3, .type = PICO_PIECE_CONTROL},
+                                           {.text = "</s>", .n = 4, .type = PICO_PIECE_CONTROL}};
+    pico_layer_desc layers[2] = {
+        {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1},
+        {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1}};
+    pico_model_desc desc = {.family = "llama",
+                            .n_layer = 2,
+                            .n_embd = 32,
+                            .n_vocab = TINY_VOCAB,
+                            .n_vocab_rows = TINY_VOCAB,
+                            .n_ctx_train = TINY_CONTEXT,
+                            .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED | PICO_TIED_HEAD,
+                            .norm = PICO_NORM_RMS,
+                            .norm_eps = 1e-5f,
+                            .pos = PICO_POS_ROPE,
+                            .rope_layout = PICO_ROPE_PAIRS,
+                            .rope_dim = 8,
+                            .rope_table = PICO_DTYPE_F32,
+                            .rope_base = 10000,
+                            .act = PICO_ACT_SILU,
+                            .backout_layer = -1,
+                            .layer = layers};
+    pico_error err = {0};
+    pico_model_file *file = NULL;
+    for (size_t i = 0; i < 256; i++) {
+        (void)snprintf(text[i], sizeof text[i], "<0x%c%c>", alphabet[i / 16], alphabet[i % 16]);
+        piece[i + 3] = (pico_piece){.text = text[i], .n = 6, .type = PICO_PIECE_BYTE};
+    }
+    if (pico_model_synthetic_from(&desc, PICO_DTYPE_F32, 7, &file, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    file->vocab = (pico_vocab){.kind = PICO_VOCAB_SPM,
+                               .n_piece = TINY_VOCAB,
+                               .piece = piece,
+                               .bos = 1,
+                               .eos = 2,
+                               .unk = 0,
+                               .pad = -1,
+                               .eot = -1,
+                               .add_bos = 1};
+    if (pico_gguf_write(file, path, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    pico_model_file_close(file);
+}
+
+#endif
