@@ -38,7 +38,8 @@
  * Language. C11; the header also compiles as C17 and C++11. No bool, enum, long or bit-field in a
  *   struct; enumerators are stored as uint32_t.
  * Symbols in shape comments: rows = rows of this call, vocab = number of tokens, n_embd = width of
- *   the residual stream; tensors are row-major, the last dimension is contiguous unless strided.
+ *   the residual stream; tensors are row-major, the last dimension is contiguous, and rows
+ *   may be strided.
  */
 #ifndef PICO_PLUGIN_H
 #define PICO_PLUGIN_H
@@ -177,7 +178,11 @@ typedef struct pico_tensor {
  *   F32, F16, BF16, Q8_0, Q4_0: codes only.
  *   I8:  codes int8, one scale for each `group` consecutive columns of a row (the last group of a
  *        row may be short); group = cols for one scale a row; group = 0 for one for the matrix.
- *   NF4: codes 4 bit, first element in the high nibble, codebook[16], scales as for I8. */
+ *   NF4: codes 4 bit, first element in the high nibble, each row on whole bytes; codebook[16],
+ *        scales as for I8.
+ * With input_perm, column j of codes belongs to input input_perm[j]; with input_scale, every column
+ * of the effective weight, outliers too, is divided by its input's scale; outlier_col names
+ * inputs. */
 typedef struct pico_weight_desc {
     const void *codes;
     uint64_t codes_bytes;

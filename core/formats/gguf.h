@@ -7,12 +7,13 @@
  *   an ordinary Llama model.
  * - general.architecture "picochat": every field of the description has a picochat.* key
  *   (gguf_fields.c has the table), so that other programs refuse what they would compute wrongly.
+ * - PICO_GGUF_FILLER is a string of spaces that brings the tensor data to a cache line.
  * - tokenizer.ggml.* keys, and picochat.tokenizer.llama2c / .escaped (gguf_vocab_write.c).
  * - A tensor whose layout ggml has a type for (F32, F16, BF16, Q8_0, Q4_0) is stored under its
- * name. Otherwise NAME.codes (I8) and NAME.scales (F32 or F16, (rows, groups) or (1)) stand for it,
- * with picochat.quant.NAME.layout  "i8" or "nf4" picochat.quant.NAME.group   columns that share a
- * scale; 0: one for the matrix picochat.quant.NAME.cols    nf4 only: columns; NAME.codes has (cols
- * + 1) / 2 bytes a row NAME.codebook               nf4 only: F32 (16)
+ *   name. Otherwise NAME.codes (I8) and NAME.scales (F32 or F16, (rows, groups) or (1)) stand for
+ *   it, with picochat.quant.NAME.layout ("i8" or "nf4") and picochat.quant.NAME.group (columns that
+ *   share a scale; 0: one for the matrix). An "nf4" one has picochat.quant.NAME.cols too, since
+ *   NAME.codes has (cols + 1) / 2 bytes a row, and NAME.codebook F32 (16).
  * - Any tensor may have NAME.input_scale F32 (cols), NAME.input_perm I32 (cols), and the pair
  *   NAME.outlier_col I32 (n), NAME.outlier_value F16 (rows, n); see pico_weight_desc.
  */
@@ -20,6 +21,8 @@
 #define PICO_FORMATS_GGUF_H
 
 #include "formats/model_file.h"
+
+#define PICO_GGUF_FILLER "picochat.filler"
 
 enum { /* value types */
        PICO_GGUF_U8 = 0,

@@ -97,6 +97,7 @@ static pico_status read_gguf(const pico_map *map, int own_vocab, pico_model_file
     status = pico_gguf_text(&gguf, "general.name", PICO_GGUF_OPTIONAL, &file->name, err);
     (void)pico_gguf_find(&gguf, "picochat.tokenizer.llama2c"); /* known, even if not read */
     (void)pico_gguf_find(&gguf, "picochat.tokenizer.escaped");
+    (void)pico_gguf_find(&gguf, PICO_GGUF_FILLER);
     if (status == PICO_OK && own_vocab) {
         status = pico_gguf_read_vocab(&gguf, &file->arena, &file->vocab, err);
     }

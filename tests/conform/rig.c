@@ -63,7 +63,7 @@ static pico_status make(rig *r, uint32_t kind, const char *name, pico_instance *
                         pico_error *err) {
     char section[128];
     const pico_loaded *loaded = NULL;
-    if (name == NULL) {
+    if (name == NULL || name[0] == '\0') {
         return PICO_OK;
     }
     pico_status status = pico_registry_load(r->registry, kind, name, &loaded, err);

@@ -40,7 +40,7 @@ void fault_arm(fault *f, uint32_t kinds, int64_t n);
 typedef struct rig_setup {
     const char *search;     /* plugin folders, colon-separated; NULL: the registry's own order */
     const char *backend;    /* name or path; NULL: "cpu" */
-    const char *attention;  /* NULL: "mha" */
+    const char *attention;  /* NULL: "mha"; "": none */
     const char *sampler;    /* NULL: none */
     const char *decoder;    /* NULL: none */
     const char *const *set; /* NULL-terminated "section.key=value" */

@@ -44,7 +44,7 @@ static int feed_variants(uint8_t *data, size_t size) {
         /* Half of the damage goes where headers are. */
         size_t at = r % (i % 2 == 0 && size > 256 ? 256 : size);
         uint8_t old = data[at];
-        data[at] = i % 3 == 0 ? 0xff : (uint8_t)(old ^ (1u << (r >> 29)));
+        data[at] = (uint8_t)(i % 3 == 0 ? 0xffu : old ^ (1u << (r >> 29)));
         rc = feed(data, size);
         data[at] = old;
     }

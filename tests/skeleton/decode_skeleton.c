@@ -3,10 +3,10 @@
  * temperature 0 and the sampler's at any other. All that it needs is plugin.h (section 9).
  *   1. Copy this folder out of the tree; drop the skeleton that you do not need.
  *   2. Rename: the file decode_MINE.c, .name below "MINE", the target in CMakeLists.txt.
- *   3. Build it unmodified:  cmake -B build && cmake --build build        or, with a compiler
- * alone, cc -std=c11 -shared -fPIC $(pkg-config --cflags picochat) -o decode_MINE.so decode_MINE.c
+ *   3. Build it unmodified: cmake -B build && cmake --build build; or with a compiler alone:
+ *        cc -std=c11 -shared -fPIC $(pkg-config --cflags picochat) -o decode_MINE.so decode_MINE.c
  *   4. picochat plugins list --plugin-path FOLDER, then picochat-conform decode_MINE.so: it passes.
- *   5. Edit propose, one idea at a time; run picochat-conform after each; compare with `picochat bench`.
+ *   5. Edit propose, one idea at a time; picochat-conform after each; `picochat bench` compares.
  */
 #include <stdlib.h>
 
