@@ -78,6 +78,11 @@ pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *o
 pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out, uint32_t row,
                                const void *state, pico_error *err);
 
+/* ---- decode.c ---- */
+
+/* Ends a slot's answer: hands out its last text and tells the decoder. */
+void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why);
+
 /* ---- verify.c ---- */
 
 /* Draws the tokens of one slot from the outputs of the forward: fresh, n_fresh and path. */

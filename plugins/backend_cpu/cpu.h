@@ -74,6 +74,9 @@ typedef struct cpu_row_kernels {
     void (*widen)(uint32_t dtype, const void *x, float *y, int64_t n);
     void (*narrow)(uint32_t dtype, const float *x, uint16_t *y, int64_t n);
     void (*scale_i8)(const int8_t *codes, float scale, float *y, int64_t n);
+    /* whole blocks of 32, as plugin.h describes them */
+    void (*q8_0)(const uint8_t *blocks, float *y, int64_t n);
+    void (*q4_0)(const uint8_t *blocks, float *y, int64_t n);
     /* first index >= from whose value is above the bound, or n; NaN is above nothing */
     int64_t (*next_above)(const float *x, int64_t from, int64_t n, float bound);
     float (*maximum)(const float *x, int64_t n); /* ignores NaN; -inf if nothing is left */

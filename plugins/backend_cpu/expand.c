@@ -18,27 +18,6 @@ static float scale_at(const cpu_row_kernels *kernels, const pico_weight_desc *de
     return scale;
 }
 
-static void expand_q8_0(const cpu_row_kernels *kernels, const uint8_t *row, int64_t n, float *out) {
-    for (int64_t i = 0; i < n; i += 32, row += 34) {
-        float d;
-        kernels->widen(PICO_DTYPE_F16, row, &d, 1);
-        kernels->scale_i8((const int8_t *)row + 2, d, out + i, 32);
-    }
-}
-
-static void expand_q4_0(const cpu_row_kernels *kernels, const uint8_t *row, int64_t n, float *out) {
-    for (int64_t i = 0; i < n; i += 32, row += 18) {
-        float d;
-        int8_t codes[32];
-        kernels->widen(PICO_DTYPE_F16, row, &d, 1);
-        for (int j = 0; j < 16; j++) {
-            codes[j] = (int8_t)((row[2 + j] & 15) - 8);
-            codes[j + 16] = (int8_t)((row[2 + j] >> 4) - 8);
-        }
-        kernels->scale_i8(codes, d, out + i, 32);
-    }
-}
-
 static void expand_i8(const cpu_row_kernels *kernels, const pico_weight *weight, int64_t row,
                       float *out) {
     const pico_weight_desc *desc = &weight->desc;
@@ -80,10 +59,10 @@ static void expand_codes(const cpu_row_kernels *kernels, const pico_weight *weig
         kernels->widen(desc->dtype, codes, out, desc->cols);
         break;
     case PICO_DTYPE_Q8_0:
-        expand_q8_0(kernels, codes, desc->cols, out);
+        kernels->q8_0(codes, out, desc->cols);
         break;
     case PICO_DTYPE_Q4_0:
-        expand_q4_0(kernels, codes, desc->cols, out);
+        kernels->q4_0(codes, out, desc->cols);
         break;
     case PICO_DTYPE_I8:
         expand_i8(kernels, weight, row, out);

@@ -1,0 +1,273 @@
+/*
+ * Opening and closing a decode loop, giving slots their prompts, looking at them. See decode.h; the
+ * rounds are round.c's.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "decode/internal.h"
+
+const char *pico_finish_name(uint32_t finish) {
+    static const char *const names[] = {"running", "end", "stop", "length", "context", "cancelled"};
+    return finish < sizeof names / sizeof *names ? names[finish] : "?";
+}
+
+/* ---- opening and closing ---- */
+
+static pico_status open_slots(pico_decode *decode, uint32_t max_positions, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    int penalties =
+        params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f;
+    uint32_t n_q = decode->decoder_need.want_q ? MAX_ROOM * 64u : 0;
+    pico_arena *arena = &decode->arena;
+    decode->slot = pico_arena_alloc(arena, params->n_slots, sizeof *decode->slot);
+    decode->sequence = pico_arena_alloc(arena, params->n_slots, sizeof *decode->sequence);
+    decode->outcome = pico_arena_alloc(arena, params->n_slots, sizeof *decode->outcome);
+    decode->sequence_slot = pico_arena_alloc(arena, params->n_slots, sizeof(uint32_t));
+    decode->q_token = pico_arena_alloc(arena, (size_t)params->n_slots * n_q, sizeof(int32_t));
+    decode->q_p = pico_arena_alloc(arena, (size_t)params->n_slots * n_q, sizeof(double));
+    if (decode->slot == NULL || decode->sequence == NULL || decode->outcome == NULL ||
+        decode->sequence_slot == NULL || decode->q_token == NULL || decode->q_p == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    for (uint32_t s = 0; s < params->n_slots; s++) {
+        pico_slot *slot = &decode->slot[s];
+        size_t room = (size_t)max_positions + MAX_ROOM + 2;
+        slot->decode = decode;
+        slot->token = pico_arena_alloc(arena, room, sizeof *slot->token);
+        slot->sequence.q_token = n_q == 0 ? NULL : decode->q_token + (size_t)s * n_q;
+        slot->sequence.q_p = n_q == 0 ? NULL : decode->q_p + (size_t)s * n_q;
+        slot->sequence.q_capacity = n_q;
+        if (penalties) {
+            slot->count = pico_arena_alloc(arena, decode->n_vocab, sizeof *slot->count);
+            slot->seen = pico_arena_alloc(arena, room, sizeof *slot->seen);
+        }
+        if (slot->token == NULL || (penalties && (slot->count == NULL || slot->seen == NULL))) {
+            return pico_fail(err, PICO_E_NOMEM, "out of memory");
+        }
+        pico_status status = pico_text_open(&slot->text, params->tokenizer, params->max_stop, err);
+        if (status != PICO_OK) {
+            return status;
+        }
+    }
+    decode->edits = penalties || params->n_bias != 0;
+    return PICO_OK;
+}
+
+static pico_status open_session(pico_decode *decode, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    uint32_t per_slot = decode->decoder_need.max_proposals + 1;
+    uint32_t max_positions =
+        params->max_positions == 0 ? decode->model->desc.n_ctx_train : params->max_positions;
+    decode->max_out = params->n_slots * per_slot + 1;
+    if (params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f ||
+        params->n_bias != 0) {
+        uint64_t tokens = (uint64_t)max_positions + MAX_ROOM + params->n_bias;
+        tokens = tokens < decode->n_vocab ? tokens : decode->n_vocab;
+        uint64_t edits = tokens * decode->max_out;
+        if (edits > INT32_MAX / 8) {
+            return pico_fail(err, PICO_E_LIMIT,
+                             "penalties over %u slots of %u positions need too "
+                             "many edits",
+                             params->n_slots, max_positions);
+        }
+        decode->max_edits = (uint32_t)edits;
+    }
+    pico_session_params session = {.n_slots = params->n_slots,
+                                   .max_positions = max_positions,
+                                   .window_limit = params->window_limit,
+                                   .max_rows = params->ubatch + params->n_slots * per_slot,
+                                   .max_logit_rows = decode->max_out,
+                                   .max_top_k =
+                                       decode->need.kind == PICO_NEED_TOP_K ? decode->need.k : 1,
+                                   .max_edits = decode->max_edits};
+    decode->row = pico_arena_alloc(&decode->arena, session.max_rows, sizeof *decode->row);
+    if (decode->row == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    pico_status status = pico_session_open(decode->model, &session, &decode->session, err);
+    return status == PICO_OK ? open_slots(decode, max_positions, err) : status;
+}
+
+static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    decode->need.struct_size = sizeof decode->need;
+    pico_status status = params->sampler->need(params->sampler_self, &decode->need);
+    if (status != PICO_OK || decode->need.kind < PICO_NEED_ARGMAX ||
+        decode->need.kind > PICO_NEED_FULL || decode->need.state_bytes > MAX_STATE ||
+        (decode->need.state_bytes != 0 && params->sampler->state_init == NULL)) {
+        return pico_fail(err, PICO_E_ABI, "the sampler does not say sensibly what it needs");
+    }
+    if (decode->need.kind == PICO_NEED_TOP_K) {
+        decode->need.k = decode->need.k < 1 ? 1 : decode->need.k;
+        decode->need.k = decode->need.k > decode->n_vocab ? decode->n_vocab : decode->need.k;
+    }
+    decode->decoder_need.struct_size = sizeof decode->decoder_need;
+    status = params->decoder->begin(params->decoder_self, decode->model, params->n_slots,
+                                    &decode->decoder_need, err);
+    decode->decoder_begun = status == PICO_OK;
+    if (decode->decoder_need.max_proposals > MAX_ROOM) {
+        decode->decoder_need.max_proposals = MAX_ROOM;
+    }
+    return status;
+}
+
+pico_status pico_decode_open(pico_model *model, const pico_decode_params *params, pico_decode **out,
+                             pico_error *err) {
+    *out = NULL;
+    if (params->n_slots == 0 || params->ubatch == 0 || !(params->repetition > 0)) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "decoding needs at least one slot, a ubatch of at least 1 and a positive "
+                         "repetition penalty");
+    }
+    pico_decode *decode = calloc(1, sizeof *decode);
+    if (decode == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    decode->model = model;
+    decode->params = *params;
+    decode->n_vocab = model->desc.n_vocab;
+    pico_status status = ask_plugins(decode, err);
+    if (status == PICO_OK) {
+        status = open_session(decode, err);
+    }
+    if (status == PICO_OK) {
+        status = pico_sampling_open(decode, err);
+    }
+    if (status != PICO_OK) {
+        pico_decode_close(decode);
+        return status;
+    }
+    *out = decode;
+    return PICO_OK;
+}
+
+void pico_decode_close(pico_decode *decode) {
+    if (decode == NULL) {
+        return;
+    }
+    if (decode->decoder_begun) {
+        decode->params.decoder->end(decode->params.decoder_self);
+    }
+    for (uint32_t s = 0; decode->slot != NULL && s < decode->params.n_slots; s++) {
+        pico_text_close(&decode->slot[s].text);
+    }
+    pico_sampling_close(decode);
+    pico_session_close(decode->session);
+    pico_arena_free(&decode->arena);
+    free(decode);
+}
+
+/* ---- starting and ending a sequence ---- */
+
+void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why) {
+    if (why != PICO_FINISH_STOP) {
+        pico_text_end(&slot->text);
+    }
+    slot->finish = why;
+    slot->running = 0;
+    if (decode->params.decoder->end_sequence != NULL) {
+        decode->params.decoder->end_sequence(decode->params.decoder_self,
+                                             (uint32_t)(slot - decode->slot));
+    }
+}
+
+void pico_decode_cancel(pico_decode *decode, uint32_t slot) {
+    if (decode->slot[slot].running) {
+        pico_slot_finish(decode, &decode->slot[slot], PICO_FINISH_CANCELLED);
+    }
+}
+
+static pico_status check_request(const pico_decode *decode, const pico_request *request,
+                                 pico_error *err) {
+    uint32_t max_positions = pico_session_max_positions(decode->session);
+    if (request->n_prompt == 0) {
+        return pico_fail(err, PICO_E_INVALID, "the prompt has no tokens");
+    }
+    if (request->n_prompt > max_positions) {
+        return pico_fail(err, PICO_E_LIMIT,
+                         "the prompt has %zu tokens, the context %u; shorten it, raise --ctx-size "
+                         "or set [generate] overflow = slide",
+                         request->n_prompt, max_positions);
+    }
+    for (size_t i = 0; i < request->n_prompt; i++) {
+        if (request->prompt[i] < 0 || (uint32_t)request->prompt[i] >= decode->n_vocab) {
+            return pico_fail(err, PICO_E_INVALID,
+                             "token %d of the prompt is not in the model's vocabulary of %u",
+                             request->prompt[i], decode->n_vocab);
+        }
+    }
+    for (size_t i = 0; i < request->n_stop; i++) {
+        if (strlen(request->stop[i]) > decode->params.max_stop) {
+            return pico_fail(err, PICO_E_LIMIT, "a stop string is longer than was announced");
+        }
+    }
+    return PICO_OK;
+}
+
+pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pico_request *request,
+                              pico_error *err) {
+    assert(slot_index < decode->params.n_slots && !decode->slot[slot_index].running);
+    pico_slot *slot = &decode->slot[slot_index];
+    pico_status status = check_request(decode, request, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    /* Keep what the timeline and the prompt share, but leave at least one token to run. */
+    uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
+    while (common < length && common + 1 < request->n_prompt &&
+           slot->token[common] == request->prompt[common]) {
+        common++;
+    }
+    if (pico_session_truncate(decode->session, slot_index, common, NULL) != PICO_OK) {
+        common = 0; /* the window has moved on: start again */
+        status = pico_session_truncate(decode->session, slot_index, 0, err);
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    slot->request = *request;
+    slot->n_token = slot->n_prompt = (uint32_t)request->n_prompt;
+    slot->n_reused = common;
+    memcpy(slot->token, request->prompt, request->n_prompt * sizeof *slot->token);
+    pico_sampling_reset(slot);
+    for (uint32_t i = 0; i < slot->n_token; i++) {
+        pico_sampling_remember(slot, slot->token[i]);
+    }
+    pico_text_begin(&slot->text, slot->token[slot->n_token - 1], request->stop, request->n_stop,
+                    request->on_text, request->arg);
+    slot->finish = PICO_FINISH_NONE;
+    slot->running = 1;
+    slot->sequence.slot = slot_index;
+    slot->sequence.token = slot->token;
+    slot->sequence.n_token = slot->sequence.n_prompt = slot->n_prompt;
+    slot->sequence.sampling = slot;
+    slot->sequence.proposal = slot->proposal;
+    slot->sequence.n_proposal = 0;
+    if (decode->params.decoder->begin_sequence != NULL) {
+        status = decode->params.decoder->begin_sequence(decode->params.decoder_self,
+                                                        &slot->sequence, err);
+    }
+    if (status == PICO_OK && request->max_tokens == 0) {
+        pico_slot_finish(decode, slot, PICO_FINISH_LENGTH);
+    }
+    slot->running = status == PICO_OK && slot->finish == PICO_FINISH_NONE;
+    return status;
+}
+pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot) {
+    const pico_slot *s = &decode->slot[slot];
+    return (pico_slot_state){.finish = s->finish,
+                             .token = s->token,
+                             .n_token = s->n_token,
+                             .n_prompt = s->n_prompt,
+                             .n_reused = s->n_reused};
+}
+
+const pico_decode_stats *pico_decode_statistics(const pico_decode *decode) {
+    return &decode->stats;
+}
+
+pico_session *pico_decode_session(const pico_decode *decode) {
+    return decode->session;
+}
