@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,7 +28,7 @@
 #define PROGRAM PICO_BUILD_DIR "/picochat"
 #define SHARED(path) PICO_SHARED_DIR "/" path
 
-enum { MAX_WORDS = 64, TINY_VOCAB = 259, TINY_CONTEXT = 128 };
+enum { MAX_WORDS = 64, TINY_VOCAB = 261, TINY_CONTEXT = 128 };
 
 typedef struct cli_run {
     char out[1 << 16], err[1 << 16]; /* NUL-terminated */
@@ -37,13 +38,14 @@ typedef struct cli_run {
 
 /* What differs from plain from one run to the next; zero is plain. */
 typedef struct cli_setup {
-    const char *program;   /* argv[0] */
-    const char *input;     /* text on standard input; NULL: nothing */
-    int terminal;          /* 1: standard input is a terminal at which nobody types */
-    const char *output;    /* file for standard output instead of cli_run.out */
-    const char *folder;    /* working directory */
-    const char *env[4];    /* "NAME=value" */
-    unsigned interrupt_ms; /* SIGINT after so long; 0: none */
+    const char *program; /* argv[0] */
+    const char *input;   /* text on standard input; NULL: nothing */
+    int terminal;        /* 1: standard input is a terminal at which nobody types */
+    const char *output;  /* file for standard output instead of cli_run.out */
+    const char *folder;  /* working directory */
+    const char *env[4];  /* "NAME=value" */
+    int interrupt;       /* 1: SIGINT as soon as there is something on standard output */
+
 } cli_setup;
 
 static inline int cli_temporary(void) {
@@ -81,6 +83,15 @@ static inline int cli_input(const cli_setup *setup, int *keep_open) {
     return fd;
 }
 
+static inline void cli_wait_for_output(int fd) {
+    struct stat file = {0};
+    for (int i = 0; i < 60000 && file.st_size == 0; i++) {
+        (void)usleep(1000);
+        assert_int_equal(fstat(fd, &file), 0);
+    }
+    assert_true(file.st_size > 0);
+}
+
 /* words: NULL-terminated arguments behind argv[0]. */
 static inline void cli_spawn(cli_run *run, const cli_setup *setup, const char *const *words) {
     const char *argv[MAX_WORDS + 2] = {setup->program == NULL ? "picochat" : setup->program};
@@ -105,8 +116,8 @@ static inline void cli_spawn(cli_run *run, const cli_setup *setup, const char *c
         (void)execv(PROGRAM, (char *const *)(uintptr_t)argv);
         _exit(127);
     }
-    if (setup->interrupt_ms != 0) {
-        (void)usleep(setup->interrupt_ms * 1000u);
+    if (setup->interrupt) {
+        cli_wait_for_output(out);
         (void)kill(child, SIGINT);
     }
     assert_true(waitpid(child, &status, 0) == child);
@@ -168,8 +179,9 @@ static inline void cli_write(const char *path, const void *data, size_t n) {
     assert_int_equal(fclose(file), 0);
 }
 
-/* A Llama of random weights with a byte vocabulary: 2 layers, 4 query and 2 KV heads. */
-static inline void cli_make_tiny(const char *path) {
+/* A Llama of random weights with a byte vocabulary and the special tokens of ChatML: 2 layers, 4
+ * query and 2 KV heads. chat_template: what the file says about it; NULL: nothing. */
+static inline void cli_make_tiny(const char *path, const char *chat_template) {
     static const char alphabet[] = "0123456789ABCDEF";
     static char text[256][8];
     static pico_piece piece[TINY_VOCAB] = {{.text = "<unk>", .n = 5, .type = PICO_PIECE_UNKNOWN},
@@ -197,6 +209,8 @@ static inline void cli_make_tiny(const char *path) {
                             .layer = layers};
     pico_error err = {0};
     pico_model_file *file = NULL;
+    piece[259] = (pico_piece){.text = "<|im_start|>", .n = 12, .type = PICO_PIECE_CONTROL};
+    piece[260] = (pico_piece){.text = "<|im_end|>", .n = 10, .type = PICO_PIECE_CONTROL};
     for (size_t i = 0; i < 256; i++) {
         (void)snprintf(text[i], sizeof text[i], "<0x%c%c>", alphabet[i / 16], alphabet[i % 16]);
         piece[i + 3] = (pico_piece){.text = text[i], .n = 6, .type = PICO_PIECE_BYTE};
@@ -212,7 +226,8 @@ static inline void cli_make_tiny(const char *path) {
                                .unk = 0,
                                .pad = -1,
                                .eot = -1,
-                               .add_bos = 1};
+                               .add_bos = 1,
+                               .chat_template = chat_template};
     if (pico_gguf_write(file, path, &err) != PICO_OK) {
         fail_msg("%s", err.message);
     }

@@ -20,7 +20,7 @@ static int setup(void **state) {
     c->folder = cli_folder();
     (void)snprintf(c->model, sizeof c->model, "%s/tiny.gguf", c->folder);
     (void)snprintf(c->file, sizeof c->file, "%s/file", c->folder);
-    cli_make_tiny(c->model);
+    cli_make_tiny(c->model, "{{ a template that nobody knows }}");
     (void)setenv("NO_COLOR", "1", 1);
     *state = c;
     return 0;
@@ -196,7 +196,7 @@ static void context_fills_up(void **state) {
 /* Ctrl-C ends the answer: the line is complete, the figures come, the exit code is 130. */
 static void interrupt_ends_the_answer(void **state) {
     context *c = *state;
-    cli_setup set = {.interrupt_ms = 300};
+    cli_setup set = {.interrupt = 1};
     cli_expect_with(RUN, 130, &set,
                     CLI_WORDS("run", "-m", MODEL, "-p", "x", "-n", "2000000000", "--ignore-eos",
                               "--overflow", "slide"));
@@ -371,6 +371,34 @@ static void chat_keeps_its_turns(void **state) {
     assert_contains(c->run.err, "/clear");
 }
 
+/* ChatML is recognised and its marks are tokens, in the template only: BOS, <|im_start|>, "user\n",
+ * what was said, <|im_end|>, "\n", <|im_start|>, "assistant\n". An unknown template is named. */
+static void chat_uses_the_models_template(void **state) {
+    context *c = *state;
+    cli_setup in = {.input = "hi\n"}, marks = {.input = "<|im_end|>\n"};
+    cli_make_tiny(c->file, "{% ... %}<|im_start|>{{ role }}");
+    cli_expect_with(RUN, 0, &in, CLI_WORDS("chat", "-m", c->file, "-n", "4", "-v"));
+    assert_contains(c->run.err, "22 prompt tokens");
+    cli_expect_with(RUN, 0, &marks, CLI_WORDS("chat", "-m", c->file, "-n", "4", "-v"));
+    assert_contains(c->run.err, "30 prompt tokens");
+    cli_expect_with(RUN, 0, &in, CLI_WORDS("chat", "-m", MODEL, "-n", "4"));
+    assert_contains(c->run.err, "does not know");
+}
+
+/* A conversation that slides goes on over many turns, whatever has left the window. */
+static void chat_slides_on(void **state) {
+    context *c = *state;
+    cli_setup in = {.input = "one\ntwo\nthree\n"};
+    cli_expect_with(RUN, 0, &in,
+                    CLI_WORDS("chat", "-m", MODEL, "-n", "700", "--overflow", "slide",
+                              "--ignore-eos", "--ubatch", "16", "-v"));
+    const char *at = c->run.err;
+    for (int i = 0; i < 3; i++) {
+        at = strstr(at + (i != 0), "700 new tokens");
+        assert_non_null(at);
+    }
+}
+
 /* Every configuration that ships is valid and runs; on the tiny model while models/ has none. */
 static void shipped_configurations_run(void **state) {
     context *c = *state;
@@ -433,6 +461,8 @@ int main(void) {
         cmocka_unit_test(convert_keeps_the_model),
         cmocka_unit_test(plugins_list_and_show),
         cmocka_unit_test(chat_keeps_its_turns),
+        cmocka_unit_test(chat_uses_the_models_template),
+        cmocka_unit_test(chat_slides_on),
         cmocka_unit_test(shipped_configurations_run),
         cmocka_unit_test(reference_is_complete),
     };

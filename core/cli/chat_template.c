@@ -195,7 +195,7 @@ pico_status pico_chat_render(const pico_chat_template *chat_template, const pico
     int32_t bos = pico_tokenizer_bos(tokenizer);
     *ids = NULL;
     *n_ids = 0;
-    if (bos >= 0 && (pico_tokenizer_adds_bos(tokenizer) || t->mark != NULL)) {
+    if (bos >= 0 && pico_tokenizer_adds_bos(tokenizer)) {
         add_ids(&r, &bos, 1);
     }
     if (!t->system_in_user) {

@@ -187,7 +187,7 @@ static int bench_command(const pico_cli *cli) {
     if (strcmp(format, "md") != 0 && strcmp(format, "csv") != 0 && strcmp(format, "json") != 0) {
         return pico_cli_usage(cli, "-o is md, csv or json, not '%s'", format);
     }
-    if (shape != NULL && strcmp(pico_config_origin(cli->config, "model", "path"), "--model") == 0) {
+    if (shape != NULL && pico_config_origin(cli->config, "model", "path")[0] == '-') {
         return pico_cli_usage(cli, "give either -m MODEL or --synthetic SHAPE");
     }
     if (dtype != NULL && shape == NULL) {

@@ -102,7 +102,7 @@ pico_status pico_bench_open_row(pico_bench *b, const pico_bench_row *row) {
     const pico_random_key key = {.seed = 1, .purpose = PICO_RANDOM_PLUGIN};
     b->max_logit_rows = row->kind == PICO_BENCH_ROWS_OF_ONE ? row->n : 1;
     b->max_rows = max2(ubatch_of(b), b->max_logit_rows);
-    b->max_positions = row->depth + row->n + 1;
+    b->max_positions = row->depth + row->n;
     if (row->kind == PICO_BENCH_GENERATE) {
         b->max_positions++; /* the token of the untimed first round */
     }

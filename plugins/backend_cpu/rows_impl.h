@@ -227,17 +227,9 @@ static void row_scale_i8(const int8_t *codes, float scale, float *y, int64_t n) 
     }
 }
 
-INLINE float half_value(const uint8_t *p) {
-    uint16_t h[CPU_LANES] = {0};
-    float x[CPU_LANES];
-    memcpy(h, p, 2);
-    vf_store(x, vf_load_f16(h));
-    return x[0];
-}
-
 static void row_q8_0(const uint8_t *blocks, float *y, int64_t n) {
     for (int64_t i = 0; i < n; i += 32, blocks += 34) {
-        const vf d = vf_set(half_value(blocks));
+        const vf d = vf_set(f16_value(blocks));
         UNROLL for (int j = 0; j < 32; j += L) {
             vf_store(y + i + j, vf_mul(vf_load_i8((const int8_t *)blocks + 2 + j), d));
         }
@@ -246,14 +238,12 @@ static void row_q8_0(const uint8_t *blocks, float *y, int64_t n) {
 
 static void row_q4_0(const uint8_t *blocks, float *y, int64_t n) {
     for (int64_t i = 0; i < n; i += 32, blocks += 18) {
-        const vf d = vf_set(half_value(blocks));
-        int8_t codes[32];
-        for (int j = 0; j < 16; j++) {
-            codes[j] = (int8_t)((blocks[2 + j] & 15) - 8);
-            codes[j + 16] = (int8_t)((blocks[2 + j] >> 4) - 8);
-        }
-        UNROLL for (int j = 0; j < 32; j += L) {
-            vf_store(y + i + j, vf_mul(vf_load_i8(codes + j), d));
+        const vf d = vf_set(f16_value(blocks));
+        UNROLL for (int j = 0; j < 16; j += L) {
+            vf low, high;
+            vf_load_nibbles(blocks + 2 + j, &low, &high);
+            vf_store(y + i + j, vf_mul(low, d));
+            vf_store(y + i + 16 + j, vf_mul(high, d));
         }
     }
 }

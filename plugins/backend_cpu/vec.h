@@ -122,6 +122,18 @@ INLINE vf vf_load_i8(const int8_t *p) {
     const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
 }
+/* L bytes: the low four bits - 8, and the high four bits - 8 */
+INLINE void vf_load_nibbles(const uint8_t *p, vf *low, vf *high) {
+    const vi codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const vi eight = _mm512_set1_epi32(8), mask = _mm512_set1_epi32(15);
+    *low = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_epi32(codes, mask), eight));
+    *high = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(codes, 4), eight));
+}
+INLINE float f16_value(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return _cvtsh_ss(h);
+}
 
 #else
 
@@ -226,6 +238,17 @@ INLINE vf vf_load_f16(const uint16_t *p) { /* the multiplication also normalises
 INLINE vf vf_load_bf16(const uint16_t *p) {
     const vu h = {p[0], p[1], p[2], p[3]};
     return (vf)(h << 16);
+}
+INLINE void vf_load_nibbles(const uint8_t *p, vf *low, vf *high) {
+    for (int i = 0; i < 4; i++) {
+        (*low)[i] = (float)((p[i] & 15) - 8);
+        (*high)[i] = (float)((p[i] >> 4) - 8);
+    }
+}
+INLINE float f16_value(const uint8_t *p) {
+    uint16_t h[4] = {0, 0, 0, 0};
+    memcpy(h, p, sizeof *h);
+    return vf_load_f16(h)[0];
 }
 INLINE vf vf_load_i8(const int8_t *p) {
     return (vf){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};

@@ -29,8 +29,8 @@ static void buffers_keep_bytes(conform *c) {
         for (uint64_t j = 0; j < n; j++) {
             in[j] = (uint8_t)rig_random(&c->random);
         }
-        CHECK_OK(c, d.ops->buffer_alloc(d.self, n, &a, err), "buffer_alloc");
-        CHECK_OK(c, d.ops->buffer_alloc(d.self, n, &b, err), "buffer_alloc");
+        CHECK_OK(c, d.ops->buffer_alloc(d.self, n, &a, error), "buffer_alloc");
+        CHECK_OK(c, d.ops->buffer_alloc(d.self, n, &b, error), "buffer_alloc");
         CHECK(c, a != NULL && b != NULL && a != b, "buffer_alloc gives no new buffer of %llu bytes",
               (unsigned long long)n);
         uint8_t *reuse = conform_alloc(c, n, 1);
@@ -44,14 +44,14 @@ static void buffers_keep_bytes(conform *c) {
         }
         dev_ok(&d, d.ops->buffer_copy(d.self, b, 0, a, 0, n), "buffer_copy");
         dev_ok(&d, d.ops->buffer_write(d.self, a, 0, out, n), "buffer_write"); /* in order */
-        CHECK_OK(c, d.ops->buffer_read(d.self, b, 0, out, n, err), "buffer_read");
+        CHECK_OK(c, d.ops->buffer_read(d.self, b, 0, out, n, error), "buffer_read");
         CHECK(c, memcmp(in, out, n) == 0, "a buffer of %llu bytes came back changed",
               (unsigned long long)n);
         if (n >= 64) {
-            CHECK_OK(c, d.ops->buffer_read(d.self, b, n - 5, out, 5, err), "buffer_read");
+            CHECK_OK(c, d.ops->buffer_read(d.self, b, n - 5, out, 5, error), "buffer_read");
             CHECK(c, memcmp(in + n - 5, out, 5) == 0, "reading at an offset gives other bytes");
             dev_ok(&d, d.ops->buffer_copy(d.self, b, 7, a, 11, 20), "buffer_copy");
-            CHECK_OK(c, d.ops->buffer_read(d.self, b, 0, out, n, err), "buffer_read");
+            CHECK_OK(c, d.ops->buffer_read(d.self, b, 0, out, n, error), "buffer_read");
             memset(in + 7, 0, 20); /* a was overwritten with zeros */
             CHECK(c, memcmp(in, out, n) == 0, "copying at offsets gives other bytes");
         }
@@ -73,7 +73,7 @@ static void host_pointers_are_the_bytes(conform *c) {
         pico_buffer *buffer = NULL;
         uint8_t *in = conform_alloc(c, n, 1);
         memset(in, (int)(n & 0x7f), n);
-        CHECK_OK(c, d.ops->buffer_alloc(d.self, n, &buffer, err), "buffer_alloc");
+        CHECK_OK(c, d.ops->buffer_alloc(d.self, n, &buffer, error), "buffer_alloc");
         dev_ok(&d, d.ops->buffer_write(d.self, buffer, 0, in, n), "buffer_write");
         dev_sync(&d);
         const void *host = d.ops->buffer_host(d.self, buffer);
@@ -165,14 +165,14 @@ static void weights_come_back(conform *c) {
             float *got_scales = conform_alloc(c, desc.n_scales, 4);
             CHECK_OK(c,
                      d.ops->weight_read(d.self, weight, got, desc.n_scales == 0 ? NULL : got_scales,
-                                        err),
+                                        error),
                      "weight_read");
             CHECK(c, memcmp(got, codes, desc.codes_bytes) == 0,
                   "%s (%lld, %lld): weight_read gives other codes", dev_dtype(dtype),
                   (long long)rows, (long long)cols);
             CHECK(c, memcmp(got_scales, scales, desc.n_scales * 4) == 0,
                   "%s: weight_read gives other scales", dev_dtype(dtype));
-            CHECK_OK(c, d.ops->weight_read(d.self, weight, NULL, NULL, err), "weight_read");
+            CHECK_OK(c, d.ops->weight_read(d.self, weight, NULL, NULL, error), "weight_read");
             d.ops->weight_free(d.self, weight);
         }
     }

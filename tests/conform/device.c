@@ -21,7 +21,7 @@ void dev_open(conform *c, dev *d) {
 }
 
 void dev_reserve(dev *d, uint32_t widest) {
-    pico_reserve need = {.max_rows = 300,
+    pico_reserve need = {.max_rows = 400,
                          .max_in = widest,
                          .max_out = widest,
                          .max_head = 8,
@@ -30,7 +30,7 @@ void dev_reserve(dev *d, uint32_t widest) {
                          .max_logit_rows = 64,
                          .max_top_k = 64,
                          .max_edits = 256};
-    CHECK_OK(d->c, d->ops->reserve(d->self, &need, err), "reserve");
+    CHECK_OK(d->c, d->ops->reserve(d->self, &need, error), "reserve");
 }
 
 /* ---- tensors ---- */
@@ -52,7 +52,7 @@ pico_tensor dev_tensor(dev *d, uint32_t dtype, const void *values, int64_t rows,
                (size_t)cols * sizeof *all);
     }
     pico_buffer *buffer = NULL;
-    CHECK_OK(d->c, d->ops->buffer_alloc(d->self, words * 4, &buffer, err), "buffer_alloc");
+    CHECK_OK(d->c, d->ops->buffer_alloc(d->self, words * 4, &buffer, error), "buffer_alloc");
     CHECK(d->c, buffer != NULL, "buffer_alloc gives no buffer");
     write_words(d, buffer, all, words);
     free(all);
@@ -102,7 +102,7 @@ static void *get(dev *d, const pico_tensor *tensor) {
         CHECK_OK(d->c,
                  d->ops->buffer_read(d->self, tensor->buffer,
                                      tensor->offset + (uint64_t)(r * tensor->stride[0]) * 4,
-                                     out + r * cols, (uint64_t)cols * 4, err),
+                                     out + r * cols, (uint64_t)cols * 4, error),
                  "buffer_read");
     }
     return out;
@@ -121,7 +121,7 @@ void dev_check_guards(dev *d, const char *what) {
         const pico_tensor *t = &d->made[i].tensor;
         uint64_t words = d->made[i].words;
         uint32_t *all = conform_alloc(d->c, words, sizeof *all);
-        CHECK_OK(d->c, d->ops->buffer_read(d->self, t->buffer, 0, all, words * 4, err),
+        CHECK_OK(d->c, d->ops->buffer_read(d->self, t->buffer, 0, all, words * 4, error),
                  "buffer_read");
         int64_t cols = t->rank == 1 ? t->shape[0] : t->shape[1];
         int64_t step = t->rank == 1 ? cols : t->stride[0];
@@ -226,7 +226,7 @@ pico_weight_desc dev_weight_desc(dev *d, uint32_t dtype, int64_t rows, int64_t c
 
 pico_weight *dev_weight(dev *d, const pico_weight_desc *desc, uint32_t uses) {
     pico_weight *weight = NULL;
-    CHECK_OK(d->c, d->ops->weight_create(d->self, desc, uses, 0, &weight, err), "weight_create");
+    CHECK_OK(d->c, d->ops->weight_create(d->self, desc, uses, 0, &weight, error), "weight_create");
     CHECK(d->c, weight != NULL, "weight_create gives no weight");
     return weight;
 }
@@ -265,5 +265,5 @@ void dev_ok(dev *d, pico_status status, const char *op) {
 }
 
 void dev_sync(dev *d) {
-    CHECK_OK(d->c, d->ops->sync(d->self, err), "sync");
+    CHECK_OK(d->c, d->ops->sync(d->self, error), "sync");
 }

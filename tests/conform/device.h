@@ -24,7 +24,7 @@ typedef struct dev {
 } dev;
 
 void dev_open(conform *c, dev *d);
-/* Reserves for at most these sizes, 300 rows and 64 logit rows, 8 heads of at most 128. */
+/* Reserves for at most these sizes, 400 rows and 64 logit rows, 8 heads of at most 128. */
 void dev_reserve(dev *d, uint32_t widest);
 
 /* (rows, cols), rows cols + gap elements apart; values may be NULL: sentinels. rows may be 0. */

@@ -48,9 +48,9 @@ _Noreturn void conform_skip(conform *c, const char *fmt, ...) PICO_PRINTF(2, 3);
 #define CHECK_OK(c, call, what)                                                                    \
     do {                                                                                           \
         pico_error err_ = {0};                                                                     \
-        pico_error *err = &err_;                                                                   \
+        pico_error *error = &err_;                                                                 \
         pico_status status_ = (call);                                                              \
-        (void)err;                                                                                 \
+        (void)error;                                                                               \
         if (status_ != PICO_OK) {                                                                  \
             conform_fail(c, "%s failed with %d: %s", what, (int)status_, err_.message);            \
         }                                                                                          \

@@ -123,13 +123,14 @@ static void run_apart(conform *c, const conform_test *test) {
     if (got < sizeof answer || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         c->verdict = CONFORM_FAIL;
         int by_signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-        (void)snprintf(c->message, sizeof c->message,
-                       by_signal == SIGALRM ? "still running after %d s" : "%s%d",
-                       by_signal == SIGALRM ? TEST_SECONDS : 0, 0);
-        if (by_signal != SIGALRM) {
-            (void)snprintf(c->message, sizeof c->message, "the process ended by %s %d",
-                           by_signal != 0 ? "signal" : "itself with status",
-                           by_signal != 0 ? by_signal : WEXITSTATUS(status));
+        if (by_signal == SIGALRM) {
+            (void)snprintf(c->message, sizeof c->message, "still running after %d s", TEST_SECONDS);
+        } else if (by_signal != 0) {
+            (void)snprintf(c->message, sizeof c->message, "the process died of signal %d (%s)",
+                           by_signal, strsignal(by_signal));
+        } else {
+            (void)snprintf(c->message, sizeof c->message, "the process exited with %d",
+                           WEXITSTATUS(status));
         }
     }
 }

@@ -1,0 +1,96 @@
+/* The shim's descriptor and instance; see deferred.h. */
+#include "deferred.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct deferred_options {
+    const char *inner;
+    const char *set;
+} deferred_options;
+
+static const pico_option options[] = {
+    {.name = "inner",
+     .type = PICO_OPT_PATH,
+     .flags = PICO_OPTF_REQUIRED,
+     .offset = offsetof(deferred_options, inner),
+     .help = "the backend that does the work: a backend_NAME.so"},
+    {.name = "inner_set",
+     .type = PICO_OPT_STRING,
+     .offset = offsetof(deferred_options, set),
+     .help = "its options: key=value,key=value"},
+};
+
+static void destroy(void *self) {
+    deferred *d = self;
+    if (d != NULL) {
+        queue_run(d);
+        inner_close(d);
+        free(d->queue);
+        free(d->record);
+        free(d);
+    }
+}
+
+static pico_status create(const pico_host *host, const void *bound, void **self, pico_error *err) {
+    const deferred_options *opt = bound;
+    deferred *d = calloc(1, sizeof *d);
+    if (d == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "backend deferred: out of memory");
+    }
+    d->host = host;
+    d->queue = malloc(QUEUE_MOST * sizeof *d->queue);
+    d->record = malloc(QUEUE_MOST * sizeof *d->record);
+    pico_status status = d->queue == NULL || d->record == NULL
+                             ? pico_fail(err, PICO_E_NOMEM, "backend deferred: out of memory")
+                             : inner_open(d, opt->inner, opt->set, err);
+    if (status != PICO_OK) {
+        destroy(d);
+        return status;
+    }
+    *self = d;
+    return PICO_OK;
+}
+
+static pico_status caps(void *self, pico_backend_caps *out) {
+    deferred *d = self;
+    pico_status status = d->inner.caps(d->inner_self, out);
+    out->flags &= ~(uint32_t)PICO_CAP_HOST_MEMORY;
+    memcpy(out->device, "deferred", sizeof "deferred");
+    return status;
+}
+
+static pico_status supports(void *self, uint32_t op, uint32_t dtype) {
+    deferred *d = self;
+    return d->inner.supports(d->inner_self, op, dtype);
+}
+
+static uint64_t kv_page_bytes(void *self, const pico_kv_desc *kv) {
+    deferred *d = self;
+    return d->inner.kv_page_bytes(d->inner_self, kv);
+}
+
+static const void *extension(void *self, const char *id) {
+    (void)self;
+    return strcmp(id, "test.record/1") == 0 ? &deferred_record_table : NULL;
+}
+
+/* Every slot is filled here: what the inner backend lacks, linear_many and linear_gated among them,
+ * is composed by the queue. */
+static const pico_backend_ops *ops_table(void);
+
+static const pico_plugin plugin_head = {.magic = PICO_PLUGIN_MAGIC,
+                                        .abi_major = PICO_ABI_MAJOR,
+                                        .abi_minor = 1,
+                                        .struct_size = sizeof(pico_plugin),
+                                        .kind = PICO_KIND_BACKEND,
+                                        .name = "deferred",
+                                        .version = "0.1.0",
+                                        .summary = "for tests: a backend behind a queue",
+                                        .options = options,
+                                        .n_options = sizeof options / sizeof *options,
+                                        .option_size = sizeof(pico_option),
+                                        .options_bytes = sizeof(deferred_options),
+                                        .create = create,
+                                        .destroy = destroy};
