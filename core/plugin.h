@@ -195,7 +195,7 @@ typedef struct pico_weight_desc {
     int64_t group;
     /* optional, NULL = absent; see the compressor kind */
     const float *input_scale;   /* (cols): x is divided by it before the product */
-    const int32_t *input_perm;  /* (cols): column j of codes belongs to input input_perm[j] */
+    const int32_t *input_perm;  /* (cols) */
     const int32_t *outlier_col; /* (n_outlier): columns kept apart in F16; their codes are 0 */
     const void *outlier_value;  /* F16 (rows, n_outlier) */
     int64_t n_outlier;
@@ -231,7 +231,7 @@ enum { PICO_NORM_RMS = 1, PICO_NORM_LAYER = 2 };
 enum { PICO_POS_ROPE = 1, PICO_POS_LEARNED = 2 };
 enum {
     PICO_ROPE_PAIRS = 1, /* rotates (x[2j], x[2j+1]): Llama as in llama2.c and GGUF */
-    PICO_ROPE_HALVES = 2 /* rotates (x[j], x[j + D/2]): nanochat, Hugging Face */
+    PICO_ROPE_HALVES = 2 /* rotates (x[j], x[j + rope_dim/2]): nanochat, Hugging Face */
 };
 enum {
     PICO_ACT_SILU = 1,
@@ -447,7 +447,8 @@ typedef struct pico_gate_args {
     pico_tensor y;      /* F32 (rows, heads, width) */
 } pico_gate_args;
 
-/* y = a * x + b * y, where a and b are scalars in device memory times constants. */
+/* y = a * x + b * y, where a and b are scalars in device memory times constants. With the constant
+ * b = 0, y is not read. */
 typedef struct pico_axpby_args {
     float a, b;
     pico_tensor a_scalar, b_scalar; /* F32 (1); buffer NULL = 1 */
@@ -473,12 +474,12 @@ typedef struct pico_argmax_args {
 } pico_argmax_args;
 
 typedef struct pico_top_k_args {
-    pico_tensor logits; /* F32 (rows, vocab) */
-    uint32_t k;         /* 1..vocab */
-    float inv_temperature;
-    pico_tensor index;   /* I32 (rows, k), best first; ties by lowest index */
-    pico_tensor value;   /* F32 (rows, k): the logits themselves */
-    pico_tensor log_sum; /* F32 (rows): ln sum over the vocabulary of exp(inv_temperature * z) */
+    pico_tensor logits;    /* F32 (rows, vocab) */
+    uint32_t k;            /* 1..vocab */
+    float inv_temperature; /* >= 0 */
+    pico_tensor index;     /* I32 (rows, k), best first; ties by lowest index */
+    pico_tensor value;     /* F32 (rows, k): the logits themselves */
+    pico_tensor log_sum;   /* F32 (rows): ln sum over the vocabulary of exp(inv_temperature * z) */
 } pico_top_k_args;
 
 /* Several products of the same input; y[i] = x W[i]^T (+ bias[i]), as n calls of linear would give,

@@ -133,13 +133,13 @@ static double code_value(const pico_weight_desc *desc, int64_t row, int64_t col)
 void ref_weight(const pico_weight_desc *desc, double *out) {
     for (int64_t row = 0; row < desc->rows; row++) {
         for (int64_t col = 0; col < desc->cols; col++) {
+            const int64_t input = desc->input_perm != NULL ? desc->input_perm[col] : col;
             double value = code_value(desc, row, col);
             for (int64_t i = 0; i < desc->n_outlier; i++) {
-                if (desc->outlier_col[i] == col) {
+                if (desc->outlier_col[i] == input) {
                     value = ref_f16(half_at(desc->outlier_value, row * desc->n_outlier + i));
                 }
             }
-            const int64_t input = desc->input_perm != NULL ? desc->input_perm[col] : col;
             if (desc->input_scale != NULL) {
                 value /= (double)desc->input_scale[input];
             }

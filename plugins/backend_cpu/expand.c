@@ -97,13 +97,13 @@ void cpu_expand_row(const cpu_row_kernels *kernels, const pico_weight *weight, i
                     float *out) {
     const pico_weight_desc *desc = &weight->desc;
     expand_codes(kernels, weight, row, out);
+    if (desc->input_perm != NULL) {
+        permute_row(desc->input_perm, desc->cols, out);
+    }
     for (int64_t i = 0; i < desc->n_outlier; i++) {
         const uint64_t at = (uint64_t)row * (uint64_t)desc->n_outlier + (uint64_t)i;
         kernels->widen(PICO_DTYPE_F16, (const char *)desc->outlier_value + at * 2,
                        &out[desc->outlier_col[i]], 1);
-    }
-    if (desc->input_perm != NULL) {
-        permute_row(desc->input_perm, desc->cols, out);
     }
     if (desc->input_scale != NULL) {
         for (int64_t i = 0; i < desc->cols; i++) {

@@ -64,6 +64,7 @@ static void world_open(world *w, dev *d, const heads *h) {
     memcpy(w->table, table, sizeof table);
     uint64_t bytes = d->ops->kv_page_bytes(d->self, &w->kv) * N_PAGE;
     CHECK(d->c, bytes != 0, "kv_page_bytes is 0 for %s, which is supported", dev_dtype(h->dtype));
+    dev_before_allocation(d);
     CHECK_OK(d->c, d->ops->buffer_alloc(d->self, bytes, &w->pages, error), "buffer_alloc");
     uint8_t *noise = conform_alloc(d->c, bytes, 1);
     memset(noise, 0xff, bytes); /* NaN wherever nothing was stored */

@@ -21,6 +21,7 @@ void dev_open(conform *c, dev *d) {
 }
 
 void dev_reserve(dev *d, uint32_t widest) {
+    d->widest = widest;
     pico_reserve need = {.max_rows = 400,
                          .max_in = widest,
                          .max_out = widest,
@@ -31,6 +32,14 @@ void dev_reserve(dev *d, uint32_t widest) {
                          .max_top_k = 64,
                          .max_edits = 256};
     CHECK_OK(d->c, d->ops->reserve(d->self, &need, error), "reserve");
+}
+
+/* Nothing may be allocated behind the first op, so the kit reserves again, with nothing queued. */
+void dev_before_allocation(dev *d) {
+    if (d->widest != 0) {
+        dev_sync(d);
+        dev_reserve(d, d->widest);
+    }
 }
 
 /* ---- tensors ---- */
@@ -52,6 +61,7 @@ pico_tensor dev_tensor(dev *d, uint32_t dtype, const void *values, int64_t rows,
                (size_t)cols * sizeof *all);
     }
     pico_buffer *buffer = NULL;
+    dev_before_allocation(d);
     CHECK_OK(d->c, d->ops->buffer_alloc(d->self, words * 4, &buffer, error), "buffer_alloc");
     CHECK(d->c, buffer != NULL, "buffer_alloc gives no buffer");
     write_words(d, buffer, all, words);
@@ -226,6 +236,7 @@ pico_weight_desc dev_weight_desc(dev *d, uint32_t dtype, int64_t rows, int64_t c
 
 pico_weight *dev_weight(dev *d, const pico_weight_desc *desc, uint32_t uses) {
     pico_weight *weight = NULL;
+    dev_before_allocation(d);
     CHECK_OK(d->c, d->ops->weight_create(d->self, desc, uses, 0, &weight, error), "weight_create");
     CHECK(d->c, weight != NULL, "weight_create gives no weight");
     return weight;

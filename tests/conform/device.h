@@ -21,11 +21,15 @@ typedef struct dev {
         uint64_t words; /* of the buffer */
     } made[DEV_TENSORS];
     uint32_t n_made;
+    uint32_t widest; /* what was reserved; 0: nothing yet */
 } dev;
 
 void dev_open(conform *c, dev *d);
 /* Reserves for at most these sizes, 400 rows and 64 logit rows, 8 heads of at most 128. */
 void dev_reserve(dev *d, uint32_t widest);
+
+/* Waits and reserves again, after which allocating is allowed. */
+void dev_before_allocation(dev *d);
 
 /* (rows, cols), rows cols + gap elements apart; values may be NULL: sentinels. rows may be 0. */
 pico_tensor dev_tensor(dev *d, uint32_t dtype, const void *values, int64_t rows, int64_t cols,

@@ -76,21 +76,53 @@ static const void *extension(void *self, const char *id) {
     return strcmp(id, "test.record/1") == 0 ? &deferred_record_table : NULL;
 }
 
-/* Every slot is filled here: what the inner backend lacks, linear_many and linear_gated among them,
- * is composed by the queue. */
-static const pico_backend_ops *ops_table(void);
+static const pico_backend_ops ops = {.struct_size = sizeof(pico_backend_ops),
+                                     .caps = caps,
+                                     .buffer_alloc = deferred_alloc,
+                                     .buffer_free = deferred_free,
+                                     .buffer_write = deferred_write,
+                                     .buffer_read = deferred_read,
+                                     .buffer_copy = deferred_copy,
+                                     .sync = deferred_sync,
+                                     .supports = supports,
+                                     .reserve = deferred_reserve,
+                                     .kv_page_bytes = kv_page_bytes,
+                                     .weight_create = deferred_weight_create,
+                                     .weight_free = deferred_weight_free,
+                                     .weight_read = deferred_weight_read,
+                                     .embed = deferred_embed,
+                                     .norm = deferred_norm,
+                                     .linear = deferred_linear,
+                                     .rope = deferred_rope,
+                                     .kv_store = deferred_kv_store,
+                                     .kv_copy = deferred_kv_copy,
+                                     .attend = deferred_attend,
+                                     .activation = deferred_activation,
+                                     .gate = deferred_gate,
+                                     .axpby = deferred_axpby,
+                                     .softcap = deferred_softcap,
+                                     .logit_edit = deferred_logit_edit,
+                                     .argmax = deferred_argmax,
+                                     .top_k = deferred_top_k,
+                                     .linear_many = deferred_linear_many,
+                                     .extension = extension};
 
-static const pico_plugin plugin_head = {.magic = PICO_PLUGIN_MAGIC,
-                                        .abi_major = PICO_ABI_MAJOR,
-                                        .abi_minor = 1,
-                                        .struct_size = sizeof(pico_plugin),
-                                        .kind = PICO_KIND_BACKEND,
-                                        .name = "deferred",
-                                        .version = "0.1.0",
-                                        .summary = "for tests: a backend behind a queue",
-                                        .options = options,
-                                        .n_options = sizeof options / sizeof *options,
-                                        .option_size = sizeof(pico_option),
-                                        .options_bytes = sizeof(deferred_options),
-                                        .create = create,
-                                        .destroy = destroy};
+static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
+                                   .abi_major = PICO_ABI_MAJOR,
+                                   .abi_minor = 1,
+                                   .struct_size = sizeof(pico_plugin),
+                                   .kind = PICO_KIND_BACKEND,
+                                   .name = "deferred",
+                                   .version = "0.1.0",
+                                   .summary = "for tests: a backend behind a queue",
+                                   .options = options,
+                                   .n_options = sizeof options / sizeof *options,
+                                   .option_size = sizeof(pico_option),
+                                   .options_bytes = sizeof(deferred_options),
+                                   .create = create,
+                                   .destroy = destroy,
+                                   .ops = &ops};
+
+const pico_plugin *pico_plugin_query(uint32_t index) {
+    return index == 0 ? &plugin : NULL;
+}

@@ -1,8 +1,8 @@
 /*
  * A backend that behaves like a device far away, around any other backend: its memory cannot be
- * looked at, ops wait in a queue until something is read, nothing may be allocated between the first
- * op and the next reserve, and a failure shows itself late. Code that passes on it makes no use of
- * what only a CPU can do. It is for tests; it makes nothing faster and adds no arithmetic.
+ * looked at, ops wait in a queue until something is read, nothing may be allocated between the
+ * first op and the next reserve, and a failure shows itself late. Code that passes on it makes no
+ * use of what only a CPU can do. It is for tests; it makes nothing faster and adds no arithmetic.
  */
 #ifndef PICO_SHIM_DEFERRED_H
 #define PICO_SHIM_DEFERRED_H
@@ -27,8 +27,7 @@ enum {
     CALL_LOGIT_EDIT,
     CALL_ARGMAX,
     CALL_TOP_K,
-    CALL_LINEAR_MANY,
-    CALL_LINEAR_GATED
+    CALL_LINEAR_MANY
 };
 
 typedef struct write_call {
@@ -70,7 +69,6 @@ typedef struct call {
         pico_argmax_args argmax;
         pico_top_k_args top_k;
         pico_linear_many_args linear_many;
-        pico_linear_gated_args linear_gated;
     } as;
 } call;
 
@@ -94,7 +92,7 @@ typedef struct deferred {
     call *queue; /* (QUEUE_MOST) */
     uint32_t n_queue;
     call *record; /* (QUEUE_MOST) the calls being recorded; NULL: none */
-    uint32_t n_record, recording;
+    uint32_t n_record, recording, swallowing;
     uint32_t sealed;      /* 1: an op has run since the last reserve: no allocation */
     pico_status failure;  /* latched, reported by the next read or sync */
     uint32_t failed_kind; /* CALL_x */
@@ -129,20 +127,27 @@ pico_status deferred_weight_create(void *self, const pico_weight_desc *desc, uin
 void deferred_weight_free(void *self, pico_weight *weight);
 pico_status deferred_weight_read(void *self, const pico_weight *weight, void *codes, void *scales,
                                  pico_error *err);
-void deferred_fill_ops(pico_backend_ops *ops);
 
-/*
- * "test.record/1": records the ops of one step and replays them. Between begin and end every op is
- * kept as well as queued; writes are not kept. replay queues the kept ops again, so that a caller
- * who has rewritten the data on the device gets the next step.
- */
-typedef struct deferred_record {
-    uint32_t struct_size;
-    uint32_t reserved;
-    pico_status (*begin)(void *self);
-    pico_status (*end)(void *self, uint32_t *n_ops);
-    pico_status (*replay)(void *self);
-} deferred_record;
+pico_status deferred_embed(void *self, const pico_embed_args *args);
+pico_status deferred_norm(void *self, const pico_norm_args *args);
+pico_status deferred_linear(void *self, const pico_linear_args *args);
+pico_status deferred_rope(void *self, const pico_rope_args *args);
+pico_status deferred_kv_store(void *self, const pico_kv_store_args *args);
+pico_status deferred_kv_copy(void *self, const pico_kv_copy_args *args);
+pico_status deferred_attend(void *self, const pico_attend_args *args);
+pico_status deferred_activation(void *self, const pico_act_args *args);
+pico_status deferred_gate(void *self, const pico_gate_args *args);
+pico_status deferred_axpby(void *self, const pico_axpby_args *args);
+pico_status deferred_softcap(void *self, const pico_softcap_args *args);
+pico_status deferred_logit_edit(void *self, const pico_logit_edit_args *args);
+pico_status deferred_argmax(void *self, const pico_argmax_args *args);
+pico_status deferred_top_k(void *self, const pico_top_k_args *args);
+pico_status deferred_linear_many(void *self, const pico_linear_many_args *args);
+
+/* Runs one call on the inner backend, with its buffers and weights in place of the shim's. */
+pico_status call_run(deferred *d, const call *c);
+
+#include "record.h"
 extern const deferred_record deferred_record_table;
 
 #endif

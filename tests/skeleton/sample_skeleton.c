@@ -48,12 +48,16 @@ static pico_status dist(void *self, const pico_candidates *row, const void *stat
     const skeleton *me = self;
     double best = -INFINITY, sum = 0;
     for (uint32_t i = 0; i < row->n; i++) {
-        best = row->logit[i] > best ? row->logit[i] : best;
+        best = row->logit[i] > best ? row->logit[i] : best; /* never true of a NaN */
+    }
+    if (!isfinite(best)) {
+        return PICO_E_INVALID; /* nothing to choose from */
     }
     out->n = row->n;
     for (uint32_t i = 0; i < row->n; i++) { /* -inf: a forbidden token, probability 0 */
+        double z = row->logit[i];
         out->token[i] = row->token != NULL ? row->token[i] : (int32_t)i;
-        out->p[i] = exp((row->logit[i] - best) / me->temperature);
+        out->p[i] = isnan(z) ? 0 : exp((z - best) / me->temperature);
         sum += out->p[i];
     }
     for (uint32_t i = 0; i < out->n; i++) {
