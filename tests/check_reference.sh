@@ -1,0 +1,13 @@
+#!/bin/sh
+# docs/config.md is what the program prints: the reference cannot drift from the option tables.
+#
+# usage: check_reference.sh PICOCHAT DOCS_CONFIG_MD
+set -eu
+[ $# -eq 2 ] || { echo "usage: $0 PICOCHAT DOCS_CONFIG_MD" >&2; exit 2; }
+made=$(mktemp)
+trap 'rm -f "$made"' EXIT
+env -u PICOCHAT_PLUGIN_PATH "$1" config reference >"$made"
+if ! diff -u "$2" "$made"; then
+    echo "check_reference.sh: run: build/picochat config reference > docs/config.md" >&2
+    exit 1
+fi
