@@ -867,7 +867,8 @@ typedef struct pico_session_api {
     pico_status (*truncate)(pico_session *session, uint32_t slot, uint32_t length, pico_error *err);
     /* Makes `to` a copy of `from`; full pages are shared until one of them is truncated into. */
     pico_status (*copy)(pico_session *session, uint32_t from, uint32_t to, pico_error *err);
-    /* Appends rows. On an error every timeline is as it was before the call. A chain of rows
+    /* Appends rows. On an error every timeline is as it was before the call; a device that fails
+     * late says so when the outputs are read, and the caller then truncates. A chain of rows
      * extends its timeline by all of them; rows of a tree are kept aside until commit. */
     pico_status (*forward)(pico_session *session, const pico_row *rows, uint32_t n,
                            pico_forward_out *out, pico_error *err);

@@ -1,6 +1,7 @@
 /*
  * The forward of a session: checks the rows, gives them places in the KV pages, writes the call's
- * data to the device, runs the model. A timeline changes only when everything has been queued.
+ * data to the device, runs the model. A timeline changes only when everything has been queued and,
+ * where no outputs are going to be read, has been done.
  */
 #include <string.h>
 
@@ -38,7 +39,8 @@ static pico_tensor call_view(const pico_session *session, uint64_t word, uint64_
                             (int64_t)n);
 }
 
-/* Copies cells host_words[0..n) -> host_words[n..2n) in every layer of a group. */
+/* Copies cells host_words[0..n) -> host_words[n..2n) in every layer of a group, and waits: a copy
+ * that fails late would spoil positions that a timeline already counts on. */
 static pico_status copy_cells(pico_session *session, uint32_t group, uint32_t n) {
     const pico_device *device = session->model->device;
     pico_status status =
@@ -53,7 +55,7 @@ static pico_status copy_cells(pico_session *session, uint32_t group, uint32_t n)
             status = device->ops->kv_copy(device->self, &args);
         }
     }
-    return status;
+    return status == PICO_OK ? device->ops->sync(device->self, NULL) : status;
 }
 
 pico_status pico_call_copy_page(pico_session *session, uint32_t group,
@@ -347,6 +349,9 @@ pico_status pico_session_forward(pico_session *session, const pico_row *rows, ui
     status = place_rows(session, rows, n);
     if (status == PICO_OK) {
         status = run_model(session, rows, n);
+    }
+    if (status == PICO_OK && n_out == 0) { /* nobody will read, so ask now whether it went well */
+        status = session->model->device->ops->sync(session->model->device->self, NULL);
     }
     if (status != PICO_OK) {
         unplace_rows(session);

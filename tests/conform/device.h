@@ -21,7 +21,8 @@ typedef struct dev {
         uint64_t words; /* of the buffer */
     } made[DEV_TENSORS];
     uint32_t n_made;
-    uint32_t widest; /* what was reserved; 0: nothing yet */
+    uint32_t widest; /* what was reserved */
+    int ran;         /* 1: an op was queued since */
 } dev;
 
 void dev_open(conform *c, dev *d);

@@ -8,7 +8,10 @@
 typedef struct deferred_options {
     const char *inner;
     const char *set;
+    uint32_t spoil;
 } deferred_options;
+
+static const char *const spoils[] = {"none", "value", "guard", "company", "drift", NULL};
 
 static const pico_option options[] = {
     {.name = "inner",
@@ -20,6 +23,12 @@ static const pico_option options[] = {
      .type = PICO_OPT_STRING,
      .offset = offsetof(deferred_options, set),
      .help = "its options: key=value,key=value"},
+    {.name = "spoil",
+     .type = PICO_OPT_ENUM,
+     .offset = offsetof(deferred_options, spoil),
+     .def = "none",
+     .choices = spoils,
+     .help = "be broken in this way, for tests of tests"},
 };
 
 static void destroy(void *self) {
@@ -40,6 +49,8 @@ static pico_status create(const pico_host *host, const void *bound, void **self,
         return pico_fail(err, PICO_E_NOMEM, "backend deferred: out of memory");
     }
     d->host = host;
+    d->fail_left = -1;
+    d->spoil = opt->spoil;
     d->queue = malloc(QUEUE_MOST * sizeof *d->queue);
     d->record = malloc(QUEUE_MOST * sizeof *d->record);
     pico_status status = d->queue == NULL || d->record == NULL

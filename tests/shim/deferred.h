@@ -96,6 +96,9 @@ typedef struct deferred {
     uint32_t sealed;      /* 1: an op has run since the last reserve: no allocation */
     pico_status failure;  /* latched, reported by the next read or sync */
     uint32_t failed_kind; /* CALL_x */
+    int64_t fail_left;    /* ops until one is made to fail; negative: never */
+    uint32_t spoil;       /* SPOIL_x */
+    uint32_t n_spoiled;
 } deferred;
 
 /* inner.c: finds the plugin in a file and makes an instance with its default options, changed by
@@ -143,6 +146,17 @@ pico_status deferred_logit_edit(void *self, const pico_logit_edit_args *args);
 pico_status deferred_argmax(void *self, const pico_argmax_args *args);
 pico_status deferred_top_k(void *self, const pico_top_k_args *args);
 pico_status deferred_linear_many(void *self, const pico_linear_many_args *args);
+
+/* spoil.c: what a broken backend would do after an op, so that the conformance kit can show that it
+ * finds it. */
+enum {
+    SPOIL_NONE = 0,
+    SPOIL_VALUE = 1,   /* a product is slightly wrong */
+    SPOIL_GUARD = 2,   /* an activation writes one value too many */
+    SPOIL_COMPANY = 3, /* a product depends on how many rows there are */
+    SPOIL_DRIFT = 4    /* attention is not the same twice */
+};
+pico_status spoil(deferred *d, const call *c);
 
 /* Runs one call on the inner backend, with its buffers and weights in place of the shim's. */
 pico_status call_run(deferred *d, const call *c);

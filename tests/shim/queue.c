@@ -22,11 +22,19 @@ pico_status queue_add(deferred *d, const call *c) {
     return PICO_OK;
 }
 
+static int must_fail(deferred *d, const call *c) {
+    if (c->kind <= CALL_COPY || d->fail_left < 0) {
+        return 0;
+    }
+    return d->fail_left-- == 0;
+}
+
 void queue_run(deferred *d) {
     for (uint32_t i = 0; i < d->n_queue; i++) {
         call *c = &d->queue[i];
         if (d->failure == PICO_OK) {
-            d->failure = call_run(d, c);
+            d->failure = must_fail(d, c) ? PICO_E_DEVICE : call_run(d, c);
+            d->failure = d->failure == PICO_OK ? spoil(d, c) : d->failure;
             d->failed_kind = c->kind;
         }
         if (c->kind == CALL_WRITE) {
@@ -87,9 +95,15 @@ static uint32_t record_queued(void *self) {
     return n;
 }
 
+static void record_fail(void *self, int64_t n) {
+    deferred *d = self;
+    d->fail_left = n;
+}
+
 const deferred_record deferred_record_table = {.struct_size = sizeof(deferred_record),
                                                .begin = record_begin,
                                                .end = record_end,
                                                .swallow = record_swallow,
                                                .replay = record_replay,
-                                               .n_queued = record_queued};
+                                               .n_queued = record_queued,
+                                               .fail_op = record_fail};

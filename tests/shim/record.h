@@ -1,6 +1,7 @@
 /*
  * The shim's extension "test.record/1": records the ops of one step and replays them, as a captured
- * graph would be. Writes are never recorded: they are the new data of the next step.
+ * graph would be, and makes ops fail when they run. Writes are never recorded: they are the new
+ * data of the next step.
  */
 #ifndef PICO_SHIM_RECORD_H
 #define PICO_SHIM_RECORD_H
@@ -19,6 +20,8 @@ typedef struct deferred_record {
     pico_status (*replay)(void *self);
     /* Ops that wait in the queue now. */
     uint32_t (*n_queued)(void *self);
+    /* The (n + 1)-th op that runs from now on fails; negative: none. */
+    void (*fail_op)(void *self, int64_t n);
 } deferred_record;
 
 #endif
