@@ -20,11 +20,12 @@
  *
  * Versions. A plugin loads when its abi_major equals the host's and its abi_minor is not greater.
  *   While the major number is 0 the ABI may still change between minor numbers of the host.
- * Sizes. Every struct that a plugin fills begins with struct_size, which it sets to sizeof(struct);
- *   the host copies the smaller of the two sizes into a zeroed struct, so an absent tail reads as 0
- *   or NULL, which always means "not offered". Structs that the host fills may grow at the end in
- *   later minor versions; a plugin never takes their sizeof to be the host's. Structs grow only at
- *   the end; numbers of enumerators are never reused.
+ * Sizes. The descriptor and the tables that a plugin provides begin with struct_size, which it sets
+ *   to sizeof(struct); the host copies the smaller of the two sizes into a zeroed struct, so an
+ *   absent tail reads as 0 or NULL, which always means "not offered". A struct that a slot fills
+ *   comes zeroed, with struct_size set by the host: the plugin writes what it knows. Structs that
+ *   the host fills may grow at the end in later minor versions; a plugin never takes their sizeof
+ *   to be the host's. Structs grow only at the end; numbers of enumerators are never reused.
  * Required slots come first in each table and are marked; the others may be NULL.
  * Threads. [host] means: called from one host thread at a time, never concurrently for the same
  *   instance; all slots are [host] unless they say otherwise. [any] means: any thread at any time.
@@ -681,7 +682,8 @@ typedef struct pico_proposal {
 /* One live sequence. Filled by the host; the plugin writes proposal[0..n_proposal) and q. */
 typedef struct pico_sequence {
     uint32_t slot;        /* 0 .. n_slots-1, stable while the sequence lives */
-    uint32_t room;        /* most proposals the host can use now; may be 0 */
+    uint32_t room;        /* most proposals the host can use now: at most max_proposals, the free
+                             positions and the tokens still wanted; may be 0 */
     const int32_t *token; /* (n_token) the timeline: prompt and answer, newest last */
     uint32_t n_token;
     uint32_t n_prompt;
@@ -707,7 +709,8 @@ typedef struct pico_outcome {
 
 typedef struct pico_decoder_need {
     uint32_t struct_size;
-    uint32_t max_proposals; /* per sequence and round; 0 for a plain decoder */
+    uint32_t max_proposals; /* per sequence and round, clipped to PICO_DECODE_ROWS_MAX - 1; 0 for a
+                               plain decoder */
     uint32_t want_hidden;   /* 1: observe gets the final hidden rows */
     uint32_t want_q;        /* 1: proposals carry distributions */
 } pico_decoder_need;
@@ -729,7 +732,8 @@ typedef struct pico_decoder_ops {
                          pico_decoder_need *out, pico_error *err);
     /* Writes the proposals of each of the n sequences. */
     pico_status (*propose)(void *self, pico_sequence *sequences, uint32_t n, pico_error *err);
-    /* hidden: F32 (rows, n_embd) device rows of this round, valid during the call. */
+    /* hidden: F32 (rows, n_embd) device rows of this round, valid during the call; NULL unless need
+     * asked for them. */
     pico_status (*observe)(void *self, const pico_outcome *outcomes, uint32_t n,
                            const pico_tensor *hidden, pico_error *err);
     void (*end)(void *self); /* undoes begin; begin may be called again */
@@ -991,8 +995,8 @@ typedef struct pico_plugin {
     uint32_t option_size;   /* sizeof(pico_option) */
     uint32_t options_bytes; /* size of the bound struct, 0 if none; at most 4096 */
     uint32_t reserved;
-    /* Makes an instance; may allocate. options is the bound struct (NULL if options_bytes is 0). If
-     * it fails it has cleaned up, and destroy is not called. */
+    /* Makes an instance, *self, which is not NULL; may allocate. options is the bound struct (NULL
+     * if options_bytes is 0). If it fails it has cleaned up, and destroy is not called. */
     pico_status (*create)(const pico_host *host, const void *options, void **self, pico_error *err);
     void (*destroy)(void *self); /* NULL is allowed */
     const void *ops;             /* the table of the kind; begins with struct_size */

@@ -234,8 +234,8 @@ static void embed(ref *r, const int32_t *token, double *x) {
     free(table.v), free(position.v);
 }
 
-int ref_model_logits(const pico_model_file *file, const ref_mask *attention,
-                     const int32_t *token, uint32_t n, double *logits) {
+int ref_model_logits(const pico_model_file *file, const ref_mask *attention, const int32_t *token,
+                     uint32_t n, double *logits) {
     ref r = {.file = file, .desc = &file->desc, .attention = *attention, .n = n};
     int64_t c = r.desc->n_embd, rows = r.desc->n_vocab_rows;
     double *x = doubles(&r, n * c), *a = doubles(&r, n * c), *z = doubles(&r, n * rows);

@@ -14,7 +14,7 @@ typedef struct ref_mask {
 } ref_mask;
 
 /* logits: (n, n_vocab). Returns 0 if memory is exhausted. */
-int ref_model_logits(const pico_model_file *file, const ref_mask *attention,
-                     const int32_t *token, uint32_t n, double *logits);
+int ref_model_logits(const pico_model_file *file, const ref_mask *attention, const int32_t *token,
+                     uint32_t n, double *logits);
 
 #endif

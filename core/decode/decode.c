@@ -13,6 +13,19 @@ const char *pico_finish_name(uint32_t finish) {
     return finish < sizeof names / sizeof *names ? names[finish] : "?";
 }
 
+pico_status pico_plugin_failed(const char *kind, const char *name, const char *slot,
+                               pico_status status, const pico_error *inner, pico_error *err) {
+    name = name == NULL ? "" : name;
+    pico_status code = status < 0 && status >= PICO_E_NOT_FOUND ? status : PICO_E_ABI;
+    if (inner != NULL && inner->message[0] != '\0') {
+        return pico_fail(err, code, "%s %s: %s", kind, name, inner->message);
+    }
+    return pico_fail(err, code,
+                     "%s %s: %s failed with status %d and does not say why; a slot that fails must "
+                     "fill in err",
+                     kind, name, slot, status);
+}
+
 /* ---- opening and closing ---- */
 
 static pico_status open_slots(pico_decode *decode, uint32_t max_positions, pico_error *err) {
@@ -90,27 +103,49 @@ static pico_status open_session(pico_decode *decode, pico_error *err) {
     return status == PICO_OK ? open_slots(decode, max_positions, err) : status;
 }
 
+static pico_status ask_sampler(pico_decode *decode, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    pico_sampler_need *need = &decode->need;
+    need->struct_size = sizeof *need;
+    pico_status status = params->sampler->need(params->sampler_self, need);
+    if (status != PICO_OK) {
+        return pico_plugin_failed("sampler", params->sampler_name, "need", status, NULL, err);
+    }
+    if (need->kind < PICO_NEED_ARGMAX || need->kind > PICO_NEED_FULL ||
+        need->state_bytes > MAX_STATE ||
+        (need->state_bytes != 0 && params->sampler->state_init == NULL)) {
+        return pico_fail(
+            err, PICO_E_ABI,
+            "sampler %s: need gives kind %u (1 to 3 exist) and a state of %u bytes (at "
+            "most %d, and only with state_init and state_next)",
+            params->sampler_name == NULL ? "" : params->sampler_name, need->kind, need->state_bytes,
+            MAX_STATE);
+    }
+    if (need->kind == PICO_NEED_TOP_K) {
+        need->k = need->k < 1 ? 1 : need->k;
+        need->k = need->k > decode->n_vocab ? decode->n_vocab : need->k;
+    }
+    return PICO_OK;
+}
+
 static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
     const pico_decode_params *params = &decode->params;
-    decode->need.struct_size = sizeof decode->need;
-    pico_status status = params->sampler->need(params->sampler_self, &decode->need);
-    if (status != PICO_OK || decode->need.kind < PICO_NEED_ARGMAX ||
-        decode->need.kind > PICO_NEED_FULL || decode->need.state_bytes > MAX_STATE ||
-        (decode->need.state_bytes != 0 && params->sampler->state_init == NULL)) {
-        return pico_fail(err, PICO_E_ABI, "the sampler does not say sensibly what it needs");
-    }
-    if (decode->need.kind == PICO_NEED_TOP_K) {
-        decode->need.k = decode->need.k < 1 ? 1 : decode->need.k;
-        decode->need.k = decode->need.k > decode->n_vocab ? decode->n_vocab : decode->need.k;
+    pico_error inner = {0};
+    pico_status status = ask_sampler(decode, err);
+    if (status != PICO_OK) {
+        return status;
     }
     decode->decoder_need.struct_size = sizeof decode->decoder_need;
     status = params->decoder->begin(params->decoder_self, decode->model, params->n_slots,
-                                    &decode->decoder_need, err);
-    decode->decoder_begun = status == PICO_OK;
+                                    &decode->decoder_need, &inner);
+    if (status != PICO_OK) {
+        return pico_plugin_failed("decoder", params->decoder_name, "begin", status, &inner, err);
+    }
+    decode->decoder_begun = 1;
     if (decode->decoder_need.max_proposals > MAX_ROOM) {
         decode->decoder_need.max_proposals = MAX_ROOM;
     }
-    return status;
+    return PICO_OK;
 }
 
 pico_status pico_decode_open(pico_model *model, const pico_decode_params *params, pico_decode **out,
@@ -246,8 +281,13 @@ pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pi
     slot->sequence.proposal = slot->proposal;
     slot->sequence.n_proposal = 0;
     if (decode->params.decoder->begin_sequence != NULL) {
+        pico_error inner = {0};
         status = decode->params.decoder->begin_sequence(decode->params.decoder_self,
-                                                        &slot->sequence, err);
+                                                        &slot->sequence, &inner);
+        if (status != PICO_OK) {
+            status = pico_plugin_failed("decoder", decode->params.decoder_name, "begin_sequence",
+                                        status, &inner, err);
+        }
     }
     if (status == PICO_OK && request->max_tokens == 0) {
         pico_slot_finish(decode, slot, PICO_FINISH_LENGTH);

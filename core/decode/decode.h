@@ -28,7 +28,8 @@ typedef struct pico_decode_params {
     void *sampler_self;
     const pico_decoder_ops *decoder;
     void *decoder_self;
-    const pico_tokenizer *tokenizer; /* NULL: no text, no stop strings, no end tokens */
+    const char *sampler_name, *decoder_name; /* for messages; NULL: none */
+    const pico_tokenizer *tokenizer;         /* NULL: no text, no stop strings, no end tokens */
     uint32_t n_slots;
     uint32_t max_positions;                /* longest timeline; 0: the trained length */
     uint32_t window_limit;                 /* see pico_session_params; 0: none */

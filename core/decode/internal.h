@@ -80,6 +80,11 @@ pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out,
 
 /* ---- decode.c ---- */
 
+/* A failure inside a plugin's slot as an error that names plugin and slot; inner is what the plugin
+ * said, which may be nothing. A status that is no failure code becomes PICO_E_ABI. */
+pico_status pico_plugin_failed(const char *kind, const char *name, const char *slot,
+                               pico_status status, const pico_error *inner, pico_error *err);
+
 /* Ends a slot's answer: hands out its last text and tells the decoder. */
 void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why);
 

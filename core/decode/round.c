@@ -30,6 +30,41 @@ static uint32_t room_of(const pico_decode *decode, const pico_slot *slot) {
     return (uint32_t)(left < room ? left : room);
 }
 
+/* What a decoder proposed for one sequence must be something that can be verified. */
+static pico_status check_proposals(const pico_decode *decode, const pico_slot *slot,
+                                   pico_error *err) {
+    const pico_sequence *sequence = &slot->sequence;
+    const char *name = decode->params.decoder_name == NULL ? "" : decode->params.decoder_name;
+    if (sequence->n_proposal > sequence->room || sequence->n_q > sequence->q_capacity) {
+        return pico_fail(err, PICO_E_ABI,
+                         "decoder %s: n_proposal is %u and n_q %u, but room is %u and q_capacity "
+                         "%u",
+                         name, sequence->n_proposal, sequence->n_q, sequence->room,
+                         sequence->q_capacity);
+    }
+    for (uint32_t i = 0; i < sequence->n_proposal; i++) {
+        const pico_proposal *draft = &slot->proposal[i];
+        uint64_t q_end = (uint64_t)draft->q_begin + draft->q_count;
+        if (draft->token < 0 || (uint32_t)draft->token >= decode->n_vocab) {
+            return pico_fail(err, PICO_E_ABI, "decoder %s: proposal[%u].token is %d, not in 0..%u",
+                             name, i, draft->token, decode->n_vocab - 1);
+        }
+        if (draft->parent < -1 || draft->parent >= (int32_t)i) {
+            return pico_fail(
+                err, PICO_E_ABI,
+                "decoder %s: proposal[%u].parent is %d; expected -1 or the index of an "
+                "earlier proposal",
+                name, i, draft->parent);
+        }
+        if (q_end > sequence->n_q) {
+            return pico_fail(err, PICO_E_ABI,
+                             "decoder %s: proposal[%u] takes q up to %llu, but n_q is %u", name, i,
+                             (unsigned long long)q_end, sequence->n_q);
+        }
+    }
+    return PICO_OK;
+}
+
 static pico_status propose(pico_decode *decode, pico_error *err) {
     uint32_t n = 0;
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
@@ -48,28 +83,19 @@ static pico_status propose(pico_decode *decode, pico_error *err) {
         return PICO_OK;
     }
     double begin = now_seconds();
+    pico_error inner = {0};
     pico_status status =
-        decode->params.decoder->propose(decode->params.decoder_self, decode->sequence, n, err);
+        decode->params.decoder->propose(decode->params.decoder_self, decode->sequence, n, &inner);
     decode->stats.propose_seconds += now_seconds() - begin;
+    if (status != PICO_OK) {
+        return pico_plugin_failed("decoder", decode->params.decoder_name, "propose", status, &inner,
+                                  err);
+    }
     for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
-        const pico_sequence *sequence = &decode->sequence[i];
         pico_slot *slot = &decode->slot[decode->sequence_slot[i]];
-        if (sequence->n_proposal > sequence->room || sequence->n_q > sequence->q_capacity) {
-            return pico_fail(err, PICO_E_ABI, "the decoder proposed %u tokens where %u fit",
-                             sequence->n_proposal, sequence->room);
-        }
-        slot->sequence.n_proposal = sequence->n_proposal;
-        slot->sequence.n_q = sequence->n_q;
-        for (uint32_t j = 0; j < sequence->n_proposal; j++) {
-            const pico_proposal *draft = &slot->proposal[j];
-            uint64_t q_end = (uint64_t)draft->q_begin + draft->q_count;
-            if (draft->token < 0 || (uint32_t)draft->token >= decode->n_vocab ||
-                draft->parent < -1 || draft->parent >= (int32_t)j || q_end > sequence->n_q) {
-                return pico_fail(err, PICO_E_ABI,
-                                 "the decoder proposed token %d below %d as number %u",
-                                 draft->token, draft->parent, j);
-            }
-        }
+        slot->sequence.n_proposal = decode->sequence[i].n_proposal;
+        slot->sequence.n_q = decode->sequence[i].n_q;
+        status = check_proposals(decode, slot, err);
     }
     return status;
 }
@@ -209,8 +235,14 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
                            .finished = slot->finish != PICO_FINISH_NONE};
     }
     if (n != 0) {
-        status = decode->params.decoder->observe(decode->params.decoder_self, decode->outcome, n,
-                                                 &out->hidden, err);
+        pico_error inner = {0};
+        status = decode->params.decoder->observe(
+            decode->params.decoder_self, decode->outcome, n,
+            decode->decoder_need.want_hidden ? &out->hidden : NULL, &inner);
+        if (status != PICO_OK) {
+            status = pico_plugin_failed("decoder", decode->params.decoder_name, "observe", status,
+                                        &inner, err);
+        }
     }
     for (uint32_t i = 0; i < n; i++) {
         pico_slot *slot = &decode->slot[decode->outcome[i].slot];

@@ -211,18 +211,29 @@ pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *o
 
 /* ---- distributions ---- */
 
+/* PICO_OK if a sampler made a distribution, else an error that names it. */
+static pico_status check_dist(const pico_decode *decode, pico_status status, const pico_dist *dist,
+                              pico_error *err) {
+    const char *name = decode->params.sampler_name == NULL ? "" : decode->params.sampler_name;
+    if (status != PICO_OK && status != PICO_E_INVALID && status != PICO_E_LIMIT) {
+        return pico_plugin_failed("sampler", name, "dist", status, NULL, err);
+    }
+    if (status != PICO_OK || dist->n == 0) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "sampler %s makes no distribution of the logits; are they all NaN, or all "
+                         "tokens banned?",
+                         name);
+    }
+    return PICO_OK;
+}
+
 static pico_status dist_of_row(pico_decode *decode, const float *row, const void *state,
                                pico_dist *out, pico_error *err) {
     pico_candidates candidates = {
         .n = decode->n_vocab, .n_vocab = decode->n_vocab, .logit = row, .log_sum = NAN};
     pico_status status =
         decode->params.sampler->dist(decode->params.sampler_self, &candidates, state, out);
-    if (status != PICO_OK || out->n == 0) {
-        return pico_fail(err, status == PICO_OK ? PICO_E_INVALID : status,
-                         "the sampler makes no distribution of the logits (are they all NaN or "
-                         "banned?)");
-    }
-    return PICO_OK;
+    return check_dist(decode, status, out, err);
 }
 
 /* The whole row: in place where the device's memory is the host's. */
@@ -261,13 +272,8 @@ pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out,
                                       .log_sum = (double)decode->host_log_sum[row]};
         pico_status status =
             decode->params.sampler->dist(decode->params.sampler_self, &candidates, state, dist);
-        if (status == PICO_OK && dist->n > 0) {
-            return PICO_OK;
-        }
         if (status != PICO_E_LIMIT) {
-            return pico_fail(err, status == PICO_OK ? PICO_E_INVALID : status,
-                             "the sampler makes no distribution of the logits (are they all NaN or "
-                             "banned?)");
+            return check_dist(decode, status, dist, err);
         }
     }
     const float *values = NULL;

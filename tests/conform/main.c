@@ -27,7 +27,7 @@ static const char usage[] =
     "failed tests.\n"
     "  --set key=value   an option of the plugin; kind.NAME.key=value one of another plugin\n"
     "  --filter TEXT     only tests whose name contains TEXT\n"
-    "  --in-process      no child processes: for a debugger or a sanitizer\n"
+    "  --in-process      no child processes: for a debugger\n"
     "  --list            print the names of the tests and stop\n";
 
 /* ---- ending a test ---- */
