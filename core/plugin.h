@@ -624,8 +624,8 @@ typedef struct pico_sampler_need {
 typedef struct pico_candidates {
     uint32_t n;
     uint32_t n_vocab;
-    const int32_t
-        *token;         /* (n) best first, ties by lowest id; NULL: entry i is token i, unsorted */
+    /* (n) best first, ties by lowest id; NULL: entry i is token i, unsorted */
+    const int32_t *token;
     const float *logit; /* (n) */
     double log_sum;     /* as asked for in need; NaN when n == n_vocab */
 } pico_candidates;
