@@ -296,11 +296,12 @@ typedef struct pico_model_desc {
  *
  * Ops are eager, in order and asynchronous: an op may return before it has run, and only
  * buffer_read and sync block. A failing device is remembered and reported by the next buffer_read
- * or sync; an op itself returns an error only for arguments that it cannot queue. Nothing
- * allocates after reserve(). Ids, positions, page tables and logit edits are device data that the
- * host writes once per forward pass, before its first op, so that a step can be recorded and
- * replayed with new data. The host asks `supports` once for what a model needs before it uses it;
- * a backend with the required slots alone, in F32, runs every F32 model.
+ * or sync; an op itself returns an error only for arguments that it cannot queue. Ops allocate
+ * nothing: reserve() has sized their scratch memory. Buffers and weights are made before the first
+ * op after a reserve(), and later only after another one. Ids, positions, page tables and logit
+ * edits are device data that the host writes once per forward pass, before its first op, so that a
+ * step can be recorded and replayed with new data. The host asks `supports` once for what a model
+ * needs before it uses it; a backend with the required slots alone, in F32, runs every F32 model.
  *
  * Batch invariance. The rows of a call are sorted into two classes: rows [0, n_decode) come from
  * sequences that bring at most PICO_DECODE_ROWS_MAX rows to the call, the others are prefill. If

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The way of a plugin author: picochat is installed (staged with DESTDIR, so the tree is not where it
-# was configured to be), the skeletons are copied out of the source tree and built from the installed
-# files alone, with CMake and with a plain compiler, and the installed program loads them.
+# was configured to be), the installed skeletons are copied and built from the installed files alone,
+# with CMake and with a plain compiler, and the installed program loads them.
 #
 # usage: check_skeleton.sh SOURCE_DIR BUILD_DIR
 set -eu
@@ -38,7 +38,11 @@ installed=$(cd "$plugindir" && ls -- *.so)
 [ "$built" = "$installed" ] || fail "built plugins: $built; in $plugindir: $installed"
 
 # ---- build, out of the tree ----
-cp -R "$source/tests/skeleton" "$top/mine"
+cp -R "$prefix/share/picochat/skeleton" "$top/mine"
+diff -r "$source/tests/skeleton" "$top/mine" || fail "the installed skeleton is another one"
+# Both ways to name the header work, with both ways to build.
+sed -i 's,#include "plugin.h",#include <picochat/plugin.h>,' "$top/mine/sample_skeleton.c"
+grep -q '<picochat/plugin.h>' "$top/mine/sample_skeleton.c" || fail "no skeleton includes plugin.h"
 quiet cmake -S "$top/mine" -B "$top/with_cmake" -DCMAKE_PREFIX_PATH="$prefix"
 quiet cmake --build "$top/with_cmake"
 mkdir "$top/with_cc"

@@ -66,10 +66,29 @@ static void mistakes_are_named(void **state) {
     assert_contains(c->run.err, "did you mean --temp?");
     assert_one_message(RUN);
     assert_int_equal(c->run.n_out, 0);
+    cli_expect(RUN, 2, "run", "--temperature", "1");
+    assert_contains(c->run.err, "did you mean --temp?");
+    cli_expect(RUN, 2, "run", "--temprature", "1");
+    assert_contains(c->run.err, "did you mean --temp?");
+    cli_expect(RUN, 2, "run", "--max_tokens", "1");
+    assert_contains(c->run.err, "did you mean --n-predict?");
+    cli_expect(RUN, 2, "Once upon a time");
+    assert_contains(c->run.err, "a prompt is given with -p TEXT");
+    assert_one_message(RUN);
+    cli_expect(RUN, 2, "tiny.gguf");
+    assert_contains(c->run.err, "a model is given with -m MODEL");
     cli_expect(RUN, 2, "rnu");
     assert_contains(c->run.err, "did you mean run?");
     cli_expect(RUN, 2, "inspect", MODEL, "--temp", "1");
     assert_contains(c->run.err, "inspect does not take the option --temp");
+    /* No command takes an option that would do nothing. */
+    cli_expect(RUN, 2, "bench", "-m", MODEL, "--stop", "x");
+    assert_contains(c->run.err, "bench does not take the option --stop");
+    cli_expect(RUN, 2, "bench", "-m", MODEL, "--prompt", "x");
+    cli_expect(RUN, 2, "eval", "-m", MODEL, "-f", c->file, "-n", "3");
+    assert_contains(c->run.err, "eval does not take the option -n");
+    cli_expect(RUN, 2, "inspect", MODEL, "-t", "1");
+    cli_expect(RUN, 2, "tokenize", "-m", MODEL, "-c", "1", "-p", "x");
     cli_expect(RUN, 2, "run", "-m");
     assert_contains(c->run.err, "-m needs a value");
     cli_expect(RUN, 2, "inspect", "--json=yes", MODEL);
@@ -134,6 +153,15 @@ static void prompts_agree(void **state) {
     (void)snprintf(text, sizeof text, "%s", c->run.out);
     (void)snprintf(expected, sizeof expected, "hello%s", text);
 
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "hello", "-n", "1", "-v");
+    assert_contains(c->run.err, MODEL);
+    assert_contains(c->run.err, ", GGUF v3, ");
+    assert_contains(c->run.err, "debug: backend cpu: ");
+    assert_contains(c->run.err, "loaded in ");
+    assert_null(strstr(c->run.err, "drafts")); /* but where a decoder could have drafted: */
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "hello", "-n", "1", "--decoder", "scripted",
+               "--plugin-path", PICO_BUILD_DIR "/tests/plugins");
+    assert_contains(c->run.err, ", 0 drafts, ");
     cli_write(c->file, "hello\n", 6);
     cli_expect(RUN, 0, "run", "-m", MODEL, "-f", c->file, "-n", "20", "--temp", "0", QUIET);
     assert_string_equal(c->run.out, text);
@@ -229,7 +257,12 @@ static void exit_codes(void **state) {
     assert_contains(c->run.err, "-m MODEL");
     cli_expect(RUN, 3, "run", "-m", "/nonexistent/model", "-p", "x");
     assert_contains(c->run.err, "/nonexistent/model");
+    assert_contains(c->run.err, "expected a GGUF file or a llama2.c .bin; correct -m");
     assert_one_message(RUN);
+    cli_expect(RUN, 3, "run", "-m", MODEL, "--tokenizer", "/nonexistent/t", "-p", "x");
+    assert_contains(c->run.err, "correct --tokenizer");
+    cli_expect(RUN, 3, "inspect", "/nonexistent/model");
+    assert_contains(c->run.err, "expected a GGUF file or a llama2.c .bin\n");
     cli_expect(RUN, 2, "run", "--config", "/nonexistent/a.ini", "-p", "x");
     assert_one_message(RUN);
     cli_expect(RUN, 4, "run", "-m", MODEL, "-p", "x", "--sampler", "nonesuch");
@@ -327,6 +360,35 @@ static void convert_keeps_the_model(void **state) {
     assert_string_equal(c->run.out, text);
 }
 
+/* A mistake in the section of a plugin that is not selected stops a run, too; one of a plugin that
+ * is not there is a warning. Quotes and '#' in values are explained. */
+static void other_sections_are_checked(void **state) {
+    context *c = *state;
+    static const char quoted[] = "[sampler.mirostat]\ntua = 1\n";
+    static const char path[] = "[model]\npath = \"x.gguf\"\n";
+    static const char number[] = "[generate]\nseed = 1 # one\n";
+    static const char hash[] = "[model]\npath = x.gguf # the model\n";
+    cli_write(c->file, quoted, sizeof quoted - 1);
+    cli_expect(RUN, 2, "run", "--config", c->file, "-m", MODEL, "-p", "x", "-n", "1");
+    assert_contains(c->run.err, ":2: [sampler.mirostat] has no key tua; did you mean tau?");
+    cli_expect(RUN, 2, "bench", "--config", c->file, "-m", MODEL);
+    cli_expect(RUN, 2, "eval", "--config", c->file, "-m", MODEL, "-f", c->file);
+    cli_expect(RUN, 2, "chat", "--config", c->file, "-m", MODEL);
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "x", "-n", "1", "--set", "decoder.greedi.a=1");
+    assert_contains(c->run.err, "warning: --set: [decoder.greedi] is not checked: ");
+    assert_contains(c->run.err, "did you mean 'greedy'?");
+    cli_write(c->file, path, sizeof path - 1);
+    cli_expect(RUN, 2, "config", "check", "--config", c->file);
+    assert_contains(c->run.err, ":2: [model] path = \"x.gguf\": expected a path (values are taken "
+                                "literally; leave the quotes out)");
+    cli_write(c->file, number, sizeof number - 1);
+    cli_expect(RUN, 2, "config", "check", "--config", c->file);
+    assert_contains(c->run.err, "a comment begins with ' ;'");
+    cli_write(c->file, hash, sizeof hash - 1);
+    cli_expect(RUN, 0, "config", "check", "--config", c->file);
+    assert_contains(c->run.err, ":2: [model] path: '#' is part of this path");
+}
+
 /* What is listed can be shown, with the section and variable that set each option. */
 static void plugins_list_and_show(void **state) {
     context *c = *state;
@@ -335,6 +397,7 @@ static void plugins_list_and_show(void **state) {
     assert_contains(c->run.out, "greedy");
     cli_expect(RUN, 0, "plugins", "list", "-v");
     assert_contains(c->run.out, "/plugins/attn_mqa.so");
+    assert_contains(c->run.out, "searched, in this order:\n  " PICO_BUILD_DIR "/plugins\n");
     cli_expect(RUN, 0, "plugins", "show", "sampler/standard");
     assert_contains(c->run.out, "[sampler.standard]");
     assert_contains(c->run.out, "PICOCHAT_SAMPLER_STANDARD_TEMPERATURE");
@@ -342,6 +405,14 @@ static void plugins_list_and_show(void **state) {
     assert_contains(c->run.out, "tau");
     cli_expect(RUN, 4, "plugins", "show", "standrad");
     assert_contains(c->run.err, "did you mean standard?");
+    cli_expect(RUN, 4, "plugins", "show",
+               PICO_BUILD_DIR "/tests/bad_plugins/sample_missing_slot.so");
+    assert_contains(c->run.err, "the required slot dist is NULL");
+    cli_expect(RUN, 0, "plugins", "list", "-v", "--plugin-path", "/nonexistent/plugins");
+    assert_contains(c->run.out, "/nonexistent/plugins (does not exist)");
+    assert_contains(c->run.err, "warning: --plugin-path: there is no folder /nonexistent/plugins");
+    cli_expect(RUN, 4, "run", "-m", MODEL, "-p", "x", "--sampler", "greedy");
+    assert_contains(c->run.err, "'greedy' is a decoder and belongs into [decoder]");
     cli_write(c->file, "not a plugin", 12);
     char path[128];
     (void)snprintf(path, sizeof path, "%s/sample_broken.so", c->folder);
@@ -439,8 +510,9 @@ static void reference_is_complete(void **state) {
     }
     cli_expect(RUN, 2, "config", "check", "--set", "sampler.mirostat.tau=-1");
     assert_contains(c->run.err, "tau");
-    cli_expect(RUN, 0, "config", "check", "--set", "sampler.elsewhere.x=1");
-    assert_contains(c->run.err, "[sampler.elsewhere] is not checked");
+    cli_expect(RUN, 0, "config", "check", "--set", "sampler.standrad.x=1");
+    assert_contains(c->run.err, "warning: --set: [sampler.standrad] is not checked: there is no "
+                                "sampler plugin 'standrad'; did you mean 'standard'?");
 }
 
 int main(void) {
@@ -459,6 +531,7 @@ int main(void) {
         cmocka_unit_test(tokenize_both_ways),
         cmocka_unit_test(inspect_says_what_is_there),
         cmocka_unit_test(convert_keeps_the_model),
+        cmocka_unit_test(other_sections_are_checked),
         cmocka_unit_test(plugins_list_and_show),
         cmocka_unit_test(chat_keeps_its_turns),
         cmocka_unit_test(chat_uses_the_models_template),

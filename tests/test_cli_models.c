@@ -134,6 +134,7 @@ static void compat_corners(void **state) {
     assert_string_equal(c->run.out, "Once upon\n");
     cli_expect_with(RUN, 3, &as_run, CLI_WORDS(model->bin, "-t", "0"));
     assert_contains(c->run.err, "tokenizer.bin");
+    assert_contains(c->run.err, "-z FILE");
     cli_expect_with(RUN, 2, &as_run, CLI_WORDS(model->bin, "-t"));
     assert_contains(c->run.err, "Usage:");
     cli_setup talk = {.program = "run", .input = "\nHello\n"};

@@ -500,6 +500,7 @@ static void tables_are_well_formed(void **state) {
                               .model_bytes = 438119424,
                               .n_params = 109529856,
                               .backend = "cpu",
+                              .decoder = "spec",
                               .threads = 2};
     assert_non_null(r);
     r->n_row = 3;
@@ -509,6 +510,8 @@ static void tables_are_well_formed(void **state) {
                                  .tokens_per_s = {.mean = 71.5},
                                  .limit = 70.0,
                                  .share = 1.05,
+                                 .n_drafted = 8,
+                                 .n_accepted = 6,
                                  .probe_fault = 1};
     r->row[1] = (pico_bench_row){.kind = PICO_BENCH_NO_KV, .test = "tg8@nokv"};
     r->row[1].share = r->row[1].limit = (double)NAN;
@@ -525,12 +528,15 @@ static void tables_are_well_formed(void **state) {
     assert_non_null(strstr(text, "| v4 | 1.250 x"));
     assert_non_null(strstr(text, "| - |"));
     assert_non_null(strstr(text, "probe fault"));
+    assert_non_null(strstr(text, "decoder spec;"));
+    assert_non_null(strstr(text, "tg8: 75.0 % of 8 drafts accepted\n"));
     free(text);
     to = open_memstream(&text, &size);
     pico_bench_print_csv(&about, r, to);
     (void)fclose(to);
     assert_int_equal(count(text, '\n'), 4);
-    assert_int_equal(count(text, ','), 4 * 13);
+    assert_int_equal(count(text, ','), 4 * 16);
+    assert_non_null(strstr(text, ",1,spec,8,6\n"));
     assert_null(strstr(text, "nan"));
     free(text);
     free(r);

@@ -85,6 +85,10 @@ static void each_fault_has_its_message(void **state) {
         {"bad_overlap", "sampler 'bad_overlap': option 1 (two): its field overlaps another "
                         "option's; use offsetof"},
         {"bad_twice", "sampler 'bad_twice': option 1 (same): this name is declared twice"},
+        {"no_count", "sampler 'no_count': there is a table of options, but n_options is 0, so that "
+                     "nothing would be bound; set n_options to the number of options"},
+        {"no_table", "sampler 'no_table': options_bytes is not 0, but n_options is 0, so that "
+                     "nothing would be bound; set n_options to the number of options"},
         {"huge_options", "sampler 'huge_options': options_bytes is 100000; expected at most 4096"},
     };
     pico_registry *registry = open_registry();
@@ -133,6 +137,12 @@ static void failing_create_is_reported(void **state) {
     assert_message(err.message,
                    FILE_OF("silent_create") ": sampler 'silent_create' could not be created: the "
                                             "plugin does not say why (status -1)");
+    assert_int_equal(pico_registry_create(registry, config, PICO_KIND_SAMPLER, "null_self",
+                                          "sampler.null_self", &host, &instance, &err),
+                     PICO_E_ABI);
+    assert_message(err.message, FILE_OF("null_self") ": create of sampler 'null_self' succeeded "
+                                                     "without an instance; set *self");
+    assert_null(instance.loaded);
     pico_config_close(config);
     pico_registry_close(registry);
 }
@@ -253,13 +263,21 @@ static void missing_names_list_the_folders_and_the_nearest(void **state) {
     pico_registry *registry = open_registry();
     assert_int_equal(pico_registry_load(registry, PICO_KIND_SAMPLER, "goood", &loaded, &err),
                      PICO_E_NOT_FOUND);
-    const char *start = "there is no sampler plugin 'goood': sample_goood.so is not in " FOLDER;
+    const char *start = "there is no sampler plugin 'goood'; did you mean 'good'? There are bad_";
     assert_memory_equal(err.message, start, strlen(start));
-    assert_non_null(strstr(err.message, "; did you mean 'good'?"));
+    assert_non_null(strstr(err.message, "; sample_goood.so is not in " FOLDER));
     assert_int_equal(pico_registry_load(registry, PICO_KIND_BACKEND, "good", &loaded, &err),
                      PICO_E_NOT_FOUND);
-    assert_non_null(strstr(err.message, "backend_good.so is not in "));
+    start = "there is no backend plugin 'good': 'good' is a sampler and belongs into [sampler]; "
+            "there are ";
+    assert_memory_equal(err.message, start, strlen(start));
+    assert_non_null(strstr(err.message, "; backend_good.so is not in "));
+    assert_int_equal(pico_registry_load(registry, PICO_KIND_BACKEND, "zzzzzz", &loaded, &err),
+                     PICO_E_NOT_FOUND);
     assert_non_null(strstr(err.message, "; set [host] plugin_path or PICOCHAT_PLUGIN_PATH"));
+    assert_int_equal(pico_registry_load(registry, PICO_KIND_SAMPLER, "\"good\"", &loaded, &err),
+                     PICO_E_INVALID);
+    assert_non_null(strstr(err.message, "leave the quotes out"));
     assert_int_equal(pico_registry_load(registry, PICO_KIND_SAMPLER, "Good!", &loaded, &err),
                      PICO_E_INVALID);
     assert_int_equal(pico_registry_load(registry, PICO_KIND_SAMPLER, "", &loaded, &err),
@@ -288,6 +306,19 @@ static void paths_name_a_file(void **state) {
                      PICO_E_ABI);
     assert_non_null(
         strstr(err.message, "expected a plugin of kind backend, found sampler 'other'"));
+    /* Kind 0: what the file holds; the fault that is said is the file's own. */
+    assert_int_equal(pico_registry_load(registry, 0, path, &loaded, &err), PICO_OK);
+    assert_int_equal(loaded->plugin.kind, PICO_KIND_SAMPLER);
+    assert_int_equal(pico_registry_load(registry, 0, "good", &loaded, &err), PICO_E_INVALID);
+    assert_int_equal(pico_registry_load(registry, 0, FILE_OF("good"), &loaded, &err), PICO_OK);
+    assert_string_equal(loaded->plugin.name, "good");
+    assert_int_equal(pico_registry_load(registry, 0, FILE_OF("missing_slot"), &loaded, &err),
+                     PICO_E_ABI);
+    assert_non_null(strstr(err.message, "the required slot dist is NULL"));
+    assert_null(loaded);
+    assert_int_equal(pico_registry_load(registry, 0, FILE_OF("wrong_kind"), &loaded, &err),
+                     PICO_E_ABI);
+    assert_non_null(strstr(err.message, "expected a plugin of kind sampler, found decoder"));
     assert_int_equal(unlink(path), 0);
     assert_int_equal(rmdir(folder), 0);
     pico_registry_close(registry);
@@ -331,7 +362,7 @@ static void search_path_is_strict(void **state) {
 }
 
 typedef struct listing {
-    int good, refused, wrong_magic;
+    int good, refused, wrong_magic, wrong_name;
 } listing;
 
 static void note_entry(void *arg, const pico_registry_entry *entry) {
@@ -348,6 +379,8 @@ static void note_entry(void *arg, const pico_registry_entry *entry) {
         l->refused++;
         assert_memory_equal(entry->reason, entry->path, strlen(entry->path));
         l->wrong_magic += strcmp(entry->path, FILE_OF("wrong_magic")) == 0;
+        l->wrong_name += strcmp(entry->path, FILE_OF("wrong_name")) == 0 &&
+                         strstr(entry->reason, "rename the file to sample_other.so") != NULL;
     }
 }
 
@@ -360,8 +393,45 @@ static void list_shows_everything(void **state) {
     assert_int_equal(pico_registry_list(registry, note_entry, &l, &err), PICO_OK);
     assert_int_equal(l.good, 1);
     assert_int_equal(l.wrong_magic, 1);
+    assert_int_equal(l.wrong_name, 1);
     assert_true(l.refused >= 20);
+    assert_string_equal(pico_registry_folder(registry, 0), FOLDER);
+    assert_null(pico_registry_folder(registry, 64));
     pico_registry_close(registry);
+}
+
+static void note_misnamed(void *arg, const pico_registry_entry *entry) {
+    int *refused = arg;
+    const char *base = strrchr(entry->path, '/') + 1;
+    if (strcmp(base, "good.so") == 0 || strcmp(base, "decode_good.so") == 0) {
+        assert_null(entry->plugin);
+        assert_non_null(strstr(entry->reason, "rename it to sample_good.so"));
+        ++*refused;
+    }
+}
+
+/* A good plugin in a file that selection would never look at is not listed as usable. */
+static void misnamed_files_are_refused(void **state) {
+    (void)state;
+    static const char *const names[] = {"good.so", "decode_good.so"};
+    char folder[] = "/tmp/pico_registry_XXXXXX", path[128];
+    pico_registry *registry = NULL;
+    pico_error err;
+    int refused = 0;
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < 2; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        assert_int_equal(symlink(FILE_OF("good"), path), 0);
+    }
+    assert_int_equal(pico_registry_open(folder, &registry, &err), PICO_OK);
+    assert_int_equal(pico_registry_list(registry, note_misnamed, &refused, &err), PICO_OK);
+    assert_int_equal(refused, 2);
+    pico_registry_close(registry);
+    for (size_t i = 0; i < 2; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void kinds_have_names(void **state) {
@@ -386,6 +456,7 @@ int main(void) {
         cmocka_unit_test(paths_name_a_file),
         cmocka_unit_test(search_path_is_strict),
         cmocka_unit_test(list_shows_everything),
+        cmocka_unit_test(misnamed_files_are_refused),
         cmocka_unit_test(kinds_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "measure/bench.h"
+
 enum { FLUSH_NS = 20000000 }; /* often enough to look continuous, rare enough to cost nothing */
 
 void pico_answer_open(pico_answer *answer, FILE *out, int trim_start, int keep) {
@@ -107,8 +109,10 @@ static void figure(char *out, size_t size, uint64_t n, const char *what, uint64_
     }
 }
 
-void pico_answer_figures(const pico_decode_stats *before, const pico_decode_stats *after,
-                         const pico_slot_state *slot, char *out, size_t size) {
+void pico_answer_figures(const pico_decode_stats *before, const pico_decode *decode, char *out,
+                         size_t size) {
+    const pico_decode_stats *after = pico_decode_statistics(decode);
+    const pico_slot_state slot = pico_decode_slot(decode, 0);
     char prompt[96], text[96], reused[64] = "", drafts[96] = "";
     uint64_t n_prefill = after->n_prefill - before->n_prefill;
     uint64_t n_new = after->n_generated - before->n_generated;
@@ -118,14 +122,36 @@ void pico_answer_figures(const pico_decode_stats *before, const pico_decode_stat
            after->prefill_seconds - before->prefill_seconds);
     figure(text, sizeof text, n_new, "new", n_new > 0 ? n_new - 1 : 0,
            after->decode_seconds - before->decode_seconds);
-    if (slot->n_reused != 0) {
-        (void)snprintf(reused, sizeof reused, " (%u kept)", slot->n_reused);
+    if (slot.n_reused != 0) {
+        (void)snprintf(reused, sizeof reused, " (%u kept)", slot.n_reused);
     }
     if (n_drafted != 0) {
         (void)snprintf(drafts, sizeof drafts, ", %llu of %llu drafts accepted",
                        (unsigned long long)(after->n_accepted - before->n_accepted),
                        (unsigned long long)n_drafted);
+    } else if (pico_decode_max_proposals(decode) != 0) {
+        (void)snprintf(drafts, sizeof drafts, ", 0 drafts");
     }
     (void)snprintf(out, size, "%s%s, %s%s, ended by %s", prompt, reused, text, drafts,
-                   pico_finish_name(slot->finish));
+                   pico_finish_name(slot.finish));
+}
+
+double pico_answer_clock(void) {
+    return (double)now_ns() * 1e-9;
+}
+
+void pico_answer_describe(pico_runtime *runtime, const pico_decode *decode, double seconds) {
+    const pico_model_file *file = runtime->model->file;
+    const char *device = runtime->device.caps.device;
+    pico_bench_about about;
+    pico_bench_describe(runtime->model, "", &about);
+    pico_log_write(&runtime->log, PICO_LOG_DEBUG, "model: %s, %s, %.2f million parameters, %.1f MB",
+                   file->path, file->format_name, (double)about.n_params * 1e-6,
+                   (double)about.model_bytes * 1e-6);
+    pico_log_write(&runtime->log, PICO_LOG_DEBUG,
+                   "backend %s: %s; threads %u, KV pages %.1f MB, loaded in %.2f s",
+                   runtime->backend.loaded->plugin.name,
+                   device[0] == '\0' ? "it does not say what it runs on" : device,
+                   pico_pool_n_threads(runtime->pool),
+                   (double)pico_session_kv_bytes(pico_decode_session(decode)) * 1e-6, seconds);
 }

@@ -30,9 +30,14 @@ void pico_answer_end(pico_answer *answer);
 /* Runs slot 0 until it is finished, Ctrl-C was pressed or nothing can be printed any more. */
 pico_status pico_answer_run(pico_answer *answer, pico_decode *decode, pico_error *err);
 
-/* "5 prompt tokens at 1200/s, 251 new tokens at 900/s, ended by length" from the difference of two
- * states of the statistics. */
-void pico_answer_figures(const pico_decode_stats *before, const pico_decode_stats *after,
-                         const pico_slot_state *slot, char *out, size_t size);
+/* "5 prompt tokens at 1200/s, 251 new tokens at 900/s, ended by length": what slot 0 did since its
+ * statistics were `before`. */
+void pico_answer_figures(const pico_decode_stats *before, const pico_decode *decode, char *out,
+                         size_t size);
+
+/* For -v: model, device, threads, memory of the KV pages and the seconds that opening took. */
+void pico_answer_describe(pico_runtime *runtime, const pico_decode *decode, double seconds);
+/* A clock for it. */
+double pico_answer_clock(void);
 
 #endif

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/load.h"
 #include "cli/options.h"
 
 /* What parsing fills; the arrays hold as many entries as there are words. */
@@ -147,7 +148,10 @@ static pico_status parse(cli_state *state, int argc, char **argv, int first) {
         } else if (!only_arguments && argv[i][0] == '-' && argv[i][1] != '\0') {
             status = parse_option(state, argc, argv, &i);
         } else if (cli->n_argument == cli->command->max_arguments) {
-            status = pico_fail(&state->err, PICO_E_INVALID, "unexpected argument '%s'", argv[i]);
+            uint32_t kind = pico_option_find(cli->command, "--prompt", 8).kind;
+            int has_prompt = kind == PICO_OPTION_OWN || kind == PICO_OPTION_KEY;
+            status = pico_fail(&state->err, PICO_E_INVALID, "unexpected argument '%.200s'%s",
+                               argv[i], has_prompt ? "; a prompt is given with -p TEXT" : "");
         } else {
             state->argument[cli->n_argument++] = argv[i];
         }
@@ -171,6 +175,22 @@ static pico_status complete_config(cli_state *state) {
     return status == PICO_OK ? pico_config_check(cli->config, &state->err) : status;
 }
 
+/* A mistake in the section of any plugin shows before the model is loaded. */
+static int check_plugins(cli_state *state) {
+    pico_registry *registry = NULL;
+    const char *path = pico_config_string(state->cli.config, "host", "plugin_path");
+    pico_status status = pico_registry_open(path, &registry, &state->err);
+    if (status == PICO_OK) {
+        status = pico_cli_check_sections(&state->cli, registry, &state->err);
+    }
+    pico_registry_close(registry);
+    if (status == PICO_OK) {
+        return PICO_EXIT_OK;
+    }
+    return pico_cli_fail(&state->cli, status == PICO_E_NOMEM ? PICO_EXIT_MEMORY : PICO_EXIT_USAGE,
+                         "%s", state->err.message);
+}
+
 static int run_parsed(cli_state *state, int argc, char **argv, int first) {
     pico_cli *cli = &state->cli;
     pico_status status = parse(state, argc, argv, first);
@@ -190,7 +210,9 @@ static int run_parsed(cli_state *state, int argc, char **argv, int first) {
         int code = state->err.code == PICO_E_NOMEM ? PICO_EXIT_MEMORY : PICO_EXIT_USAGE;
         return pico_cli_fail(cli, code, "%s", state->err.message);
     }
-    return cli->command->run(cli);
+    pico_cli_warn(cli);
+    int code = cli->command->runs_plugins ? check_plugins(state) : PICO_EXIT_OK;
+    return code == PICO_EXIT_OK ? cli->command->run(cli) : code;
 }
 
 int pico_cli_main(const char *program, const pico_command *command, int argc, char **argv,
@@ -282,6 +304,7 @@ int pico_cli_open_file(const pico_cli *cli, const char *path, pico_model_file **
     if (status == PICO_OK) {
         return PICO_EXIT_OK;
     }
+    pico_load_advise(cli->config, path, &err);
     return pico_cli_fail(cli, status == PICO_E_NOMEM ? PICO_EXIT_MEMORY : PICO_EXIT_MODEL, "%s",
                          err.message);
 }

@@ -45,6 +45,7 @@ typedef struct pico_command {
     const pico_cli_option *options;
     size_t n_options;
     size_t max_arguments;            /* that are no options */
+    int runs_plugins;                /* 1: the sections of all plugins are checked before run() */
     int (*run)(const pico_cli *cli); /* returns the exit code; has printed what went wrong */
 } pico_command;
 
@@ -101,6 +102,15 @@ uint32_t pico_cli_log_level(const pico_cli *cli);
 int pico_cli_finish_output(int code);
 /* What that says and returns when a write has failed with error (an errno value). */
 int pico_cli_fail_output(int error);
+
+/* ---- check.c ---- */
+/* Binds the options of a plugin from its section, to see whether they are valid. */
+pico_status pico_cli_bind(const pico_cli *cli, const char *section, const pico_loaded *loaded,
+                          pico_error *err);
+/* Checks the section of every plugin that can be found, selected or not; warns of the others. */
+pico_status pico_cli_check_sections(const pico_cli *cli, pico_registry *registry, pico_error *err);
+/* Warns of what is allowed but hardly meant: folders that do not exist, '#' in paths. */
+void pico_cli_warn(const pico_cli *cli);
 
 /* ---- help.c ---- */
 void pico_help_program(const char *program, FILE *out);

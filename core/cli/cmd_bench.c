@@ -37,6 +37,10 @@ static json_t *json_row(const pico_bench_row *row) {
     if (is_ratio) {
         (void)json_object_set_new(object, "ratio", number(row->ratio.mean));
     }
+    if (row->n_drafted != 0) {
+        (void)json_object_set_new(object, "drafted", json_integer((json_int_t)row->n_drafted));
+        (void)json_object_set_new(object, "accepted", json_integer((json_int_t)row->n_accepted));
+    }
     return object;
 }
 
@@ -52,13 +56,13 @@ static int print_json(const bench_state *state) {
     if (r->note[0] != '\0') {
         (void)json_object_set_new(limits, "note", json_string(r->note));
     }
-    json_t *root =
-        json_pack("{s:s, s:I, s:I, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "model", state->about.model,
-                  "model_bytes", (json_int_t)state->about.model_bytes, "params",
-                  (json_int_t)state->about.n_params, "backend", state->about.backend, "threads",
-                  (json_int_t)state->about.threads, "peak_rss_bytes", (json_int_t)r->peak_rss,
-                  "kv_bytes", (json_int_t)r->kv_bytes, "kv_bytes_per_token",
-                  (json_int_t)r->kv_bytes_per_token, "limits", limits, "rows", rows);
+    json_t *root = json_pack(
+        "{s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "model", state->about.model,
+        "model_bytes", (json_int_t)state->about.model_bytes, "params",
+        (json_int_t)state->about.n_params, "backend", state->about.backend, "decoder",
+        state->about.decoder, "threads", (json_int_t)state->about.threads, "peak_rss_bytes",
+        (json_int_t)r->peak_rss, "kv_bytes", (json_int_t)r->kv_bytes, "kv_bytes_per_token",
+        (json_int_t)r->kv_bytes_per_token, "limits", limits, "rows", rows);
     int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;
     (void)putchar('\n');
     json_decref(root);
@@ -175,6 +179,7 @@ static int measure(bench_state *state, const char *format) {
     }
     pico_bench_describe(runtime->model, slash == NULL ? path : slash + 1, &state->about);
     state->about.backend = runtime->backend.loaded->plugin.name;
+    state->about.decoder = runtime->decoder.loaded->plugin.name;
     state->about.threads = pico_pool_n_threads(runtime->pool);
     return print_result(state, format);
 }
@@ -232,8 +237,9 @@ const pico_command pico_command_bench = {
         "of the read limit: how fast the same threads read as many bytes as a step does, probed\n"
         "before and after each repeat. The share of pp rows is that of F32 multiply-adds, which\n"
         "kernels for narrower types may exceed.",
-    .sections = "model host backend attention decoder generate",
+    .sections = "model.path host backend attention decoder generate.ubatch",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .max_arguments = 0,
+    .runs_plugins = 1,
     .run = bench_command};

@@ -101,6 +101,7 @@ static int open_chat(chat_state *chat) {
     const pico_cli *cli = chat->cli;
     pico_decode_params params;
     int code = PICO_EXIT_RUNTIME, known = 1;
+    double begin = pico_answer_clock();
     uint32_t needs = PICO_RUNTIME_MODEL | PICO_RUNTIME_DECODE | PICO_RUNTIME_TOKENIZER;
     chat->max_tokens = pico_config_int(cli->config, "chat", "max_tokens");
     if (pico_cli_int(cli, "--n-predict", 1, INT32_MAX, &chat->max_tokens, &chat->err) != PICO_OK) {
@@ -127,6 +128,7 @@ static int open_chat(chat_state *chat) {
     if (status != PICO_OK) {
         return pico_cli_fail_error(cli, &chat->err);
     }
+    pico_answer_describe(&chat->runtime, chat->decode, pico_answer_clock() - begin);
     greet(chat, known);
     return PICO_EXIT_OK;
 }
@@ -136,8 +138,7 @@ static int open_chat(chat_state *chat) {
 static void report(chat_state *chat, const pico_decode_stats *before) {
     pico_log *log = &chat->runtime.log;
     pico_slot_state slot = pico_decode_slot(chat->decode, 0);
-    pico_answer_figures(before, pico_decode_statistics(chat->decode), &slot, chat->figures,
-                        sizeof chat->figures);
+    pico_answer_figures(before, chat->decode, chat->figures, sizeof chat->figures);
     pico_log_write(log, PICO_LOG_DEBUG, "%s", chat->figures);
     if (slot.finish == PICO_FINISH_CONTEXT) {
         pico_log_write(log, PICO_LOG_WARN,
@@ -307,4 +308,5 @@ const pico_command pico_command_chat = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .max_arguments = 0,
+    .runs_plugins = 1,
     .run = chat_command};

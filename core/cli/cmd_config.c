@@ -57,59 +57,17 @@ static pico_status each_selected(config_state *state, plugin_fn fn) {
     return status;
 }
 
-/* Whether section ("sampler.standard", "compress.2.int8") belongs to a selected plugin. */
-static int is_selected(const config_state *state, const char *section) {
-    char stem[SECTION_BYTES];
-    const char *dot = strrchr(section, '.');
-    (void)snprintf(stem, sizeof stem, "%.*s", (int)(dot - section), section);
-    const char *name = pico_config_string(state->cli->config, stem, "plugin");
-    return name != NULL && strcmp(name, dot + 1) == 0;
-}
-
 /* ---- check ---- */
 
 static pico_status bind(config_state *state, const char *section, const pico_loaded *loaded) {
-    const pico_plugin *plugin = &loaded->plugin;
-    void *options = calloc(1, plugin->options_bytes + 1u);
-    if (options == NULL) {
-        return pico_fail(&state->err, PICO_E_NOMEM, "out of memory");
-    }
-    pico_status status =
-        pico_config_bind(state->cli->config, section, plugin->options, plugin->n_options,
-                         plugin->option_size, options, plugin->options_bytes, &state->err);
-    free(options);
-    return status;
-}
-
-/* The section of a plugin that is not selected: checked if the plugin is there. */
-static pico_status check_other(void *arg, const char *section, pico_error *err) {
-    config_state *state = arg;
-    char kind_name[32];
-    const pico_loaded *loaded = NULL;
-    pico_error ignored = {0};
-    if (is_selected(state, section)) {
-        return PICO_OK; /* is bound with the others */
-    }
-    (void)snprintf(kind_name, sizeof kind_name, "%.*s", (int)strcspn(section, "."), section);
-    uint32_t kind = pico_kind_from_name(kind_name);
-    if (kind == 0 || pico_registry_load(state->registry, kind, strrchr(section, '.') + 1, &loaded,
-                                        &ignored) != PICO_OK) {
-        pico_log log;
-        pico_log_init(&log, pico_cli_log_level(state->cli));
-        pico_log_write(&log, PICO_LOG_INFO, "[%s] is not checked: its plugin is not there",
-                       section);
-        return PICO_OK;
-    }
-    pico_status status = bind(state, section, loaded);
-    *err = state->err;
-    return status;
+    return pico_cli_bind(state->cli, section, loaded, &state->err);
 }
 
 static int check(config_state *state) {
     const pico_cli *cli = state->cli;
     pico_status status = each_selected(state, bind);
     if (status == PICO_OK) {
-        status = pico_config_each_plugin_section(cli->config, check_other, state, &state->err);
+        status = pico_cli_check_sections(cli, state->registry, &state->err);
     }
     if (status != PICO_OK) {
         int code = status == PICO_E_NOMEM ? PICO_EXIT_MEMORY : PICO_EXIT_USAGE;
@@ -285,6 +243,26 @@ static void reference_plugin(const pico_plugin *plugin) {
     }
 }
 
+static void reference_syntax(void) {
+    (void)fputs(
+        "\n## How an INI file is written\n\n"
+        "```ini\n; a comment\n[section]\nkey = value        ; a comment behind a value\n"
+        "long = the first line\n  and its continuation\n```\n\n"
+        "- Sections and keys begin in the first column. An indented line continues the value above "
+        "it, as a\n  new line of that value.\n"
+        "- A line that begins with `;` or `#` is a comment. Behind a value, a comment begins with "
+        "a "
+        "blank and\n  `;`; a `#` there is part of the value.\n"
+        "- Values are taken literally, without the blanks around them: quotes are part of the "
+        "value.\n"
+        "- Each key is set at most once. Relative paths start at the folder of the file, on the "
+        "command line\n  at the working directory.\n"
+        "- `[kind]` has the host's keys and says which plugin is used; `[kind.NAME]` has the keys "
+        "of plugin\n  NAME, which are checked whether it is selected or not, if it can be "
+        "found.\n",
+        stdout);
+}
+
 static int reference(config_state *state) {
     plugin_list list = {0};
     (void)printf(
@@ -292,6 +270,7 @@ static int reference(config_state *state) {
         "set in an INI file (`--config FILE`), in the\nenvironment "
         "(`PICOCHAT_SECTION_KEY`), with `--set section.key=value`, and some by a flag; "
         "the command\nline counts more than the environment, that more than the file.\n");
+    reference_syntax();
     reference_host();
     if (pico_registry_list(state->registry, collect, &list, &state->err) != PICO_OK) {
         return pico_cli_fail_error(state->cli, &state->err);

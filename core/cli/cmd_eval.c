@@ -190,8 +190,9 @@ const pico_command pico_command_eval = {
         "document is taken as it is. Reported are nats per token with the standard error over\n"
         "tokens, perplexity, and bits per byte of the text that was predicted. --ubatch sets the\n"
         "rows of one forward pass; 1 runs token by token through the KV cache.",
-    .sections = "model host backend attention generate",
+    .sections = "model host backend attention generate.ubatch",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .max_arguments = 0,
+    .runs_plugins = 1,
     .run = eval_command};

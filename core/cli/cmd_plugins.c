@@ -3,6 +3,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/cli.h"
 #include "config/keys.h"
@@ -41,6 +42,14 @@ static int list_plugins(const pico_cli *cli, pico_registry *registry) {
     (void)printf("%-10s %-14s %-8s %s\n", "kind", "name", "version", "summary");
     if (pico_registry_list(registry, list_entry, &list, &err) != PICO_OK) {
         return pico_cli_fail_error(cli, &err);
+    }
+    for (size_t i = 0; list.verbose && pico_registry_folder(registry, i) != NULL; i++) {
+        struct stat info;
+        const char *folder = pico_registry_folder(registry, i);
+        (void)printf("%s%s%s\n", i == 0 ? "\nsearched, in this order:\n  " : "  ", folder,
+                     stat(folder, &info) != 0 ? " (does not exist)"
+                     : !S_ISDIR(info.st_mode) ? " (is not a folder)"
+                                              : "");
     }
     if (list.n_refused != 0 && !list.verbose) {
         (void)fprintf(stderr, "%zu file%s refused; 'plugins list -v' says why\n", list.n_refused,
@@ -107,7 +116,11 @@ static void find_entry(void *arg, const pico_registry_entry *entry) {
     if (entry->plugin == NULL) {
         return;
     }
-    if (find->n_names < sizeof find->names / sizeof *find->names) {
+    int listed = find->n_names == sizeof find->names / sizeof *find->names;
+    for (size_t i = 0; i < find->n_names && !listed; i++) {
+        listed = strcmp(find->names[i], entry->plugin->name) == 0;
+    }
+    if (!listed) {
         find->names[find->n_names++] = entry->plugin->name;
     }
     int known = strcmp(entry->plugin->name, find->name) != 0 ||
@@ -130,12 +143,18 @@ static int show_named(const pico_cli *cli, pico_registry *registry, const char *
     }
     if (find.n_found == 0 && kind == 0) {
         const char *nearest = pico_text_nearest(name, find.names, find.n_names);
+        char list[256] = "";
+        for (size_t i = 0; i < find.n_names; i++) {
+            size_t used = strlen(list);
+            (void)snprintf(list + used, sizeof list - used, "%s%s", i == 0 ? "" : ", ",
+                           find.names[i]);
+        }
         return pico_cli_fail(
             cli, PICO_EXIT_PLUGIN,
-            "there is no plugin '%s'%s%s%s; 'picochat plugins list -v' shows where "
+            "there is no plugin '%s'%s%s%s; there are %s; 'picochat plugins list -v' shows where "
             "they are looked for",
             name, nearest == NULL ? "" : " (did you mean ", nearest == NULL ? "" : nearest,
-            nearest == NULL ? "" : "?)");
+            nearest == NULL ? "" : "?)", find.n_names == 0 ? "none at all" : list);
     }
     if (find.n_found == 0) { /* the registry says best why */
         find.found[find.n_found++] = kind;
@@ -152,22 +171,22 @@ static int show_named(const pico_cli *cli, pico_registry *registry, const char *
     return PICO_EXIT_OK;
 }
 
-/* A file may hold plugins of several kinds: shows the first that each kind finds. */
+/* A file may hold plugins of several kinds: shows the one that each kind finds. */
 static int show_file(const pico_cli *cli, pico_registry *registry, const char *path) {
-    pico_error err = {0}, first = {0};
-    const pico_loaded *loaded = NULL;
-    size_t shown = 0;
+    pico_error err = {0};
+    const pico_loaded *named = NULL, *loaded = NULL;
+    if (pico_registry_load(registry, 0, path, &named, &err) != PICO_OK) {
+        return pico_cli_fail(cli, PICO_EXIT_PLUGIN, "%s", err.message);
+    }
+    (void)show_plugin(named);
     for (uint32_t kind = KIND_FIRST; kind <= KIND_LAST; kind++) {
-        if (pico_registry_load(registry, kind, path, &loaded, &err) == PICO_OK) {
-            if (shown++ != 0) {
-                (void)putchar('\n');
-            }
+        if (kind != named->plugin.kind &&
+            pico_registry_load(registry, kind, path, &loaded, &err) == PICO_OK) {
+            (void)putchar('\n');
             (void)show_plugin(loaded);
-        } else if (first.code == PICO_OK) {
-            first = err;
         }
     }
-    return shown != 0 ? PICO_EXIT_OK : pico_cli_fail(cli, PICO_EXIT_PLUGIN, "%s", first.message);
+    return PICO_EXIT_OK;
 }
 
 static int show(const pico_cli *cli, pico_registry *registry, const char *name) {
@@ -211,9 +230,10 @@ const pico_command pico_command_plugins = {
     .name = "plugins",
     .summary = "what can be selected, and its options",
     .usage = "plugins (list [-v] | show NAME)",
-    .details = "list: kind, name, version, summary; with -v also the file, its ABI, and why files "
-               "were refused.\nshow: the options of a plugin; NAME, kind/NAME, or the path of a "
+    .details = "list: kind, name, version, summary; with -v also the file, its ABI, why files were "
+               "refused, and\nthe folders that are searched.\nshow: the options of a plugin; NAME, "
+               "kind/NAME, or the path of a "
                "file.",
-    .sections = "host",
+    .sections = "host.plugin_path host.log",
     .max_arguments = 2,
     .run = plugins_command};

@@ -80,6 +80,7 @@ static int open_run(run_state *run) {
     const pico_cli *cli = run->cli;
     pico_decode_params params;
     int code = PICO_EXIT_RUNTIME;
+    double begin = pico_answer_clock();
     uint32_t needs = PICO_RUNTIME_MODEL | PICO_RUNTIME_DECODE | PICO_RUNTIME_TOKENIZER;
     if (pico_runtime_open(&run->runtime, cli->config, needs, NULL, &code, &run->err) != PICO_OK) {
         return pico_cli_fail(cli, code, "%s", run->err.message);
@@ -97,6 +98,9 @@ static int open_run(run_state *run) {
     if (status == PICO_OK) {
         status = pico_decode_open(run->runtime.model, &params, &run->decode, &run->err);
     }
+    if (status == PICO_OK) {
+        pico_answer_describe(&run->runtime, run->decode, pico_answer_clock() - begin);
+    }
     return status == PICO_OK ? PICO_EXIT_OK : pico_cli_fail_error(cli, &run->err);
 }
 
@@ -111,7 +115,7 @@ static void report(run_state *run, const pico_slot_state *slot) {
                        "it longer, --overflow slide goes on and forgets the beginning",
                        pico_session_max_positions(pico_decode_session(run->decode)));
     }
-    pico_answer_figures(&none, pico_decode_statistics(run->decode), slot, figures, sizeof figures);
+    pico_answer_figures(&none, run->decode, figures, sizeof figures);
     pico_log_write(&run->runtime.log, PICO_LOG_INFO, "%s, seed %lld", figures,
                    (long long)pico_config_int(run->cli->config, "generate", "seed"));
 }
@@ -186,4 +190,5 @@ const pico_command pico_command_run = {
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .max_arguments = 0,
+    .runs_plugins = 1,
     .run = run_command};

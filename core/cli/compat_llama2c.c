@@ -136,6 +136,12 @@ static int open_file(llama2c *run, pico_model_file **out) {
         pico_model_file_close(*out);
         *out = NULL;
         status = pico_model_file_open(run->model, "tokenizer.bin", out, &run->err);
+        if (status == PICO_E_NOT_FOUND) {
+            return pico_cli_fail(&run->cli, PICO_EXIT_MODEL,
+                                 "%s has no tokenizer, and there is no tokenizer.bin in the "
+                                 "working directory; name one with -z FILE",
+                                 run->model);
+        }
     }
     if (status == PICO_OK) {
         return PICO_EXIT_OK;

@@ -20,6 +20,25 @@ static int model_code(pico_status status) {
     return code == 5 ? code : 3;
 }
 
+void pico_load_advise(const pico_config *config, const char *path, pico_error *err) {
+    char said[sizeof err->message], hint[192] = "";
+    if (err->code != PICO_E_NOT_FOUND && err->code != PICO_E_IO) {
+        return; /* it was opened; what is wrong with it is said */
+    }
+    size_t n = strlen(path);
+    int is_model = strncmp(err->message, path, n) == 0 && err->message[n] == ':';
+    const char *key = is_model ? "path" : "tokenizer",
+               *set = pico_config_path(config, "model", key);
+    if (set != NULL && (!is_model || strcmp(set, path) == 0)) { /* else it was an argument */
+        (void)snprintf(hint, sizeof hint, "; correct %.100s",
+                       pico_config_origin(config, "model", key));
+    }
+    (void)snprintf(said, sizeof said, "%s", err->message);
+    (void)pico_fail(err, err->code, "%.256s; expected %s%s", said,
+                    is_model ? "a GGUF file or a llama2.c .bin" : "a tokenizer.bin or a GGUF file",
+                    hint);
+}
+
 pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
                            pico_error *err) {
     const char *path = pico_config_path(runtime->config, "model", "path");
@@ -30,6 +49,9 @@ pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *ex
                          "no model: give -m MODEL or set [model] path in the configuration");
     }
     pico_status status = pico_model_file_open(path, tokenizer, out, err);
+    if (status != PICO_OK && err != NULL) {
+        pico_load_advise(runtime->config, path, err);
+    }
     *exit_code = model_code(status);
     return status;
 }

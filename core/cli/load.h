@@ -17,6 +17,8 @@ pico_status pico_runtime_instance(pico_runtime *runtime, uint32_t kind, const ch
 /* Opens [model] path with [model] tokenizer. */
 pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
                            pico_error *err);
+/* Adds to the message of a model or tokenizer file that could not be opened what to do about it. */
+void pico_load_advise(const pico_config *config, const char *path, pico_error *err);
 /* Pools and compresses the file as attention plugin and [compress.N] sections ask. */
 pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file, int *exit_code,
                                 pico_error *err);

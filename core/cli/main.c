@@ -28,8 +28,27 @@ static const pico_command *find_command(const char *name) {
     return NULL;
 }
 
+static int ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), n_end = strlen(end);
+    return n > n_end && strcmp(text + n - n_end, end) == 0;
+}
+
 static int fail_unknown(const char *name) {
     const char *names[MAX_COMMANDS];
+    if (ends_with(name, ".gguf") || ends_with(name, ".bin")) {
+        (void)fprintf(stderr,
+                      "picochat: error: there is no command '%s'; a model is given with "
+                      "-m MODEL\n",
+                      name);
+        return PICO_EXIT_USAGE;
+    }
+    if (strpbrk(name, " \t\n") != NULL) {
+        (void)fprintf(stderr,
+                      "picochat: error: there is no command '%s'; a prompt is given with "
+                      "-p TEXT\n",
+                      name);
+        return PICO_EXIT_USAGE;
+    }
     size_t n = sizeof commands / sizeof *commands;
     for (size_t i = 0; i < n; i++) {
         names[i] = commands[i]->name;

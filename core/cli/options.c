@@ -1,6 +1,7 @@
 /* Looking up options; see options.h. */
 #include "cli/options.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "util/text.h"
@@ -97,27 +98,62 @@ pico_option_match pico_option_find(const pico_command *command, const char *name
     return match;
 }
 
+/* Names that a word may be a mistake for, and the option that each stands for: besides the options
+ * their keys, so that --temperature leads to --temp. */
+typedef struct name_list {
+    const char *name[MAX_NAMES], *option[MAX_NAMES];
+    char key[MAX_NAMES][48]; /* "--max-tokens" */
+    size_t n;
+} name_list;
+
+static void add_name(name_list *list, const char *option, const char *key) {
+    if (option == NULL || list->n + 2 > MAX_NAMES) {
+        return;
+    }
+    list->name[list->n] = list->option[list->n] = option;
+    list->n++;
+    if (key != NULL && strcmp(key, "plugin") != 0) { /* every section has one */
+        char *name = list->key[list->n];
+        (void)snprintf(name, sizeof list->key[0], "--%s", key);
+        for (char *c = name; *c != '\0'; c++) {
+            *c = *c == '_' ? '-' : *c;
+        }
+        list->name[list->n] = name;
+        list->option[list->n++] = option;
+    }
+}
+
 const char *pico_option_nearest(const pico_command *command, const char *name) {
-    const char *names[MAX_NAMES];
-    size_t n = 0, count;
-    for (size_t i = 0; i < command->n_options && n < MAX_NAMES; i++) {
-        names[n++] = command->options[i].name;
+    name_list list = {.n = 0};
+    size_t count;
+    char word[64];
+    for (size_t i = 0; i < command->n_options; i++) {
+        add_name(&list, command->options[i].name, NULL);
     }
     const pico_config_key *keys = pico_config_keys(&count);
-    for (size_t i = 0; i < count && n < MAX_NAMES; i++) {
-        if (keys[i].flag != NULL &&
-            pico_command_takes(command, keys[i].section, keys[i].option.name)) {
-            names[n++] = keys[i].flag;
+    for (size_t i = 0; i < count; i++) {
+        if (pico_command_takes(command, keys[i].section, keys[i].option.name)) {
+            add_name(&list, keys[i].flag, keys[i].option.name);
         }
     }
     const pico_config_shorthand *shorthands = pico_config_shorthands(&count);
-    for (size_t i = 0; i < count && n < MAX_NAMES; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (pico_command_takes(command, shorthands[i].section, shorthands[i].key)) {
-            names[n++] = shorthands[i].flag;
+            add_name(&list, shorthands[i].flag, shorthands[i].key);
         }
     }
-    for (size_t i = 0; i < PICO_N_COMMON && n < MAX_NAMES; i++) {
-        names[n++] = common_options[i].name;
+    for (size_t i = 0; i < PICO_N_COMMON; i++) {
+        add_name(&list, common_options[i].name, NULL);
     }
-    return pico_text_nearest(name, names, n);
+    (void)snprintf(word, sizeof word, "%s", name);
+    for (char *c = word; *c != '\0'; c++) {
+        *c = *c == '_' ? '-' : *c;
+    }
+    const char *nearest = pico_text_nearest(word, list.name, list.n);
+    for (size_t i = 0; i < list.n; i++) {
+        if (list.name[i] == nearest || strcmp(list.name[i], word) == 0) {
+            return list.option[i];
+        }
+    }
+    return NULL;
 }

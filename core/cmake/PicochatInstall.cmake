@@ -32,3 +32,6 @@ foreach(folder configs models)
       FILES_MATCHING PATTERN "*.ini" PATTERN "*.gguf" PATTERN "*.txt" PATTERN "*.md")
   endif()
 endforeach()
+
+# What plugin authors start from: a project of its own that needs the installed package only.
+install(DIRECTORY tests/skeleton/ DESTINATION ${CMAKE_INSTALL_DATADIR}/picochat/skeleton)

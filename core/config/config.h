@@ -71,6 +71,9 @@ pico_status pico_config_each_plugin_section(const pico_config *config,
                                                               pico_error *err),
                                             void *arg, pico_error *err);
 
+/* Where a plugin section is first mentioned: "configs/a.ini:12", "--set"; "" if nowhere. */
+const char *pico_config_section_origin(const pico_config *config, const char *section);
+
 /* Every host-owned key, for `config dump`, --help and the generated reference. */
 typedef struct pico_config_key {
     const char *section;

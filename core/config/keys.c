@@ -25,7 +25,7 @@ static const char *const overflow_policies[] = {"stop", "slide", NULL};
 /* clang-format off */
 static const pico_config_key keys[] = {
     KEY("model", "path", PICO_OPT_PATH, NULL, "--model", "-m",
-        "model file or folder; its format is detected from its content", PLAIN),
+        "model file; its format is detected from its content", PLAIN),
     KEY("model", "tokenizer", PICO_OPT_PATH, NULL, "--tokenizer", NULL,
         "tokenizer file; needed when the model file holds none", PLAIN),
     KEY("model", "context", PICO_OPT_INT, "0", "--ctx-size", "-c",

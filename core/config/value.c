@@ -199,7 +199,20 @@ void pico_value_describe(const pico_option *option, char *out, size_t size) {
     }
 }
 
-static void explain(const pico_option *option, const char *word, char *why, size_t size) {
+static int is_quoted(const char *text) {
+    size_t n = strlen(text);
+    return n >= 2 && (text[0] == '"' || text[0] == '\'') && text[n - 1] == text[0];
+}
+
+const char *pico_value_hint(const char *text) {
+    if (strstr(text, " #") != NULL) {
+        return " (values are taken literally; a comment begins with ' ;', not with '#')";
+    }
+    return is_quoted(text) ? " (values are taken literally; leave the quotes out)" : "";
+}
+
+static void explain(const pico_option *option, const char *word, const char *text, char *why,
+                    size_t size) {
     char expected[160];
     pico_value_describe(option, expected, sizeof expected);
     (void)snprintf(why, size, "expected %s", expected);
@@ -213,6 +226,7 @@ static void explain(const pico_option *option, const char *word, char *why, size
         append(why, size, near);
         append(why, size, "?");
     }
+    append(why, size, pico_value_hint(text));
 }
 
 pico_status pico_value_parse(const pico_option *option, const char *text, pico_value *out,
@@ -223,6 +237,10 @@ pico_status pico_value_parse(const pico_option *option, const char *text, pico_v
             (void)snprintf(why, why_size, "expected a path, found nothing");
             return PICO_E_INVALID;
         }
+        if (option->type == PICO_OPT_PATH && is_quoted(text)) {
+            (void)snprintf(why, why_size, "expected a path%s", pico_value_hint(text));
+            return PICO_E_INVALID;
+        }
         out->s = text;
         return PICO_OK;
     }
@@ -231,7 +249,7 @@ pico_status pico_value_parse(const pico_option *option, const char *text, pico_v
     } else if (parse_word(option, word, out)) {
         return PICO_OK;
     }
-    explain(option, word, why, why_size);
+    explain(option, word, text, why, why_size);
     if (strchr(text, '\n') != NULL) {
         append(why, why_size, " (indented lines continue the value above them)");
     }

@@ -22,6 +22,10 @@ pico_status pico_value_parse(const pico_option *option, const char *text, pico_v
 /* What values the option takes, as above without "expected"; for help texts. */
 void pico_value_describe(const pico_option *option, char *out, size_t size);
 
+/* For the end of a message on a value that is not accepted: that quotes or a '#' are part of the
+ * value, where it looks as if they were meant otherwise; "" if it does not. */
+const char *pico_value_hint(const char *text);
+
 /* Copies text for use inside a message: at most about 48 bytes, whole characters, no newlines. */
 enum { PICO_QUOTE_BYTES = 64 };
 const char *pico_value_quote(const char *text, char out[PICO_QUOTE_BYTES]);

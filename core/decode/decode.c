@@ -308,6 +308,10 @@ const pico_decode_stats *pico_decode_statistics(const pico_decode *decode) {
     return &decode->stats;
 }
 
+uint32_t pico_decode_max_proposals(const pico_decode *decode) {
+    return decode->decoder_need.max_proposals;
+}
+
 pico_session *pico_decode_session(const pico_decode *decode) {
     return decode->session;
 }

@@ -97,6 +97,8 @@ void pico_decode_cancel(pico_decode *decode, uint32_t slot);
 pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot);
 const pico_decode_stats *pico_decode_statistics(const pico_decode *decode);
 pico_session *pico_decode_session(const pico_decode *decode);
+/* Most proposals of the decoder for a sequence and round; 0: it never drafts. */
+uint32_t pico_decode_max_proposals(const pico_decode *decode);
 const char *pico_finish_name(uint32_t finish);
 
 extern const pico_sampling_api pico_sampling_table;

@@ -2,6 +2,8 @@
  * From device logits to a distribution: penalties and bias as logit edits built from each row's own
  * history, then as much of the row as the sampler needs, then the sampler. See internal.h.
  */
+#include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,13 +67,12 @@ static edit_list edits_of(pico_decode *decode) {
 
 static void add_edit(edit_list *edits, uint32_t row, int32_t token, float sub, float rep,
                      float bias) {
-    if (edits->n < edits->capacity) {
-        edits->row[edits->n] = (int32_t)row;
-        edits->token[edits->n] = token;
-        edits->sub[edits->n] = sub;
-        edits->rep[edits->n] = rep;
-        edits->bias[edits->n++] = bias;
-    }
+    assert(edits->n < edits->capacity); /* opening sized it for the longest timelines */
+    edits->row[edits->n] = (int32_t)row;
+    edits->token[edits->n] = token;
+    edits->sub[edits->n] = sub;
+    edits->rep[edits->n] = rep;
+    edits->bias[edits->n++] = bias;
 }
 
 static void add_row_edits(pico_decode *decode, edit_list *edits, pico_slot *slot, uint32_t row,
@@ -265,11 +266,12 @@ pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out,
     }
     if (decode->need.kind == PICO_NEED_TOP_K) {
         size_t at = (size_t)row * decode->need.k;
-        pico_candidates candidates = {.n = decode->need.k,
-                                      .n_vocab = decode->n_vocab,
-                                      .token = decode->host_index + at,
-                                      .logit = decode->host_value + at,
-                                      .log_sum = (double)decode->host_log_sum[row]};
+        pico_candidates candidates = {
+            .n = decode->need.k,
+            .n_vocab = decode->n_vocab,
+            .token = decode->host_index + at,
+            .logit = decode->host_value + at,
+            .log_sum = decode->need.k == decode->n_vocab ? NAN : (double)decode->host_log_sum[row]};
         pico_status status =
             decode->params.sampler->dist(decode->params.sampler_self, &candidates, state, dist);
         if (status != PICO_E_LIMIT) {
@@ -289,6 +291,17 @@ static pico_status table_dist(const void *sampling, const float *logits, const i
     pico_decode *decode = slot->decode;
     const pico_decode_params *params = &decode->params;
     const float *row = logits;
+    if (out->capacity < decode->n_vocab) {
+        return pico_fail(err, PICO_E_LIMIT, "a distribution needs room for %u tokens, not %u",
+                         decode->n_vocab, out->capacity);
+    }
+    for (uint32_t i = 0; i < n_extra; i++) {
+        if (n_extra > MAX_ROOM || extra[i] < 0 || (uint32_t)extra[i] >= decode->n_vocab) {
+            return pico_fail(err, PICO_E_INVALID,
+                             "%u extra tokens, at most %d are possible, or token %d of %u", n_extra,
+                             MAX_ROOM, extra[i], decode->n_vocab);
+        }
+    }
     if (decode->edits) {
         memcpy(decode->host_row, logits, (size_t)decode->n_vocab * sizeof *logits);
         for (uint32_t i = 0; i < n_extra; i++) {
@@ -392,16 +405,23 @@ pico_status pico_sampling_open(pico_decode *decode, pico_error *err) {
         if (decode->bias == NULL) {
             return pico_fail(err, PICO_E_NOMEM, "out of memory");
         }
+        for (uint32_t i = 0; i < decode->n_vocab; i++) {
+            decode->bias[i] = NAN; /* not named yet */
+        }
         for (uint32_t i = 0; i < params->n_bias; i++) {
             int32_t token = params->bias[i].token;
-            if (token < 0 || (uint32_t)token >= decode->n_vocab || isnan(params->bias[i].bias) ||
-                decode->bias[token] != 0.0f) {
+            float bias = params->bias[i].bias;
+            if (token < 0 || (uint32_t)token >= decode->n_vocab || isnan(bias) || bias > FLT_MAX ||
+                !isnan(decode->bias[token])) {
                 return pico_fail(err, PICO_E_INVALID,
-                                 "logit bias for token %d: the model has %u tokens, and each may "
-                                 "be named once",
-                                 token, decode->n_vocab);
+                                 "logit bias %g for token %d: the model has %u tokens, each may be "
+                                 "named once, and a bias is finite or -inf",
+                                 (double)bias, token, decode->n_vocab);
             }
-            decode->bias[token] = params->bias[i].bias;
+            decode->bias[token] = bias;
+        }
+        for (uint32_t i = 0; i < decode->n_vocab; i++) {
+            decode->bias[i] = isnan(decode->bias[i]) ? 0.0f : decode->bias[i];
         }
     }
     return open_device(decode, err);

@@ -59,15 +59,13 @@ static size_t held_back(const pico_text_out *text) {
     size_t most = 0;
     for (size_t i = 0; i < text->n_stop; i++) {
         size_t n = strlen(text->stop[i]);
-        size_t try = n == 0 ? 0 : n - 1;
-        try = try < text->n_pending ? try : text
-            ->n_pending;
-        while (try > most &&
-               memcmp(text->pending + text->n_pending - try, text->stop[i], try) != 0) {
-            try--;
+        size_t length = n == 0 ? 0 : n - 1;
+        length = length < text->n_pending ? length : text->n_pending;
+        while (length > most &&
+               memcmp(text->pending + text->n_pending - length, text->stop[i], length) != 0) {
+            length--;
         }
-        most = try > most ? try : most
-            ;
+        most = length > most ? length : most;
     }
     return most;
 }

@@ -119,7 +119,7 @@ const char *pico_shape_format(pico_shape_text *out, uint32_t rank, const int64_t
 
 typedef struct matcher {
     pico_model_file *file;
-    pico_file_tensor **by_name; /* (n_tensor), sorted; an entry is NULL once it is taken */
+    pico_file_tensor **by_name; /* (n_tensor), sorted by name */
     char *taken;                /* (n_tensor), parallel to by_name */
     pico_file_tensor *ordered;  /* (n_tensor) the result */
     uint32_t n_taken;

@@ -294,8 +294,12 @@ pico_status pico_llama2c_read(const pico_map *map, pico_model_file *file, pico_e
             (unsigned long long)map->size,
             map->size < l.at ? "truncated, or not such a model" : "damaged, or not such a model");
     }
-    if (c.group != 0 && c.n_vocab * c.dim % 4 != 0) {
-        return pico_fail(err, PICO_E_UNSUPPORTED, "header: scales are not aligned to 4 bytes");
+    /* Codes before scales have n_vocab * dim, hidden * dim, or dim * (a multiple of 2) bytes. */
+    if (c.group != 0 && (c.n_vocab * c.dim % 4 != 0 || c.hidden * c.dim % 4 != 0)) {
+        return pico_fail(err, PICO_E_UNSUPPORTED,
+                         "header: with dim %lld, hidden_dim %lld and vocabulary %lld the scales "
+                         "are not aligned to 4 bytes",
+                         (long long)c.dim, (long long)c.hidden, (long long)c.n_vocab);
     }
     file->format = PICO_FORMAT_LLAMA2C;
     file->format_name = names[c.version];

@@ -58,6 +58,9 @@ static pico_status measure_row(pico_bench *b, pico_bench_row *row) {
     uint32_t repeats = b->params->repeats;
     assert(repeats >= 1 && repeats <= PICO_BENCH_ROWS);
     pico_status status = pico_bench_warm_up(b, row);
+    const pico_decode_stats none = {0};
+    const pico_decode_stats *stats = b->decode == NULL ? &none : pico_decode_statistics(b->decode);
+    const pico_decode_stats before = *stats;
     probed[0] = probe_for(b, row);
     for (uint32_t r = 0; status == PICO_OK && r < repeats; r++) {
         double one = 1.0;
@@ -69,6 +72,8 @@ static pico_status measure_row(pico_bench *b, pico_bench_row *row) {
         }
     }
     if (status == PICO_OK) {
+        row->n_drafted = stats->n_drafted - before.n_drafted;
+        row->n_accepted = stats->n_accepted - before.n_accepted;
         row->tokens_per_s = pico_stats_of(rates, repeats);
         if (row->kind == PICO_BENCH_ROWS_OF_ONE) {
             row->ratio = pico_stats_of(ratios, repeats);

@@ -49,7 +49,8 @@ typedef struct pico_bench_row {
     double operations; /* PREFILL: of one run, additions and multiplications counted each */
     double limit;      /* tokens/s that the probes allow; NaN: unknown */
     double share;      /* median over the repeats of what was reached of it; NaN: unknown */
-    int probe_fault;   /* 1: share is above PICO_BENCH_MAX_SHARE */
+    uint64_t n_drafted, n_accepted; /* GENERATE: of the decoder, over all repeats */
+    int probe_fault;                /* 1: share is above PICO_BENCH_MAX_SHARE */
 } pico_bench_row;
 
 typedef struct pico_bench_result {
@@ -74,6 +75,7 @@ typedef struct pico_bench_about {
     char model[128]; /* "llama-110m F32" */
     uint64_t model_bytes, n_params;
     const char *backend; /* "cpu" */
+    const char *decoder; /* "greedy" */
     uint32_t threads;
 } pico_bench_about;
 

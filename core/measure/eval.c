@@ -129,6 +129,7 @@ pico_status pico_eval_logits(pico_model *model, const pico_eval_params *params, 
 /* ---- likelihood of text ---- */
 
 double pico_nll(const float *logits, uint32_t n, int32_t target) {
+    assert(target >= 0 && (uint32_t)target < n);
     float most = -INFINITY;
     double sum = 0.0;
     for (uint32_t i = 0; i < n; i++) {
@@ -137,6 +138,7 @@ double pico_nll(const float *logits, uint32_t n, int32_t target) {
     for (uint32_t i = 0; i < n; i++) {
         sum += exp((double)logits[i] - (double)most);
     }
+    /* cppcheck-suppress invalidFunctionArg ; n > 0, so sum >= 1 */
     return log(sum) + (double)most - (double)logits[target];
 }
 

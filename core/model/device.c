@@ -30,7 +30,11 @@ pico_status pico_device_reserve(pico_device *device, const pico_reserve *need, p
         .max_top_k = larger(old->max_top_k, need->max_top_k),
         .max_edits = larger(old->max_edits, need->max_edits),
     };
-    pico_status status = device->ops->reserve(device->self, &next, err);
+    /* A plugin may open a session in the middle of a run: nothing may be queued then. */
+    pico_status status = device->ops->sync(device->self, err);
+    if (status == PICO_OK) {
+        status = device->ops->reserve(device->self, &next, err);
+    }
     if (status == PICO_OK) {
         device->reserved = next;
     }

@@ -264,8 +264,7 @@ static pico_status embed(const pico_model *model, const pico_forward_args *args,
         TRY(ops->embed(model->device->self, &position));
     }
     if (model->desc.flags & PICO_EMBED_NORM) {
-        pico_tensor none = {0};
-        TRY(norm(model, x, &none, &none, x));
+        TRY(norm(model, x, &model->embed_norm, &model->embed_norm_bias, x));
     }
     return tap(model, 0, "embed", x);
 }

@@ -23,6 +23,8 @@ static pico_status check_description(const pico_model_desc *desc, pico_error *er
         missing = "a smear gate";
     } else if (desc->backout_layer >= 0) {
         missing = "a backout";
+    } else if ((desc->flags & PICO_FFN_GATED) && (desc->flags & PICO_BIAS_FFN)) {
+        missing = "biases in a gated feed-forward part";
     }
     for (uint32_t i = 0; i < desc->n_layer; i++) {
         if (desc->layer[i].has_value_embed) {
@@ -100,7 +102,7 @@ static const pico_file_tensor *find(const loader *load, const char *name) {
     return pico_model_file_find(load->model->file, name);
 }
 
-/* A matrix called name, cut to rows if rows is not 0. *out stays NULL if it is absent. */
+/* A matrix called name, cut to rows if rows is not 0. */
 static pico_status load_matrix(loader *load, const char *name, uint32_t uses, int64_t rows,
                                pico_weight **out) {
     const pico_file_tensor *tensor = find(load, name);
@@ -137,13 +139,12 @@ static pico_status load_matrix(loader *load, const char *name, uint32_t uses, in
     return PICO_OK;
 }
 
-/* A vector as F32 in the shared buffer; absent if it is not in the file and optional is 1. */
-static pico_status load_vector(loader *load, const char *name, int optional, pico_tensor *out) {
+/* A vector as F32 in the shared buffer. */
+static pico_status load_vector(loader *load, const char *name, pico_tensor *out) {
     const pico_file_tensor *tensor = find(load, name);
     pico_device *device = load->model->device;
     if (tensor == NULL) {
-        return optional ? PICO_OK
-                        : pico_fail(load->err, PICO_E_CORRUPT, "tensor %s is missing", name);
+        return pico_fail(load->err, PICO_E_CORRUPT, "tensor %s is missing", name);
     }
     size_t n = (size_t)(tensor->data.rows * tensor->data.cols);
     float *values = malloc(n * sizeof *values);
@@ -205,7 +206,7 @@ static pico_status load_layer_vectors(loader *load, uint32_t i) {
     for (size_t j = 0; j < sizeof vectors / sizeof *vectors; j++) {
         if (flags & vectors[j].flag) {
             pico_status status =
-                load_vector(load, layer_name(&names, i, vectors[j].name), 0, vectors[j].out);
+                load_vector(load, layer_name(&names, i, vectors[j].name), vectors[j].out);
             if (status != PICO_OK) {
                 return status;
             }
@@ -240,6 +241,30 @@ static pico_status load_layer_matrices(loader *load, uint32_t i) {
     return PICO_OK;
 }
 
+static pico_status load_outer_norms(loader *load) {
+    pico_model *model = load->model;
+    uint32_t flags = model->desc.flags;
+    const struct {
+        const char *name;
+        uint32_t flags;
+        pico_tensor *out;
+    } vectors[] = {
+        {"token_embd_norm.weight", PICO_EMBED_NORM | PICO_NORM_WEIGHT, &model->embed_norm},
+        {"token_embd_norm.bias", PICO_EMBED_NORM | PICO_NORM_BIAS, &model->embed_norm_bias},
+        {"output_norm.weight", PICO_NORM_WEIGHT, &model->out_norm},
+        {"output_norm.bias", PICO_NORM_BIAS, &model->out_norm_bias},
+    };
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
+        if ((flags & vectors[i].flags) == vectors[i].flags) {
+            pico_status status = load_vector(load, vectors[i].name, vectors[i].out);
+            if (status != PICO_OK) {
+                return status;
+            }
+        }
+    }
+    return PICO_OK;
+}
+
 static pico_status load_weights(loader *load) {
     pico_model *model = load->model;
     const pico_model_desc *desc = &model->desc;
@@ -259,11 +284,8 @@ static pico_status load_weights(loader *load) {
             status = load_layer_matrices(load, i);
         }
     }
-    if (status == PICO_OK && (desc->flags & PICO_NORM_WEIGHT)) {
-        status = load_vector(load, "output_norm.weight", 0, &model->out_norm);
-    }
-    if (status == PICO_OK && (desc->flags & PICO_NORM_BIAS)) {
-        status = load_vector(load, "output_norm.bias", 0, &model->out_norm_bias);
+    if (status == PICO_OK) {
+        status = load_outer_norms(load);
     }
     if (status == PICO_OK) {
         if (tied) {
@@ -401,9 +423,8 @@ static pico_status heads_apply(const pico_model *model, uint32_t head, const pic
     if (head != 0) {
         return PICO_E_NOT_FOUND;
     }
-    uint32_t rows = (uint32_t)hidden->shape[0];
-    uint32_t n_decode = rows < PICO_DECODE_ROWS_MAX ? rows : PICO_DECODE_ROWS_MAX;
-    return pico_model_head(model, hidden, logits, n_decode);
+    /* All of the decode class: a row's result must not depend on how many others there are. */
+    return pico_model_head(model, hidden, logits, (uint32_t)hidden->shape[0]);
 }
 
 const pico_heads_api pico_heads_table = {.struct_size = sizeof(pico_heads_api),

@@ -28,11 +28,12 @@ struct pico_model {
     pico_device *device;   /* borrowed */
     pico_model_file *file; /* owned; the weights may point into it */
     pico_model_desc desc;
-    pico_attention_layer *attention; /* (n_layer) */
-    pico_layer_weights *layer;       /* (n_layer) */
-    pico_weight *embed;              /* (n_vocab, n_embd) */
-    pico_weight *position;           /* (n_ctx_train, n_embd); learned positions only */
-    pico_weight *head;               /* (n_vocab, n_embd); equals embed when tied */
+    pico_attention_layer *attention;         /* (n_layer) */
+    pico_layer_weights *layer;               /* (n_layer) */
+    pico_weight *embed;                      /* (n_vocab, n_embd) */
+    pico_weight *position;                   /* (n_ctx_train, n_embd); learned positions only */
+    pico_weight *head;                       /* (n_vocab, n_embd); equals embed when tied */
+    pico_tensor embed_norm, embed_norm_bias; /* F32 (n_embd), as are the next two */
     pico_tensor out_norm, out_norm_bias;
     pico_buffer *vectors; /* all 1-D weights */
     uint64_t step_bytes;  /* weight bytes that one decode step reads (the limit of its speed) */

@@ -148,9 +148,9 @@ static uint32_t dtype_of(const builder *build, const pico_expected *e) {
 
 static pico_status count_tensor(void *arg, const pico_expected *e) {
     builder *build = arg;
+    (void)e;
     build->n++;
     return PICO_OK;
-    (void)e;
 }
 
 /* Reserves a tensor's place in the mapping: offsets now, pointers when the mapping exists. */

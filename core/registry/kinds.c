@@ -55,6 +55,12 @@ const char *pico_kind_name(uint32_t kind) {
     return kind == 0 || kind >= N_KINDS ? NULL : kinds[kind].name;
 }
 
+const char *pico_kind_noun(uint32_t kind) {
+    return kind == PICO_KIND_COMPRESSOR  ? "compressor"
+           : kind == PICO_KIND_ATTENTION ? "kind of attention"
+                                         : pico_kind_name(kind);
+}
+
 const char *pico_kind_prefix(uint32_t kind) {
     return kind == 0 || kind >= N_KINDS ? NULL : kinds[kind].prefix;
 }

@@ -106,6 +106,14 @@ pico_status pico_check_options(const char *path, const pico_plugin *plugin, pico
         return pico_fail(err, PICO_E_ABI, "%s: %s '%s': options_bytes is %u; expected at most %d",
                          path, kind, plugin->name, plugin->options_bytes, PICO_MAX_OPTIONS_BYTES);
     }
+    if (plugin->n_options == 0 && (plugin->options != NULL || plugin->options_bytes != 0)) {
+        return pico_fail(err, PICO_E_ABI,
+                         "%s: %s '%s': %s, but n_options is 0, so that nothing would be bound; "
+                         "set n_options to the number of options",
+                         path, kind, plugin->name,
+                         plugin->options != NULL ? "there is a table of options"
+                                                 : "options_bytes is not 0");
+    }
     if (plugin->n_options == 0) {
         return PICO_OK;
     }

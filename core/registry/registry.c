@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/value.h"
 #include "registry/check.h"
 #include "registry/search.h"
 #include "util/text.h"
@@ -157,12 +158,24 @@ static pico_status choose(const char *path, const file_content *content, uint32_
     return PICO_OK;
 }
 
-static pico_status fail_not_found(pico_registry *registry, uint32_t kind, const char *name,
-                                  pico_error *err) {
-    enum { MAX_NAMES = 128 };
+/* Names for a message: "a, b, c", with "..." for what does not fit. */
+static void join_names(const char *const *names, size_t n, char *out, size_t size) {
+    size_t used = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < n; i++) {
+        size_t more = strlen(names[i]) + (i == 0 ? 0 : 2);
+        if (used + more + sizeof ", ..." > size) {
+            (void)snprintf(out + used, size - used, "%s...", i == 0 ? "" : ", ");
+            return;
+        }
+        used += (size_t)snprintf(out + used, size - used, "%s%s", i == 0 ? "" : ", ", names[i]);
+    }
+}
+
+/* The names of the files of a kind on the search path, each once. */
+static size_t names_of_kind(pico_registry *registry, uint32_t kind, const char **names,
+                            size_t capacity) {
     const char *prefix = pico_kind_prefix(kind);
-    const char *names[MAX_NAMES];
-    char folders[256];
     size_t n_names = 0, n_prefix = strlen(prefix);
     for (size_t i = 0; i < registry->search.n; i++) {
         const char **paths;
@@ -171,45 +184,94 @@ static pico_status fail_not_found(pico_registry *registry, uint32_t kind, const 
             PICO_OK) {
             continue;
         }
-        for (size_t j = 0; j < n && n_names < MAX_NAMES; j++) {
+        for (size_t j = 0; j < n && n_names < capacity; j++) {
             const char *base = strrchr(paths[j], '/') + 1;
             char *stem = strncmp(base, prefix, n_prefix) == 0
                              ? pico_arena_strndup(&registry->arena, base + n_prefix,
                                                   strlen(base) - n_prefix - 3)
                              : NULL;
-            if (stem != NULL) {
+            int known = stem == NULL;
+            for (size_t k = 0; k < n_names && !known; k++) {
+                known = strcmp(names[k], stem) == 0;
+            }
+            if (!known) {
                 names[n_names++] = stem;
             }
         }
     }
-    const char *near = pico_text_nearest(name, names, n_names);
-    pico_search_describe(&registry->search, folders, sizeof folders);
-    return pico_fail(err, PICO_E_NOT_FOUND,
-                     "there is no %s plugin '%s': %s%s.so is not in %s%s%s%s", pico_kind_name(kind),
-                     name, prefix, name, folders, near == NULL ? "" : "; did you mean '",
-                     near == NULL ? "; set [host] plugin_path or PICOCHAT_PLUGIN_PATH" : near,
-                     near == NULL ? "" : "'?");
+    return n_names;
 }
 
-/* Path and wanted name of a plugin: *wanted is NULL when the file may decide. */
-static pico_status locate(pico_registry *registry, uint32_t kind, const char *name,
+/* The folders come last: where the message is too long for its buffer, they are what is cut. */
+static pico_status fail_not_found(pico_registry *registry, uint32_t kind, const char *name,
+                                  pico_error *err) {
+    enum { MAX_NAMES = 128 };
+    const char *names[MAX_NAMES], *kind_name = pico_kind_name(kind);
+    char folders[256], list[160], hint[192] = "";
+    size_t n = names_of_kind(registry, kind, names, MAX_NAMES);
+    const char *near = pico_text_nearest(name, names, n);
+    if (near != NULL) {
+        (void)snprintf(hint, sizeof hint, "; did you mean '%s'?", near);
+    }
+    for (uint32_t other = PICO_KIND_BACKEND; other <= PICO_KIND_TRAINER && near == NULL; other++) {
+        if (pico_search_find(&registry->search, &registry->arena, pico_kind_prefix(other), name) !=
+            NULL) {
+            (void)snprintf(hint, sizeof hint, ": '%.64s' is a %s and belongs into [%s]", name,
+                           pico_kind_noun(other), pico_kind_name(other));
+        }
+    }
+    join_names(names, n, list, sizeof list);
+    pico_search_describe(&registry->search, folders, sizeof folders);
+    return pico_fail(err, PICO_E_NOT_FOUND,
+                     "there is no %s plugin '%.64s'%s%s %s; %s%.64s.so is not in %s%s", kind_name,
+                     name, hint, near == NULL ? "; there are" : " There are",
+                     n == 0 ? "none of this kind" : list, pico_kind_prefix(kind), name, folders,
+                     hint[0] == '\0' ? "; set [host] plugin_path or PICOCHAT_PLUGIN_PATH" : "");
+}
+
+/* The kind and the name that a file's own name promises ("sample_mine.so"); 0: none. */
+static uint32_t promised(const char *path, const char **name, size_t *n_name) {
+    const char *slash = strrchr(path, '/'), *base = slash == NULL ? path : slash + 1;
+    size_t n = strlen(base);
+    for (uint32_t kind = PICO_KIND_BACKEND; kind <= PICO_KIND_TRAINER; kind++) {
+        size_t n_prefix = strlen(pico_kind_prefix(kind));
+        if (n > n_prefix + 3 && strncmp(base, pico_kind_prefix(kind), n_prefix) == 0 &&
+            strcmp(base + n - 3, ".so") == 0) {
+            *name = base + n_prefix;
+            *n_name = n - n_prefix - 3;
+            return kind;
+        }
+    }
+    return 0;
+}
+
+/* Path and wanted name of a plugin: *wanted is NULL when the file may decide. *kind 0 becomes what
+ * the file's name promises, if it does. */
+static pico_status locate(pico_registry *registry, uint32_t *kind, const char *name,
                           const char **path, const char **wanted, pico_error *err) {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
     if (strchr(name, '/') == NULL) {
+        if (*kind == 0) {
+            return pico_fail(err, PICO_E_INVALID,
+                             "'%.64s' is no path; without a kind a plugin is named by its file",
+                             name);
+        }
         if (name[0] == '\0' || name[strspn(name, allowed)] != '\0') {
             return pico_fail(err, PICO_E_INVALID,
                              "[%s] plugin = %.64s: expected a name of lower-case letters, digits, "
-                             "'_' and '-', or a path with a '/'",
-                             pico_kind_name(kind), name);
+                             "'_' and '-', or a path with a '/'%s",
+                             pico_kind_name(*kind), name, pico_value_hint(name));
         }
         *wanted = name;
-        *path = pico_search_find(&registry->search, &registry->arena, pico_kind_prefix(kind), name);
-        return *path == NULL ? fail_not_found(registry, kind, name, err) : PICO_OK;
+        *path =
+            pico_search_find(&registry->search, &registry->arena, pico_kind_prefix(*kind), name);
+        return *path == NULL ? fail_not_found(registry, *kind, name, err) : PICO_OK;
     }
     char *resolved = realpath(name, NULL);
     if (resolved == NULL) {
         return pico_fail(err, errno == ENOENT ? PICO_E_NOT_FOUND : PICO_E_IO,
-                         "%s: cannot open this plugin: %s", name, strerror(errno));
+                         "%s: cannot open this plugin: %s%s", name, strerror(errno),
+                         pico_value_hint(name));
     }
     *path = pico_arena_strdup(&registry->arena, resolved);
     free(resolved);
@@ -217,12 +279,13 @@ static pico_status locate(pico_registry *registry, uint32_t kind, const char *na
         return no_memory(err);
     }
     /* A file named after the kind says which plugin it holds; any other name says nothing. */
-    const char *base = strrchr(name, '/') + 1, *prefix = pico_kind_prefix(kind);
-    size_t n = strlen(base), n_prefix = strlen(prefix);
+    const char *stem = NULL;
+    size_t n_stem = 0;
+    uint32_t says = promised(name, &stem, &n_stem);
     *wanted = NULL;
-    if (n > n_prefix + 3 && strncmp(base, prefix, n_prefix) == 0 &&
-        strcmp(base + n - 3, ".so") == 0) {
-        *wanted = pico_arena_strndup(&registry->arena, base + n_prefix, n - n_prefix - 3);
+    if (says != 0 && (*kind == 0 || *kind == says)) {
+        *kind = says;
+        *wanted = pico_arena_strndup(&registry->arena, stem, n_stem);
         return *wanted == NULL ? no_memory(err) : PICO_OK;
     }
     return PICO_OK;
@@ -239,17 +302,39 @@ static const pico_loaded *find_loaded(const pico_registry *registry, const char 
     return NULL;
 }
 
+/* Checks a plugin of a file and keeps it, unless it is known already. */
+static pico_status keep(pico_registry *registry, const char *path, const pico_plugin *plugin,
+                        const pico_loaded **out, pico_error *err) {
+    *out = find_loaded(registry, path, plugin->kind, plugin->name);
+    if (*out != NULL) {
+        return PICO_OK;
+    }
+    loaded_node *node = pico_arena_alloc(&registry->arena, 1, sizeof *node);
+    if (node == NULL) {
+        return no_memory(err);
+    }
+    pico_status status = pico_check_plugin(path, plugin, &node->loaded, err);
+    if (status == PICO_OK) {
+        node->next = registry->loaded;
+        registry->loaded = node;
+        *out = &node->loaded;
+    }
+    return status;
+}
+
 pico_status pico_registry_load(pico_registry *registry, uint32_t kind, const char *name,
                                const pico_loaded **out, pico_error *err) {
     const char *path = NULL, *wanted = NULL;
     const pico_plugin *chosen = NULL;
+    const pico_loaded *loaded = NULL;
     file_content content;
+    int any = kind == 0;
     *out = NULL;
-    if (pico_kind_name(kind) == NULL) {
+    if (!any && pico_kind_name(kind) == NULL) {
         return pico_fail(err, PICO_E_INVALID, "there is no plugin kind %u", kind);
     }
-    pico_status status = locate(registry, kind, name, &path, &wanted, err);
-    if (status == PICO_OK && wanted != NULL) {
+    pico_status status = locate(registry, &kind, name, &path, &wanted, err);
+    if (status == PICO_OK && wanted != NULL && !any) {
         *out = find_loaded(registry, path, kind, wanted);
         if (*out != NULL) {
             return PICO_OK;
@@ -258,27 +343,15 @@ pico_status pico_registry_load(pico_registry *registry, uint32_t kind, const cha
     if (status == PICO_OK) {
         status = read_file(path, &content, err);
     }
-    if (status == PICO_OK) {
+    if (status == PICO_OK && kind == 0) {
+        chosen = &content.plugin[0];
+    } else if (status == PICO_OK) {
         status = choose(path, &content, kind, wanted, &chosen, err);
     }
-    if (status != PICO_OK) {
-        return status;
+    for (uint32_t i = 0; status == PICO_OK && any && i < content.n; i++) {
+        status = keep(registry, path, &content.plugin[i], &loaded, err);
     }
-    *out = find_loaded(registry, path, kind, chosen->name);
-    if (*out != NULL) {
-        return PICO_OK;
-    }
-    loaded_node *node = pico_arena_alloc(&registry->arena, 1, sizeof *node);
-    if (node == NULL) {
-        return no_memory(err);
-    }
-    status = pico_check_plugin(path, chosen, &node->loaded, err);
-    if (status == PICO_OK) {
-        node->next = registry->loaded;
-        registry->loaded = node;
-        *out = &node->loaded;
-    }
-    return status;
+    return status == PICO_OK ? keep(registry, path, chosen, out, err) : status;
 }
 
 static pico_status reserve_instance(pico_registry *registry, pico_error *err) {
@@ -303,6 +376,11 @@ static pico_status call_create(const pico_loaded *loaded, const pico_host *host,
     *self = NULL;
     pico_status status =
         plugin->create(host, plugin->options_bytes == 0 ? NULL : options, self, &why);
+    if (status == PICO_OK && *self == NULL) {
+        return pico_fail(err, PICO_E_ABI,
+                         "%s: create of %s '%s' succeeded without an instance; set *self",
+                         loaded->path, pico_kind_name(plugin->kind), plugin->name);
+    }
     if (status == PICO_OK) {
         return PICO_OK;
     }
@@ -352,22 +430,59 @@ void pico_registry_destroy(pico_registry *registry, pico_instance *instance) {
     *instance = (pico_instance){0};
 }
 
+/* Whether a plugin is found under the name of its file; else why not, in err. */
+static int is_selectable(const char *path, const pico_plugin *plugin, pico_error *err) {
+    const char *stem = NULL, *prefix = pico_kind_prefix(plugin->kind), *name = plugin->name;
+    const char *kind = pico_kind_name(plugin->kind);
+    size_t n_stem = 0;
+    uint32_t says = promised(path, &stem, &n_stem);
+    if (says == plugin->kind && strlen(name) == n_stem && memcmp(stem, name, n_stem) == 0) {
+        return 1;
+    }
+    if (says == plugin->kind) {
+        (void)pico_fail(err, PICO_E_ABI,
+                        "%s: the file name promises %s '%.*s', found %s '%s'; correct .name or "
+                        "rename the file to %s%s.so",
+                        path, kind, (int)n_stem, stem, kind, name, prefix, name);
+    } else {
+        (void)pico_fail(err, PICO_E_ABI,
+                        "%s: holds %s '%s', which is looked for in a file of another name; rename "
+                        "it to %s%s.so",
+                        path, kind, name, prefix, name);
+    }
+    return 0;
+}
+
+/* One file with several plugins is found under several names, by links: each plugin is listed where
+ * the name is its own, and refused only in a file whose name fits none of them. */
 static void list_file(const char *path, void (*fn)(void *arg, const pico_registry_entry *entry),
                       void *arg) {
     file_content content;
     pico_error why;
+    int some = 0;
     if (read_file(path, &content, &why) != PICO_OK) {
         fn(arg, &(pico_registry_entry){.path = path, .reason = why.message});
         return;
     }
     for (uint32_t i = 0; i < content.n; i++) {
+        some |= is_selectable(path, &content.plugin[i], NULL);
+    }
+    for (uint32_t i = 0; i < content.n; i++) {
         pico_loaded checked;
         pico_registry_entry entry = {.path = path, .plugin = &content.plugin[i]};
-        if (pico_check_plugin(path, &content.plugin[i], &checked, &why) != PICO_OK) {
+        int selectable = is_selectable(path, &content.plugin[i], &why);
+        if (some && !selectable) {
+            continue;
+        }
+        if (!selectable || pico_check_plugin(path, &content.plugin[i], &checked, &why) != PICO_OK) {
             entry = (pico_registry_entry){.path = path, .reason = why.message};
         }
         fn(arg, &entry);
     }
+}
+
+const char *pico_registry_folder(const pico_registry *registry, size_t index) {
+    return index < registry->search.n ? registry->search.folders[index] : NULL;
 }
 
 pico_status pico_registry_list(pico_registry *registry,

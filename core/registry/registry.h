@@ -41,9 +41,10 @@ pico_status pico_registry_open(const char *search, pico_registry **out, pico_err
 void pico_registry_close(pico_registry *registry);
 
 /* Finds and checks a plugin of a kind; name as in the INI, or a path with '/'. A file that is named
- * like PREFIX_NAME.so has to hold NAME; in any other the only plugin of the kind is taken. Every
- * failure says which file, what was expected, what was found and what to do. Same file and name:
- * same result. */
+ * like PREFIX_NAME.so has to hold NAME; in any other the only plugin of the kind is taken. Kind 0,
+ * for a path only: every plugin in the file is checked, and *out is the one that the file is named
+ * after, else the first. Every failure says which file, what was expected, what was found and what
+ * to do. Same file and name: same result. */
 pico_status pico_registry_load(pico_registry *registry, uint32_t kind, const char *name,
                                const pico_loaded **out, pico_error *err);
 
@@ -54,8 +55,9 @@ pico_status pico_registry_create(pico_registry *registry, const pico_config *con
 void pico_registry_destroy(pico_registry *registry, pico_instance *instance);
 
 /* Every candidate file on the search path, in order, with why it was refused; for `plugins list`.
- * Calls fn once for each plugin inside each file; for a refused file or plugin, plugin is NULL and
- * reason is set. An entry is valid during the call only. */
+ * Calls fn once for each plugin that the file is named after; for a refused file or plugin, which
+ * includes one that its file's name hides, plugin is NULL and reason is set. An entry is valid
+ * during the call only. */
 typedef struct pico_registry_entry {
     const char *path;
     const pico_plugin *plugin;
@@ -65,7 +67,11 @@ pico_status pico_registry_list(pico_registry *registry,
                                void (*fn)(void *arg, const pico_registry_entry *entry), void *arg,
                                pico_error *err);
 
+/* The folders that are searched, in order; NULL after the last. They need not exist. */
+const char *pico_registry_folder(const pico_registry *registry, size_t index);
+
 const char *pico_kind_name(uint32_t kind);      /* "backend", ...: the INI section */
+const char *pico_kind_noun(uint32_t kind);      /* "backend", "compressor", ...: one of them */
 const char *pico_kind_prefix(uint32_t kind);    /* "backend_", "attn_", "sample_", ... */
 uint32_t pico_kind_from_name(const char *name); /* 0: none */
 

@@ -83,6 +83,11 @@ static pico_status check_row(pico_session *session, const pico_row *rows, uint32
                          "slots",
                          i, row->token, row->slot, desc->n_vocab, session->params.n_slots);
     }
+    if (row->prev < -1 || row->prev >= (int32_t)desc->n_vocab) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "row %u: prev is %d; expected the token before it, or -1 at the start", i,
+                         row->prev);
+    }
     pico_session_slot *slot = &session->slot[row->slot];
     if (row->parent >= (int32_t)i || (row->parent >= 0 && rows[row->parent].slot != row->slot)) {
         return pico_fail(err, PICO_E_INVALID, "row %u: parent %d is no earlier row of its slot", i,

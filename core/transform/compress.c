@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/expect.h"
 #include "transform/tensors.h"
 
 typedef struct stage_chain {
@@ -36,15 +37,32 @@ static pico_status plan_stage(stage_chain *chain, const pico_stage *stage, size_
     }
     for (uint32_t i = 0; i < chain->n_tensor; i++) {
         pico_tensor_info *info = &chain->info[i];
-        if (chain->callbacks->planned != NULL &&
-            (plan[i].dtype != info->dtype || plan[i].bytes != info->bytes)) {
-            chain->callbacks->planned(chain->callbacks->arg, stage, info, &plan[i]);
-        }
         info->dtype = plan[i].dtype;
         info->bytes = plan[i].bytes;
         memcpy(info->shape, plan[i].shape, sizeof info->shape);
     }
     return PICO_OK;
+}
+
+/* Tells the caller what will change, stage by stage, now that every plan is made. */
+static void announce(const stage_chain *chain, const pico_stage *stages, size_t n) {
+    const pico_chain_callbacks *callbacks = chain->callbacks;
+    for (size_t s = 0; callbacks->planned != NULL && s < n; s++) {
+        for (uint32_t i = 0; i < chain->n_tensor; i++) {
+            const pico_tensor_plan *to = &chain->plan[s * chain->n_tensor + i];
+            pico_tensor_info from = pico_file_tensor_info(&chain->file->tensor[i]);
+            if (s > 0) {
+                const pico_tensor_plan *before = to - chain->n_tensor;
+                from.dtype = before->dtype;
+                from.bytes = before->bytes;
+                memcpy(from.shape, before->shape, sizeof from.shape);
+            }
+            if (to->dtype != from.dtype || to->bytes != from.bytes ||
+                memcmp(to->shape, from.shape, sizeof from.shape) != 0) {
+                callbacks->planned(callbacks->arg, &stages[s], &from, to);
+            }
+        }
+    }
 }
 
 /* What the stage did must be what it planned. */
@@ -101,6 +119,20 @@ static pico_status apply_stage(stage_chain *chain, const pico_stage *stage, size
     return compare(chain, stage, s);
 }
 
+/* The layers that the stages planned and the tensors that they made must still fit together. */
+static pico_status check_result(const stage_chain *chain) {
+    pico_error inner = {0};
+    pico_status status = pico_desc_check(&chain->file->desc, &inner);
+    if (status == PICO_OK) {
+        status = pico_expect_match(chain->file, &inner);
+    }
+    return status == PICO_OK
+               ? PICO_OK
+               : pico_fail(chain->err, status == PICO_E_NOMEM ? status : PICO_E_ABI,
+                           "after the last [compress.N] stage the model contradicts itself: %s",
+                           inner.message);
+}
+
 pico_status pico_compress_chain(pico_model_file *file, const pico_stage *stages, size_t n,
                                 const pico_chain_callbacks *callbacks, pico_error *err) {
     if (n == 0) {
@@ -126,8 +158,14 @@ pico_status pico_compress_chain(pico_model_file *file, const pico_stage *stages,
     for (size_t s = 0; status == PICO_OK && s < n; s++) {
         status = plan_stage(&chain, &stages[s], s);
     }
+    if (status == PICO_OK) {
+        announce(&chain, stages, n);
+    }
     for (size_t s = 0; status == PICO_OK && s < n; s++) {
         status = apply_stage(&chain, &stages[s], s);
+    }
+    if (status == PICO_OK) {
+        status = check_result(&chain);
     }
 cleanup:
     free(chain.info);

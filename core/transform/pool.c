@@ -56,8 +56,10 @@ static pico_status pool_tensor(pico_model_file *file, uint32_t index, uint32_t n
             sum[to] += row[c] / (float)ratio;
         }
     }
-    desc.rows = is_vector ? 1 : pooled;
-    desc.cols = is_vector ? pooled : desc.cols;
+    /* Input scales, permutation and outlier columns are part of the values by now. */
+    desc = (pico_weight_desc){.dtype = desc.dtype,
+                              .rows = is_vector ? 1 : pooled,
+                              .cols = is_vector ? pooled : desc.cols};
     desc.codes_bytes = pico_weight_codes_bytes(desc.dtype, desc.rows, desc.cols);
     narrow(sum, (size_t)(pooled * width), desc.dtype, codes);
     desc.codes = codes;

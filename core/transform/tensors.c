@@ -75,6 +75,42 @@ static pico_status check(const pico_file_tensor *tensor, const pico_weight_desc 
     return PICO_OK;
 }
 
+/* Arrays that the layout needs are there, and indices point into the matrix. */
+static pico_status check_arrays(const pico_file_tensor *tensor, const pico_weight_desc *desc,
+                                pico_error *err) {
+    const char *fault = NULL;
+    int scaled = desc->n_scales != 0, outliers = desc->n_outlier != 0;
+    if (desc->codes == NULL) {
+        fault = "codes are missing";
+    } else if (scaled && (desc->scales == NULL || (desc->scale_dtype != PICO_DTYPE_F32 &&
+                                                   desc->scale_dtype != PICO_DTYPE_F16))) {
+        fault = "scales are missing, or neither F32 nor F16";
+    } else if (desc->dtype == PICO_DTYPE_NF4 && desc->codebook == NULL) {
+        fault = "the codebook is missing";
+    } else if (desc->dtype == PICO_DTYPE_I32 || tensor->rank > 2 ||
+               (tensor->rank == 1 && desc->rows != 1)) {
+        fault = "a weight has one or two dimensions and is not I32; a vector is one row";
+    } else if (outliers && (desc->n_outlier < 0 || desc->n_outlier > desc->cols ||
+                            desc->outlier_col == NULL || desc->outlier_value == NULL)) {
+        fault = "outlier columns or values are missing, or there are more than columns";
+    }
+    for (int64_t i = 0; fault == NULL && i < desc->n_outlier; i++) {
+        if (desc->outlier_col[i] < 0 || desc->outlier_col[i] >= desc->cols) {
+            fault = "an outlier column lies outside the matrix";
+        }
+    }
+    for (int64_t i = 0; fault == NULL && desc->input_perm != NULL && i < desc->cols; i++) {
+        if (desc->input_perm[i] < 0 || desc->input_perm[i] >= desc->cols) {
+            fault = "the input permutation points outside the matrix";
+        }
+    }
+    return fault == NULL ? PICO_OK
+                         : pico_fail(err, PICO_E_INVALID,
+                                     "tensor %s cannot be replaced by %s of (%lld, %lld): %s",
+                                     tensor->name, pico_dtype_name(desc->dtype),
+                                     (long long)desc->rows, (long long)desc->cols, fault);
+}
+
 static pico_status replace(pico_tensors *tensors, uint32_t index, const pico_weight_desc *desc,
                            pico_error *err) {
     if (index >= tensors->file->n_tensor) {
@@ -83,12 +119,15 @@ static pico_status replace(pico_tensors *tensors, uint32_t index, const pico_wei
     pico_file_tensor *tensor = &tensors->file->tensor[index];
     pico_arena *arena = &tensors->file->arena;
     pico_status status = check(tensor, desc, err);
+    if (status == PICO_OK) {
+        status = check_arrays(tensor, desc, err);
+    }
     if (status != PICO_OK) {
         return status;
     }
     int ok = 1;
     size_t scale_size = desc->scale_dtype == PICO_DTYPE_F16 ? 2 : 4;
-    uint64_t n_outlier = desc->n_outlier > 0 ? (uint64_t)desc->n_outlier : 0, n_value;
+    uint64_t n_outlier = (uint64_t)desc->n_outlier, n_value;
     if (!pico_checked_mul(n_outlier, (uint64_t)desc->rows, &n_value)) {
         return pico_fail(err, PICO_E_LIMIT, "tensor %s: too many outliers", tensor->name);
     }
