@@ -18,14 +18,18 @@
  *
  * 1. Rules that hold everywhere
  *
- * Versions. A plugin loads when its abi_major equals the host's and its abi_minor is not greater.
- *   While the major number is 0 the ABI may still change between minor numbers of the host.
+ * Versions. A plugin loads when its abi_major equals the host's and its abi_minor is one that the
+ *   host still serves: PICO_ABI_MINOR_OLDEST to PICO_ABI_MINOR. Additions raise the latter; while the
+ *   major number is 0, a change of what was there raises both.
  * Sizes. The descriptor and the tables that a plugin provides begin with struct_size, which it sets
  *   to sizeof(struct); the host copies the smaller of the two sizes into a zeroed struct, so an
  *   absent tail reads as 0 or NULL, which always means "not offered". A struct that a slot fills
  *   comes zeroed, with struct_size set by the host: the plugin writes what it knows. Structs that
  *   the host fills may grow at the end in later minor versions; a plugin never takes their sizeof
- *   to be the host's. Structs grow only at the end; numbers of enumerators are never reused.
+ *   to be the host's. Structs grow only at the end; numbers of enumerators are never reused. Structs
+ *   that occur in arrays or inside others do not grow at all: pico_tensor, pico_kv_desc, pico_dist,
+ *   pico_row, pico_sequence, pico_proposal, pico_outcome, pico_layer_desc, pico_tensor_info,
+ *   pico_tensor_plan.
  * Required slots come first in each table and are marked; the others may be NULL.
  * Threads. [host] means: called from one host thread at a time, never concurrently for the same
  *   instance; all slots are [host] unless they say otherwise. [any] means: any thread at any time.
@@ -56,6 +60,7 @@ extern "C" {
 
 #define PICO_ABI_MAJOR 0u
 #define PICO_ABI_MINOR 1u
+#define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_PLUGIN_MAGIC 0x4f434950u /* "PICO" in little-endian byte order */
 
 #if defined(__GNUC__)
@@ -472,7 +477,7 @@ typedef struct pico_logit_edit_args {
 
 typedef struct pico_argmax_args {
     pico_tensor logits; /* F32 (rows, vocab); NaN never wins; the lowest index wins ties */
-    pico_tensor index;  /* I32 (rows) */
+    pico_tensor index;  /* I32 (rows); -1 where no value is above -inf */
 } pico_argmax_args;
 
 typedef struct pico_top_k_args {
@@ -692,9 +697,9 @@ typedef struct pico_sequence {
     pico_proposal *proposal; /* (room) */
     uint32_t n_proposal;     /* 0 when propose is called */
     uint32_t n_q;            /* entries of q used; 0 when propose is called */
-    uint32_t q_capacity;
-    int32_t *q_token; /* (q_capacity); NULL unless need asked for it */
-    double *q_p;      /* (q_capacity) */
+    uint32_t q_capacity;     /* at least 64 for each proposal that room allows */
+    int32_t *q_token;        /* (q_capacity); NULL unless need asked for it */
+    double *q_p;             /* (q_capacity) */
 } pico_sequence;
 
 typedef struct pico_outcome {
@@ -708,12 +713,20 @@ typedef struct pico_outcome {
     uint32_t finished;          /* 1: the sequence has ended; end_sequence follows */
 } pico_outcome;
 
+enum { PICO_ACCEPT_MATCH = 0, PICO_ACCEPT_REJECTION = 1 };
+
 typedef struct pico_decoder_need {
     uint32_t struct_size;
+    /* filled by the decoder */
     uint32_t max_proposals; /* per sequence and round, clipped to PICO_DECODE_ROWS_MAX - 1; 0 for a
                                plain decoder */
     uint32_t want_hidden;   /* 1: observe gets the final hidden rows */
     uint32_t want_q;        /* 1: proposals carry distributions */
+    /* filled by the host before begin, for decoders that keep a session of their own */
+    uint32_t max_positions; /* longest timeline */
+    uint32_t window_limit;  /* how many positions the target sees at most; 0: all */
+    uint32_t accept;        /* PICO_ACCEPT_x: the key to draw drafts with is PICO_RANDOM_TARGET for
+                               MATCH, PICO_RANDOM_DRAFT for REJECTION */
 } pico_decoder_need;
 
 typedef struct pico_decoder_stats {
@@ -870,7 +883,8 @@ typedef struct pico_session_api {
     uint32_t (*length)(const pico_session *session, uint32_t slot);
     /* Forgets positions from length on; 0 empties the timeline. */
     pico_status (*truncate)(pico_session *session, uint32_t slot, uint32_t length, pico_error *err);
-    /* Makes `to` a copy of `from`; full pages are shared until one of them is truncated into. */
+    /* Makes `to` a copy of `from`; full pages are shared until one of them is truncated into. On an
+     * error `to` is empty. */
     pico_status (*copy)(pico_session *session, uint32_t from, uint32_t to, pico_error *err);
     /* Appends rows. On an error every timeline is as it was before the call; a device that fails
      * late says so when the outputs are read, and the caller then truncates. A chain of rows
@@ -901,7 +915,8 @@ typedef struct pico_heads_api {
                          const pico_tensor *logits);
 } pico_heads_api;
 
-/* The target's sampling, for drafters. dist: what the target's sampler (with penalties, with this
+/* The target's sampling, for drafters, who bring the arrays of the distribution (room for the
+ * vocabulary); a stateful sampler's state stays that of the timeline, whatever extra says. dist: what the target's sampler (with penalties, with this
  * sequence's history followed by extra[0..n_extra)) makes of a row of logits in host memory; draw:
  * argmax over the distribution of ln p + Gumbel noise, a pure function of key and distribution. */
 typedef struct pico_sampling_api {
@@ -928,7 +943,10 @@ typedef struct pico_tensors_api {
                            pico_error *err);
 } pico_tensors_api;
 
-/* Called with each named activation of a forward pass; rows F32 (n, width) in host memory. */
+/* Called with each named activation of a forward pass; rows F32 (n, width) in host memory. In the
+ * order of the pass: "embed" (layer 0); for each layer "attn_norm" (the input of Wq, Wk, Wv),
+ * "attended" (of Wo), "ffn_norm" (of W1, W3), "ffn_inner" (of W2), "out" (the residual stream); for
+ * the rows that asked for outputs "hidden" (layer n_layer; the input of the head). */
 typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const float *rows,
                             uint32_t n, uint32_t width);
 

@@ -285,7 +285,7 @@ int32_t ref_argmax(const float *z, int64_t n) {
     int32_t index;
     float value;
     ref_top_k(z, n, 1, &index, &value);
-    return index;
+    return value > -INFINITY ? index : -1; /* false of a NaN too */
 }
 
 void ref_top_k(const float *z, int64_t n, int64_t k, int32_t *index, float *value) {

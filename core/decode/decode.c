@@ -113,7 +113,8 @@ static pico_status ask_sampler(pico_decode *decode, pico_error *err) {
     }
     if (need->kind < PICO_NEED_ARGMAX || need->kind > PICO_NEED_FULL ||
         need->state_bytes > MAX_STATE ||
-        (need->state_bytes != 0 && params->sampler->state_init == NULL)) {
+        (need->state_bytes != 0 &&
+         (params->sampler->state_init == NULL || params->sampler->state_next == NULL))) {
         return pico_fail(
             err, PICO_E_ABI,
             "sampler %s: need gives kind %u (1 to 3 exist) and a state of %u bytes (at "
@@ -135,7 +136,12 @@ static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
     if (status != PICO_OK) {
         return status;
     }
-    decode->decoder_need.struct_size = sizeof decode->decoder_need;
+    decode->decoder_need = (pico_decoder_need){
+        .struct_size = sizeof decode->decoder_need,
+        .max_positions =
+            params->max_positions == 0 ? decode->model->desc.n_ctx_train : params->max_positions,
+        .window_limit = params->window_limit,
+        .accept = params->accept};
     status = params->decoder->begin(params->decoder_self, decode->model, params->n_slots,
                                     &decode->decoder_need, &inner);
     if (status != PICO_OK) {

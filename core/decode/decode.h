@@ -4,7 +4,8 @@
  * most one chunk of one waiting prompt rides along. After open nothing is allocated until close.
  *
  * Invariant between rounds: the KV pages of a live slot hold every token of its timeline but the
- * newest. If a round fails, every timeline is as it was before the round.
+ * newest. If a round fails, every timeline is as it was before the round; only when the decoder's
+ * observe fails have the round's tokens been kept, and their text handed out.
  */
 #ifndef PICO_DECODE_DECODE_H
 #define PICO_DECODE_DECODE_H
@@ -20,8 +21,6 @@ typedef struct pico_logit_bias {
     int32_t token;
     float bias; /* may be -inf: the token never occurs */
 } pico_logit_bias;
-
-enum { PICO_ACCEPT_MATCH = 0, PICO_ACCEPT_REJECTION = 1 };
 
 typedef struct pico_decode_params {
     const pico_sampler_ops *sampler; /* borrowed, as everything here */

@@ -61,6 +61,16 @@ static pico_status check_proposals(const pico_decode *decode, const pico_slot *s
                              "decoder %s: proposal[%u] takes q up to %llu, but n_q is %u", name, i,
                              (unsigned long long)q_end, sequence->n_q);
         }
+        double q = draft->q_count == 0 ? 1 : 0;
+        for (uint32_t j = draft->q_begin; j < q_end; j++) {
+            q = sequence->q_token[j] == draft->token ? sequence->q_p[j] : q;
+        }
+        if (!(q > 0 && q <= 1.0 + 1e-9)) {
+            return pico_fail(err, PICO_E_ABI,
+                             "decoder %s: proposal[%u] was drawn from a q that gives its token %d "
+                             "the probability %g",
+                             name, i, draft->token, q);
+        }
     }
     return PICO_OK;
 }

@@ -190,7 +190,15 @@ static pico_status fetch_argmax(pico_decode *decode, const pico_tensor *logits, 
     if (status != PICO_OK) {
         return pico_fail(err, status, "the backend cannot find the largest logit");
     }
-    return fetch(decode, &args.index, decode->host_index, (uint64_t)rows, err);
+    status = fetch(decode, &args.index, decode->host_index, (uint64_t)rows, err);
+    for (int64_t r = 0; status == PICO_OK && r < rows; r++) {
+        if (decode->host_index[r] < 0 || (uint32_t)decode->host_index[r] >= decode->n_vocab) {
+            status = pico_fail(err, PICO_E_INVALID,
+                               "no logit is a number above -inf; are they all NaN, or all tokens "
+                               "banned?");
+        }
+    }
+    return status;
 }
 
 pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *out,
@@ -327,6 +335,9 @@ static pico_status table_dist(const void *sampling, const float *logits, const i
         uint32_t best = 0;
         for (uint32_t i = 1; i < decode->n_vocab; i++) {
             best = row[i] > row[best] || isnan(row[best]) ? i : best;
+        }
+        if (!(row[best] > -INFINITY)) {
+            return pico_fail(err, PICO_E_INVALID, "no logit is a number above -inf");
         }
         out->n = 1;
         out->token[0] = (int32_t)best;

@@ -5,6 +5,7 @@
 #include "model/model.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,12 +80,15 @@ static pico_status ask_attention(pico_model *model, const pico_model_params *par
             layer->kv_dtype = params->kv_dtype;
         }
         if (layer->n_head != desc->n_head || layer->n_kv_head != desc->n_kv_head ||
-            layer->head_dim != desc->head_dim || layer->window < -1) {
+            layer->head_dim != desc->head_dim || layer->window < -1 || !isfinite(layer->scale) ||
+            layer->n_sink > PICO_MAX_CONTEXT) {
             return pico_fail(err, PICO_E_UNSUPPORTED,
                              "layer %u: the attention plugin wants %u heads, %u KV heads of width "
-                             "%u; the model has %u, %u, %u",
-                             i, layer->n_head, layer->n_kv_head, layer->head_dim, desc->n_head,
-                             desc->n_kv_head, desc->head_dim);
+                             "%u, window %d, %u sinks, scale %g; the model has %u heads, %u KV "
+                             "heads of width %u",
+                             i, layer->n_head, layer->n_kv_head, layer->head_dim, layer->window,
+                             layer->n_sink, (double)layer->scale, desc->n_head, desc->n_kv_head,
+                             desc->head_dim);
         }
     }
     return PICO_OK;

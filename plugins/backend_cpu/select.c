@@ -46,15 +46,6 @@ typedef struct select_job {
     int64_t k;
 } select_job;
 
-static int64_t first_number(const float *z, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        if (!isnan(z[i])) {
-            return i;
-        }
-    }
-    return 0;
-}
-
 static void argmax_rows(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
     (void)thread;
     const select_job *job = arg;
@@ -64,9 +55,8 @@ static void argmax_rows(void *arg, uint64_t begin, uint64_t end, uint32_t thread
         const float *z = cpu_row_f32(&job->logits, (int64_t)r);
         const float most = row->maximum(z, n);
         /* the first value that equals the maximum is the first above the next smaller float */
-        const int64_t at = most == -INFINITY
-                               ? first_number(z, n)
-                               : row->next_above(z, 0, n, nextafterf(most, -INFINITY));
+        const int64_t at =
+            most == -INFINITY ? -1 : row->next_above(z, 0, n, nextafterf(most, -INFINITY));
         job->best[r] = (int32_t)at;
     }
 }
