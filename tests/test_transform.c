@@ -161,11 +161,68 @@ static void replace_refuses_contradictions(void **state) {
     pico_model_file_close(file);
 }
 
+/* A weight that a backend could only misread is refused when it is handed over. */
+static void replace_refuses_incomplete_weights(void **state) {
+    (void)state;
+    pico_model_file *file = make_file(2, PICO_DTYPE_F32);
+    pico_tensors tensors = {.file = file};
+    uint32_t index = index_of(file, "blk.0.attn_output.weight");
+    int8_t codes[WIDTH * WIDTH] = {0};
+    float scales[WIDTH] = {0};
+    int32_t column = WIDTH;
+    uint16_t values[WIDTH] = {0};
+    pico_weight_desc good = {.codes = codes,
+                             .codes_bytes = sizeof codes,
+                             .dtype = PICO_DTYPE_I8,
+                             .scale_dtype = PICO_DTYPE_F32,
+                             .scales = scales,
+                             .n_scales = WIDTH,
+                             .rows = WIDTH,
+                             .cols = WIDTH,
+                             .group = WIDTH};
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &good, NULL), PICO_OK);
+    pico_weight_desc bad = good;
+    bad.codes = NULL;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    bad = good;
+    bad.scales = NULL;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    bad = good;
+    bad.outlier_col = &column; /* one past the last */
+    bad.outlier_value = values;
+    bad.n_outlier = 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    pico_model_file_close(file);
+}
+
+/* Pooling a weight with an input scale takes the scale into account once. */
+static void pooling_applies_an_input_scale_once(void **state) {
+    (void)state;
+    pico_model_file *file = make_file(2, PICO_DTYPE_F32);
+    pico_tensors tensors = {.file = file};
+    uint32_t index = index_of(file, "blk.0.attn_k.weight");
+    float scale[WIDTH];
+    for (size_t i = 0; i < WIDTH; i++) {
+        scale[i] = 0.5f;
+    }
+    pico_weight_desc desc;
+    assert_int_equal(pico_tensors_table.read(&tensors, index, &desc), PICO_OK);
+    desc.input_scale = scale;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &desc, NULL), PICO_OK);
+    float *before = values_of(file, "blk.0.attn_k.weight"); /* the effective weight */
+    assert_int_equal(pico_pool_kv_heads(file, 1, NULL), PICO_OK);
+    float *after = values_of(file, "blk.0.attn_k.weight");
+    check_mean(before, after, 2, 1, HEAD_DIM * WIDTH);
+    free(before);
+    free(after);
+    pico_model_file_close(file);
+}
+
 /* ---- a compressor that turns F32 matrices into another float type ---- */
 
 typedef struct caster {
     uint32_t from, to;
-    int fails_plan, breaks_promise;
+    int fails_plan, breaks_promise, lies_about_layers;
     int n_plan, n_apply, *clock, planned_at, applied_at;
     const pico_tensors_api *tensors;
 } caster;
@@ -178,7 +235,7 @@ static pico_status cast_plan(void *self, const pico_model_desc *model,
                              const pico_tensor_info *tensors, uint32_t n, pico_tensor_plan *plan,
                              pico_layer_desc *layers, pico_error *err) {
     caster *c = self;
-    (void)layers;
+    layers[0].n_ff += c->lies_about_layers ? 32 : 0;
     assert_int_equal(model->n_layer, N_LAYER);
     c->n_plan++;
     c->planned_at = (*c->clock)++;
@@ -289,12 +346,28 @@ static void a_chain_stops_at_a_bad_plan_and_a_broken_promise(void **state) {
     pico_model_file_close(file);
 }
 
+/* A description that the tensors do not bear out never leaves the chain. */
+static void a_chain_checks_the_description(void **state) {
+    (void)state;
+    pico_model_file *file = make_file(2, PICO_DTYPE_F32);
+    caster first = {.from = PICO_DTYPE_F32, .to = PICO_DTYPE_F16, .lies_about_layers = 1};
+    caster second = {.from = PICO_DTYPE_F16, .to = PICO_DTYPE_BF16};
+    int n_planned = 0;
+    pico_error err = {0};
+    assert_int_not_equal(run_chain(file, &first, &second, &n_planned, &err), PICO_OK);
+    assert_non_null(strstr(err.message, "ffn"));
+    pico_model_file_close(file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pooling_takes_the_mean),
         cmocka_unit_test(pooling_keeps_float_types_and_refuses_others),
         cmocka_unit_test(replace_refuses_contradictions),
+        cmocka_unit_test(replace_refuses_incomplete_weights),
+        cmocka_unit_test(pooling_applies_an_input_scale_once),
         cmocka_unit_test(a_chain_plans_first),
+        cmocka_unit_test(a_chain_checks_the_description),
         cmocka_unit_test(a_chain_stops_at_a_bad_plan_and_a_broken_promise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
