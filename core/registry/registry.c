@@ -10,21 +10,7 @@
 
 #include "config/value.h"
 #include "registry/check.h"
-#include "registry/search.h"
-#include "util/text.h"
-
-typedef struct loaded_node {
-    struct loaded_node *next;
-    pico_loaded loaded;
-} loaded_node;
-
-struct pico_registry {
-    pico_arena arena;
-    pico_search search;
-    loaded_node *loaded;
-    pico_instance *instances; /* in order of creation */
-    size_t n_instances, capacity;
-};
+#include "registry/internal.h"
 
 static pico_status no_memory(pico_error *err) {
     return pico_fail(err, PICO_E_NOMEM, "out of memory for the plugin registry");
@@ -64,13 +50,7 @@ void pico_registry_close(pico_registry *registry) {
     free(registry);
 }
 
-/* Everything that a file holds, each descriptor checked. */
-typedef struct file_content {
-    pico_plugin plugin[PICO_MAX_PLUGINS_PER_FILE];
-    uint32_t n;
-} file_content;
-
-static pico_status read_file(const char *path, file_content *out, pico_error *err) {
+pico_status pico_file_read_plugins(const char *path, pico_file_content *out, pico_error *err) {
     pico_plugin_query_fn query;
     pico_status status = pico_check_open(path, &query, err);
     out->n = 0;
@@ -106,7 +86,7 @@ static pico_status read_file(const char *path, file_content *out, pico_error *er
 }
 
 /* "sampler 'a', decoder 'b'" for messages. */
-static void describe_content(const file_content *content, char *out, size_t size) {
+static void describe_content(const pico_file_content *content, char *out, size_t size) {
     size_t used = 0;
     for (uint32_t i = 0; i < content->n && used < size; i++) {
         int n = snprintf(out + used, size - used, "%s%s '%s'", i == 0 ? "" : ", ",
@@ -116,7 +96,7 @@ static void describe_content(const file_content *content, char *out, size_t size
 }
 
 /* The plugin of a kind in a file; name NULL means: the only one of that kind. */
-static pico_status choose(const char *path, const file_content *content, uint32_t kind,
+static pico_status choose(const char *path, const pico_file_content *content, uint32_t kind,
                           const char *name, const pico_plugin **out, pico_error *err) {
     char found[256];
     const pico_plugin *chosen = NULL, *of_kind = NULL;
@@ -158,93 +138,6 @@ static pico_status choose(const char *path, const file_content *content, uint32_
     return PICO_OK;
 }
 
-/* Names for a message: "a, b, c", with "..." for what does not fit. */
-static void join_names(const char *const *names, size_t n, char *out, size_t size) {
-    size_t used = 0;
-    out[0] = '\0';
-    for (size_t i = 0; i < n; i++) {
-        size_t more = strlen(names[i]) + (i == 0 ? 0 : 2);
-        if (used + more + sizeof ", ..." > size) {
-            (void)snprintf(out + used, size - used, "%s...", i == 0 ? "" : ", ");
-            return;
-        }
-        used += (size_t)snprintf(out + used, size - used, "%s%s", i == 0 ? "" : ", ", names[i]);
-    }
-}
-
-/* The names of the files of a kind on the search path, each once. */
-static size_t names_of_kind(pico_registry *registry, uint32_t kind, const char **names,
-                            size_t capacity) {
-    const char *prefix = pico_kind_prefix(kind);
-    size_t n_names = 0, n_prefix = strlen(prefix);
-    for (size_t i = 0; i < registry->search.n; i++) {
-        const char **paths;
-        size_t n;
-        if (pico_search_list(&registry->arena, registry->search.folders[i], &paths, &n, NULL) !=
-            PICO_OK) {
-            continue;
-        }
-        for (size_t j = 0; j < n && n_names < capacity; j++) {
-            const char *base = strrchr(paths[j], '/') + 1;
-            char *stem = strncmp(base, prefix, n_prefix) == 0
-                             ? pico_arena_strndup(&registry->arena, base + n_prefix,
-                                                  strlen(base) - n_prefix - 3)
-                             : NULL;
-            int known = stem == NULL;
-            for (size_t k = 0; k < n_names && !known; k++) {
-                known = strcmp(names[k], stem) == 0;
-            }
-            if (!known) {
-                names[n_names++] = stem;
-            }
-        }
-    }
-    return n_names;
-}
-
-/* The folders come last: where the message is too long for its buffer, they are what is cut. */
-static pico_status fail_not_found(pico_registry *registry, uint32_t kind, const char *name,
-                                  pico_error *err) {
-    enum { MAX_NAMES = 128 };
-    const char *names[MAX_NAMES], *kind_name = pico_kind_name(kind);
-    char folders[256], list[160], hint[192] = "";
-    size_t n = names_of_kind(registry, kind, names, MAX_NAMES);
-    const char *near = pico_text_nearest(name, names, n);
-    if (near != NULL) {
-        (void)snprintf(hint, sizeof hint, "; did you mean '%s'?", near);
-    }
-    for (uint32_t other = PICO_KIND_BACKEND; other <= PICO_KIND_TRAINER && near == NULL; other++) {
-        if (pico_search_find(&registry->search, &registry->arena, pico_kind_prefix(other), name) !=
-            NULL) {
-            (void)snprintf(hint, sizeof hint, ": '%.64s' is a %s and belongs into [%s]", name,
-                           pico_kind_noun(other), pico_kind_name(other));
-        }
-    }
-    join_names(names, n, list, sizeof list);
-    pico_search_describe(&registry->search, folders, sizeof folders);
-    return pico_fail(err, PICO_E_NOT_FOUND,
-                     "there is no %s plugin '%.64s'%s%s %s; %s%.64s.so is not in %s%s", kind_name,
-                     name, hint, near == NULL ? "; there are" : " There are",
-                     n == 0 ? "none of this kind" : list, pico_kind_prefix(kind), name, folders,
-                     hint[0] == '\0' ? "; set [host] plugin_path or PICOCHAT_PLUGIN_PATH" : "");
-}
-
-/* The kind and the name that a file's own name promises ("sample_mine.so"); 0: none. */
-static uint32_t promised(const char *path, const char **name, size_t *n_name) {
-    const char *slash = strrchr(path, '/'), *base = slash == NULL ? path : slash + 1;
-    size_t n = strlen(base);
-    for (uint32_t kind = PICO_KIND_BACKEND; kind <= PICO_KIND_TRAINER; kind++) {
-        size_t n_prefix = strlen(pico_kind_prefix(kind));
-        if (n > n_prefix + 3 && strncmp(base, pico_kind_prefix(kind), n_prefix) == 0 &&
-            strcmp(base + n - 3, ".so") == 0) {
-            *name = base + n_prefix;
-            *n_name = n - n_prefix - 3;
-            return kind;
-        }
-    }
-    return 0;
-}
-
 /* Path and wanted name of a plugin: *wanted is NULL when the file may decide. *kind 0 becomes what
  * the file's name promises, if it does. */
 static pico_status locate(pico_registry *registry, uint32_t *kind, const char *name,
@@ -265,7 +158,7 @@ static pico_status locate(pico_registry *registry, uint32_t *kind, const char *n
         *wanted = name;
         *path =
             pico_search_find(&registry->search, &registry->arena, pico_kind_prefix(*kind), name);
-        return *path == NULL ? fail_not_found(registry, *kind, name, err) : PICO_OK;
+        return *path == NULL ? pico_registry_not_found(registry, *kind, name, err) : PICO_OK;
     }
     char *resolved = realpath(name, NULL);
     if (resolved == NULL) {
@@ -281,7 +174,7 @@ static pico_status locate(pico_registry *registry, uint32_t *kind, const char *n
     /* A file named after the kind says which plugin it holds; any other name says nothing. */
     const char *stem = NULL;
     size_t n_stem = 0;
-    uint32_t says = promised(name, &stem, &n_stem);
+    uint32_t says = pico_file_promises(name, &stem, &n_stem);
     *wanted = NULL;
     if (says != 0 && (*kind == 0 || *kind == says)) {
         *kind = says;
@@ -327,7 +220,7 @@ pico_status pico_registry_load(pico_registry *registry, uint32_t kind, const cha
     const char *path = NULL, *wanted = NULL;
     const pico_plugin *chosen = NULL;
     const pico_loaded *loaded = NULL;
-    file_content content;
+    pico_file_content content;
     int any = kind == 0;
     *out = NULL;
     if (!any && pico_kind_name(kind) == NULL) {
@@ -341,7 +234,7 @@ pico_status pico_registry_load(pico_registry *registry, uint32_t kind, const cha
         }
     }
     if (status == PICO_OK) {
-        status = read_file(path, &content, err);
+        status = pico_file_read_plugins(path, &content, err);
     }
     if (status == PICO_OK && kind == 0) {
         chosen = &content.plugin[0];
@@ -428,74 +321,4 @@ void pico_registry_destroy(pico_registry *registry, pico_instance *instance) {
         }
     }
     *instance = (pico_instance){0};
-}
-
-/* Whether a plugin is found under the name of its file; else why not, in err. */
-static int is_selectable(const char *path, const pico_plugin *plugin, pico_error *err) {
-    const char *stem = NULL, *prefix = pico_kind_prefix(plugin->kind), *name = plugin->name;
-    const char *kind = pico_kind_name(plugin->kind);
-    size_t n_stem = 0;
-    uint32_t says = promised(path, &stem, &n_stem);
-    if (says == plugin->kind && strlen(name) == n_stem && memcmp(stem, name, n_stem) == 0) {
-        return 1;
-    }
-    if (says == plugin->kind) {
-        (void)pico_fail(err, PICO_E_ABI,
-                        "%s: the file name promises %s '%.*s', found %s '%s'; correct .name or "
-                        "rename the file to %s%s.so",
-                        path, kind, (int)n_stem, stem, kind, name, prefix, name);
-    } else {
-        (void)pico_fail(err, PICO_E_ABI,
-                        "%s: holds %s '%s', which is looked for in a file of another name; rename "
-                        "it to %s%s.so",
-                        path, kind, name, prefix, name);
-    }
-    return 0;
-}
-
-/* One file with several plugins is found under several names, by links: each plugin is listed where
- * the name is its own, and refused only in a file whose name fits none of them. */
-static void list_file(const char *path, void (*fn)(void *arg, const pico_registry_entry *entry),
-                      void *arg) {
-    file_content content;
-    pico_error why;
-    int some = 0;
-    if (read_file(path, &content, &why) != PICO_OK) {
-        fn(arg, &(pico_registry_entry){.path = path, .reason = why.message});
-        return;
-    }
-    for (uint32_t i = 0; i < content.n; i++) {
-        some |= is_selectable(path, &content.plugin[i], NULL);
-    }
-    for (uint32_t i = 0; i < content.n; i++) {
-        pico_loaded checked;
-        pico_registry_entry entry = {.path = path, .plugin = &content.plugin[i]};
-        int selectable = is_selectable(path, &content.plugin[i], &why);
-        if (some && !selectable) {
-            continue;
-        }
-        if (!selectable || pico_check_plugin(path, &content.plugin[i], &checked, &why) != PICO_OK) {
-            entry = (pico_registry_entry){.path = path, .reason = why.message};
-        }
-        fn(arg, &entry);
-    }
-}
-
-const char *pico_registry_folder(const pico_registry *registry, size_t index) {
-    return index < registry->search.n ? registry->search.folders[index] : NULL;
-}
-
-pico_status pico_registry_list(pico_registry *registry,
-                               void (*fn)(void *arg, const pico_registry_entry *entry), void *arg,
-                               pico_error *err) {
-    pico_status status = PICO_OK;
-    for (size_t i = 0; i < registry->search.n && status == PICO_OK; i++) {
-        const char **paths;
-        size_t n;
-        status = pico_search_list(&registry->arena, registry->search.folders[i], &paths, &n, err);
-        for (size_t j = 0; j < n && status == PICO_OK; j++) {
-            list_file(paths[j], fn, arg);
-        }
-    }
-    return status;
 }

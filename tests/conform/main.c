@@ -235,13 +235,16 @@ static int run_file(const options *opt, const char *const *settings, uint32_t n_
         fprintf(stderr, "picochat-conform: %s\n", err.message);
         return EXIT_LOAD;
     }
+    const pico_loaded *any = NULL; /* kind 0: what is wrong with the file itself */
+    if (pico_registry_load(registry, 0, path, &any, &err) != PICO_OK) {
+        fprintf(stderr, "picochat-conform: %s\n", err.message);
+        pico_registry_close(registry);
+        return EXIT_LOAD;
+    }
     for (uint32_t kind = PICO_KIND_BACKEND; kind <= PICO_KIND_TRAINER; kind++) {
         const pico_loaded *loaded = NULL;
-        pico_error why = {0};
-        pico_status status = pico_registry_load(registry, kind, path, &loaded, &why);
-        if (status != PICO_OK) {
-            err = kind == PICO_KIND_BACKEND || strstr(why.message, "kind") == NULL ? why : err;
-            continue;
+        if (pico_registry_load(registry, kind, path, &loaded, &err) != PICO_OK) {
+            continue; /* the file has none of this kind, or several */
         }
         conform c = {.path = path, .kind = kind, .name = loaded->plugin.name};
         int valid = 1;
