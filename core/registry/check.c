@@ -136,7 +136,7 @@ pico_status pico_check_descriptor(const char *path, uint32_t index, const pico_p
 static pico_status check_slots(const char *path, const pico_plugin *plugin, const void *ops,
                                pico_error *err) {
     size_t n;
-    const pico_slot *slots = pico_kind_slots(plugin->kind, &n);
+    const pico_ops_slot *slots = pico_kind_slots(plugin->kind, &n);
     uint32_t size;
     memcpy(&size, plugin->ops, sizeof size);
     for (size_t i = 0; i < n; i++) {

@@ -26,11 +26,11 @@ pico_status pico_check_plugin(const char *path, const pico_plugin *plugin, pico_
 pico_status pico_check_options(const char *path, const pico_plugin *plugin, pico_error *err);
 
 /* The required slots of a kind: n pairs of name and offset in the table. */
-typedef struct pico_slot {
+typedef struct pico_ops_slot {
     const char *name;
     size_t offset;
-} pico_slot;
-const pico_slot *pico_kind_slots(uint32_t kind, size_t *n);
+} pico_ops_slot;
+const pico_ops_slot *pico_kind_slots(uint32_t kind, size_t *n);
 size_t pico_kind_ops_bytes(uint32_t kind);
 
 #endif

@@ -6,7 +6,7 @@
 typedef struct kind_info {
     const char *name, *prefix;
     size_t ops_bytes;
-    const pico_slot *slots;
+    const pico_ops_slot *slots;
     size_t n_slots;
 } kind_info;
 
@@ -18,7 +18,7 @@ typedef struct kind_info {
             sizeof kind##_slots / sizeof kind##_slots[0]                                           \
     }
 
-static const pico_slot backend_slots[] = {
+static const pico_ops_slot backend_slots[] = {
     SLOT(backend, caps),          SLOT(backend, buffer_alloc),  SLOT(backend, buffer_free),
     SLOT(backend, buffer_write),  SLOT(backend, buffer_read),   SLOT(backend, buffer_copy),
     SLOT(backend, sync),          SLOT(backend, supports),      SLOT(backend, reserve),
@@ -29,14 +29,14 @@ static const pico_slot backend_slots[] = {
     SLOT(backend, gate),          SLOT(backend, axpby),         SLOT(backend, softcap),
     SLOT(backend, logit_edit),    SLOT(backend, argmax),        SLOT(backend, top_k),
 };
-static const pico_slot attention_slots[] = {SLOT(attention, check), SLOT(attention, layer)};
-static const pico_slot sampler_slots[] = {SLOT(sampler, need), SLOT(sampler, dist)};
-static const pico_slot decoder_slots[] = {SLOT(decoder, begin), SLOT(decoder, propose),
-                                          SLOT(decoder, observe), SLOT(decoder, end)};
-static const pico_slot compressor_slots[] = {SLOT(compressor, plan), SLOT(compressor, apply)};
-static const pico_slot trainer_slots[] = {SLOT(trainer, begin), SLOT(trainer, step),
-                                          SLOT(trainer, save), SLOT(trainer, load),
-                                          SLOT(trainer, end)};
+static const pico_ops_slot attention_slots[] = {SLOT(attention, check), SLOT(attention, layer)};
+static const pico_ops_slot sampler_slots[] = {SLOT(sampler, need), SLOT(sampler, dist)};
+static const pico_ops_slot decoder_slots[] = {SLOT(decoder, begin), SLOT(decoder, propose),
+                                              SLOT(decoder, observe), SLOT(decoder, end)};
+static const pico_ops_slot compressor_slots[] = {SLOT(compressor, plan), SLOT(compressor, apply)};
+static const pico_ops_slot trainer_slots[] = {SLOT(trainer, begin), SLOT(trainer, step),
+                                              SLOT(trainer, save), SLOT(trainer, load),
+                                              SLOT(trainer, end)};
 
 /* Indexed by PICO_KIND_x. */
 static const kind_info kinds[] = {
@@ -74,7 +74,7 @@ uint32_t pico_kind_from_name(const char *name) {
     return 0;
 }
 
-const pico_slot *pico_kind_slots(uint32_t kind, size_t *n) {
+const pico_ops_slot *pico_kind_slots(uint32_t kind, size_t *n) {
     *n = kinds[kind].n_slots;
     return kinds[kind].slots;
 }
