@@ -25,7 +25,7 @@ int32_t pico_draw(const pico_dist *dist, const pico_random_key *key) {
         }
         uint64_t id = (uint64_t)(uint32_t)dist->token[i] + 1;
         uint64_t bits = mix(stream + id * 0x9e3779b97f4a7c15u);
-        double u = ((double)(bits >> 12) + 0.5) * 0x1p-52; /* in (0, 1), never 0 or 1 */
+        double u = pico_uniform_of_bits(bits);
         if (1 - u >= best * p) {
             continue;
         }

@@ -35,19 +35,13 @@ void pico_pool_for(pico_pool *pool, uint64_t n, uint64_t grain,
 
 /* 64 bits from a key and an index: Philox 4x32-10 (Salmon et al. 2011). Pure. */
 uint64_t pico_random_u64(const pico_random_key *key, uint64_t index);
+/* 52 of 64 random bits and a half as a double in (0, 1): the largest result is 1 - 2^-53, which a
+ * double can hold, so never 0 or 1. */
+static inline double pico_uniform_of_bits(uint64_t bits) {
+    return ((double)(bits >> 12) + 0.5) * 0x1p-52;
+}
 /* Uniform in (0, 1), never 0 or 1. */
 double pico_random_uniform(const pico_random_key *key, uint64_t index);
-/* Standard Gumbel noise, -ln(-ln u). */
-double pico_random_gumbel(const pico_random_key *key, uint64_t index);
-
-/* The same numbers for many indices of one key, at half the cost and less: the key is hashed once.
- * pico_random_stream_u64(&s, i) == pico_random_u64(&key, i). Constant after init; [any]. */
-typedef struct pico_random_stream {
-    uint32_t key[2], tail[2];
-} pico_random_stream;
-void pico_random_stream_init(pico_random_stream *stream, const pico_random_key *key);
-uint64_t pico_random_stream_u64(const pico_random_stream *stream, uint64_t index);
-double pico_random_stream_gumbel(const pico_random_stream *stream, uint64_t index);
 /* The block function itself: 128 bits from a 128-bit counter and a 64-bit key. */
 void pico_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 

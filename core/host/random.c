@@ -3,8 +3,6 @@
  * pure function of its key and index; there is no generator state and therefore no order. Not for
  * cryptography.
  */
-#include <math.h>
-
 #include "host/host.h"
 
 void pico_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
@@ -28,45 +26,17 @@ void pico_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t 
 
 /* The key has more bits than Philox has room for beside the index, so a first block hashes it; 128
  * bits of that hash then key and offset the second block. */
-void pico_random_stream_init(pico_random_stream *stream, const pico_random_key *key) {
+uint64_t pico_random_u64(const pico_random_key *key, uint64_t index) {
     const uint32_t seed[2] = {(uint32_t)key->seed, (uint32_t)(key->seed >> 32)};
     const uint32_t place[4] = {(uint32_t)key->t, (uint32_t)(key->t >> 32), key->sample,
                                key->purpose};
-    uint32_t hash[4];
+    uint32_t hash[4], out[4];
     pico_philox4x32(place, seed, hash);
-    stream->key[0] = hash[0];
-    stream->key[1] = hash[1];
-    stream->tail[0] = hash[2];
-    stream->tail[1] = hash[3];
-}
-
-uint64_t pico_random_stream_u64(const pico_random_stream *stream, uint64_t index) {
-    const uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), stream->tail[0],
-                                 stream->tail[1]};
-    uint32_t out[4];
-    pico_philox4x32(counter, stream->key, out);
+    const uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), hash[2], hash[3]};
+    pico_philox4x32(counter, hash, out);
     return (uint64_t)out[1] << 32 | out[0];
 }
 
-/* 52 bits and a half: the largest result is 1 - 2^-53, which a double can hold, so never 1. */
-static double uniform_of_bits(uint64_t bits) {
-    return ((double)(bits >> 12) + 0.5) * 0x1p-52;
-}
-
-double pico_random_stream_gumbel(const pico_random_stream *stream, uint64_t index) {
-    return -log(-log(uniform_of_bits(pico_random_stream_u64(stream, index))));
-}
-
-uint64_t pico_random_u64(const pico_random_key *key, uint64_t index) {
-    pico_random_stream stream;
-    pico_random_stream_init(&stream, key);
-    return pico_random_stream_u64(&stream, index);
-}
-
 double pico_random_uniform(const pico_random_key *key, uint64_t index) {
-    return uniform_of_bits(pico_random_u64(key, index));
-}
-
-double pico_random_gumbel(const pico_random_key *key, uint64_t index) {
-    return -log(-log(pico_random_uniform(key, index)));
+    return pico_uniform_of_bits(pico_random_u64(key, index));
 }

@@ -228,10 +228,6 @@ void pico_session_close(pico_session *session) {
     free(session);
 }
 
-pico_model *pico_session_model(const pico_session *session) {
-    return session->model;
-}
-
 uint32_t pico_session_max_positions(const pico_session *session) {
     return session->params.max_positions;
 }

@@ -25,7 +25,6 @@ pico_status pico_session_open(pico_model *model, const pico_session_params *para
                               pico_session **out, pico_error *err);
 void pico_session_close(pico_session *session); /* NULL is allowed */
 
-pico_model *pico_session_model(const pico_session *session);
 uint32_t pico_session_max_positions(const pico_session *session);
 uint32_t pico_session_length(const pico_session *session, uint32_t slot);
 pico_status pico_session_truncate(pico_session *session, uint32_t slot, uint32_t length,
