@@ -55,7 +55,7 @@ expect() { # EXIT_CODE INSTALLED TASK...: checks the code and the packages that 
     [ "$got" = "$installed" ] || fail "installed '$got', expected '$installed'"
 }
 
-modules="inih jansson libpcre2-8 libedit cmocka"
+modules="inih jansson libzip gmp libpcre2-8 libedit cmocka"
 tools="cc cmake pkg-config apt-get"
 
 machine 0 "$tools" "$modules" # complete: no call, no word
@@ -63,33 +63,33 @@ expect 0 "" build test
 [ ! -s "$top/calls" ] && [ ! -s "$top/out" ] || fail "it is not quiet when nothing is missing"
 
 machine 0 "cc apt-get" "" # a fresh machine
-expect 0 "cmake pkg-config libinih-dev libjansson-dev libpcre2-dev libcmocka-dev libedit-dev" \
+expect 0 "cmake pkg-config libinih-dev libjansson-dev libzip-dev libgmp-dev libpcre2-dev libcmocka-dev libedit-dev" \
     build test
 grep -q '^update' "$top/calls" || fail "the package index was not refreshed"
 
-machine 0 "$tools" "jansson libpcre2-8 libedit" # cmocka only for the tests
+machine 0 "$tools" "jansson libzip gmp libpcre2-8 libedit" # cmocka only for the tests
 expect 0 "libinih-dev" build
-machine 0 "$tools" "inih jansson libpcre2-8 libedit"
+machine 0 "$tools" "inih jansson libzip gmp libpcre2-8 libedit"
 expect 0 "libcmocka-dev" build test
 
-machine 1000 "$tools sudo" "jansson libpcre2-8 libedit" # through sudo
+machine 1000 "$tools sudo" "jansson libzip gmp libpcre2-8 libedit" # through sudo
 expect 0 "libinih-dev" build
 grep -q '^sudo' "$top/calls" || fail "sudo was not used"
 
-machine 1000 "$tools" "jansson libpcre2-8" # may not install: says what to install, and fails
+machine 1000 "$tools" "jansson libzip gmp libpcre2-8" # may not install: says what to install, and fails
 expect 1 "" build
 grep -q 'apt-get install --no-install-recommends libinih-dev libedit-dev' "$top/out" ||
     fail "it does not say what to install"
-machine 1000 "$tools sudo-no" "jansson libpcre2-8 libedit"
+machine 1000 "$tools sudo-no" "jansson libzip gmp libpcre2-8 libedit"
 expect 1 "" build
-machine 1000 "$tools" "inih jansson libpcre2-8" # only an optional one is missing: goes on
+machine 1000 "$tools" "inih jansson libzip gmp libpcre2-8" # only an optional one is missing: goes on
 expect 0 "" build
 
-machine 0 "cc cmake pkg-config broken-apt" "inih jansson libedit" # apt-get fails
+machine 0 "cc cmake pkg-config broken-apt" "inih jansson libzip gmp libedit" # apt-get fails
 expect 1 "libpcre2-dev" build
 grep -q 'E: no network' "$top/out" || fail "it hides why apt-get failed"
 
-machine 0 "cc cmake pkg-config" "inih jansson libedit" # not Debian
+machine 0 "cc cmake pkg-config" "inih jansson libzip gmp libedit" # not Debian
 expect 1 "" build
 expect 2 "" nonsense
 echo "setup.sh does what it should on 11 machines"

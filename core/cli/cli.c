@@ -299,8 +299,8 @@ int pico_cli_open_file(const pico_cli *cli, const char *path, pico_model_file **
     if (path == NULL || *path == '\0') {
         return pico_cli_usage(cli, "no model: give -m MODEL or set [model] path");
     }
-    pico_status status =
-        pico_model_file_open(path, pico_config_path(cli->config, "model", "tokenizer"), out, &err);
+    pico_open_params params = pico_load_params(cli->config);
+    pico_status status = pico_model_file_open_with(path, &params, out, &err);
     if (status == PICO_OK) {
         return PICO_EXIT_OK;
     }

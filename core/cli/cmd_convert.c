@@ -119,6 +119,6 @@ const pico_command pico_command_convert = {
     .details =
         "An [attention] plugin that wants fewer KV heads, and [compress.N] stages, change "
         "the model on\nthe way, for example --attention mqa --set attention.mqa.convert=mean.",
-    .sections = "model.tokenizer host backend attention",
+    .sections = "model.tokenizer model.generation host backend attention",
     .max_arguments = 2,
     .run = convert_command};

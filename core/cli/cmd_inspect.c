@@ -301,7 +301,7 @@ static const pico_cli_option options[] = {{"--json", NULL, NULL, "print JSON"}};
 const pico_command pico_command_inspect = {.name = "inspect",
                                            .summary = "what a model file holds",
                                            .usage = "inspect FILE [--tokenizer FILE] [--json]",
-                                           .sections = "model.path model.tokenizer host.log",
+                                           .sections = "model.path model.tokenizer model.generation host.log",
                                            .options = options,
                                            .n_options = sizeof options / sizeof *options,
                                            .max_arguments = 1,

@@ -253,7 +253,7 @@ const pico_command pico_command_tokenize = {
     .usage = "tokenize -m MODEL [--decode] (-p TEXT | -f FILE | IDS) [--json] [--bos]",
     .details = "Prints a line \"id 'piece'\" for each token. The text is taken as it is, a newline "
                "at its end\nincluded. MODEL may be a file without weights.",
-    .sections = "model.path model.tokenizer host.log",
+    .sections = "model.path model.tokenizer model.generation host.log",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .max_arguments = 1, /* IDS of --decode */

@@ -35,20 +35,27 @@ void pico_load_advise(const pico_config *config, const char *path, pico_error *e
     }
     (void)snprintf(said, sizeof said, "%s", err->message);
     (void)pico_fail(err, err->code, "%.256s; expected %s%s", said,
-                    is_model ? "a GGUF file or a llama2.c .bin" : "a tokenizer.bin or a GGUF file",
+                    is_model ? "a GGUF file, a llama2.c .bin, a checkpoint folder or a .pt file"
+                             : "a tokenizer file or a folder with one",
                     hint);
+}
+
+pico_open_params pico_load_params(const pico_config *config) {
+    return (pico_open_params){.tokenizer = pico_config_path(config, "model", "tokenizer"),
+                              .generation =
+                                  (uint32_t)pico_config_int(config, "model", "generation")};
 }
 
 pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
                            pico_error *err) {
     const char *path = pico_config_path(runtime->config, "model", "path");
-    const char *tokenizer = pico_config_path(runtime->config, "model", "tokenizer");
+    pico_open_params params = pico_load_params(runtime->config);
     if (path == NULL || *path == '\0') {
         *exit_code = 2;
         return pico_fail(err, PICO_E_INVALID,
                          "no model: give -m MODEL or set [model] path in the configuration");
     }
-    pico_status status = pico_model_file_open(path, tokenizer, out, err);
+    pico_status status = pico_model_file_open_with(path, &params, out, err);
     if (status != PICO_OK && err != NULL) {
         pico_load_advise(runtime->config, path, err);
     }
@@ -163,8 +170,8 @@ static pico_status open_tokenizer(pico_runtime *runtime, const pico_model_file *
         }
         *exit_code = 2;
         return pico_fail(err, PICO_E_INVALID,
-                         "%s has no tokenizer; name one with --tokenizer FILE (a llama2.c "
-                         "tokenizer.bin or a GGUF file)",
+                         "%s has no tokenizer; name one with --tokenizer FILE (tokenizer.bin, "
+                         "tokenizer.pkl, tokenizer.json, a GGUF file, or a folder with one)",
                          file->path);
     }
     status = pico_tokenizer_open(&file->vocab, &runtime->tokenizer, err);

@@ -14,6 +14,8 @@ pico_status pico_runtime_instance(pico_runtime *runtime, uint32_t kind, const ch
                                   const char *section, pico_instance *out, int *exit_code,
                                   pico_error *err);
 
+/* [model] tokenizer and generation. */
+pico_open_params pico_load_params(const pico_config *config);
 /* Opens [model] path with [model] tokenizer. */
 pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
                            pico_error *err);

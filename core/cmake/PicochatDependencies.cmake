@@ -12,6 +12,8 @@ endfunction()
 
 picochat_dependency(INIH inih libinih-dev)
 picochat_dependency(JANSSON jansson libjansson-dev)
+picochat_dependency(LIBZIP libzip libzip-dev)
+picochat_dependency(GMP gmp libgmp-dev)
 picochat_dependency(PCRE2 libpcre2-8 libpcre2-dev)
 pkg_check_modules(EDIT IMPORTED_TARGET libedit)
 if(NOT EDIT_FOUND)

@@ -40,6 +40,8 @@ for task in "$@"; do
         need_command pkg-config pkg-config
         has_module inih || need libinih-dev
         has_module jansson || need libjansson-dev
+        has_module libzip || need libzip-dev
+        has_module gmp || need libgmp-dev
         has_module libpcre2-8 || need libpcre2-dev
         has_module libedit || optional="$optional libedit-dev"
         ;;

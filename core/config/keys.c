@@ -7,6 +7,7 @@
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const kv_types[] = {"f32", "f16", "bf16", NULL};
 static const char *const accept_rules[] = {"match", "rejection", NULL};
+static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
 
 #define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
@@ -28,6 +29,9 @@ static const pico_config_key keys[] = {
         "model file; its format is detected from its content", PLAIN),
     KEY("model", "tokenizer", PICO_OPT_PATH, NULL, "--tokenizer", NULL,
         "tokenizer file; needed when the model file holds none", PLAIN),
+    KEY("model", "generation", PICO_OPT_ENUM, "auto", NULL, NULL,
+        "which nanochat a .pt checkpoint is of; auto: inferred from its tensors",
+        .choices = generations),
     KEY("model", "context", PICO_OPT_INT, "0", "--ctx-size", "-c",
         "positions of a timeline; 0: the length that the model was trained with",
         RANGE(0, 16777216), .unit = "tokens"),

@@ -1,6 +1,6 @@
 /*
- * Opening a model whatever its format: detection from the content, vocabulary from the file or from
- * a tokenizer file beside it, description against tensors, and messages that begin with the path.
+ * Models that are one file, GGUF or llama2.c: detection from the content, description against
+ * tensors. Opening, and models of several files, are open.c's.
  */
 #include "formats/model_file.h"
 
@@ -45,7 +45,7 @@ static pico_status refuse_unknown(const pico_map *map, pico_error *err) {
     }
     return pico_fail(err, PICO_E_UNSUPPORTED,
                      "not a model that can be read: it begins with%s%s; supported are GGUF v2 and "
-                     "v3, and llama2.c .bin v0, v1 and v2",
+                     "v3, llama2.c .bin v0, v1 and v2, nanochat checkpoints (.pt) and safetensors",
                      bytes, guess(map));
 }
 
@@ -108,26 +108,9 @@ static pico_status read_gguf(const pico_map *map, int own_vocab, pico_model_file
                               : read_gguf_model(&gguf, file, err);
 }
 
-/* ---- tokenizer files ---- */
+/* ---- all of it ---- */
 
-static pico_status read_tokenizer(const pico_source *source, pico_model_file *file,
-                                  pico_error *err) {
-    pico_gguf gguf;
-    if (!pico_gguf_detect(&source->map)) {
-        return pico_llama2c_read_vocab(&source->map, file->desc.n_vocab, &file->arena, &file->vocab,
-                                       err);
-    }
-    pico_status status = pico_gguf_open(&gguf, &source->map, &file->arena, err);
-    if (status == PICO_OK) {
-        status = pico_gguf_read_vocab(&gguf, &file->arena, &file->vocab, err);
-    }
-    if (status == PICO_OK && file->vocab.kind == PICO_VOCAB_NONE) {
-        status = pico_fail(err, PICO_E_INVALID, "the file has no tokenizer");
-    }
-    return status;
-}
-
-static pico_status check_vocab_size(const pico_model_file *file, pico_error *err) {
+pico_status pico_model_file_check_vocab(const pico_model_file *file, pico_error *err) {
     if (file->vocab.kind == PICO_VOCAB_NONE || file->desc.n_layer == 0 ||
         file->vocab.n_piece == file->desc.n_vocab) {
         return PICO_OK;
@@ -138,40 +121,52 @@ static pico_status check_vocab_size(const pico_model_file *file, pico_error *err
         file->vocab.n_piece, file->desc.n_vocab);
 }
 
-/* ---- all of it ---- */
-
 static const pico_vocab no_vocab = {.bos = -1, .eos = -1, .unk = -1, .pad = -1, .eot = -1};
 
-static pico_status read_source(const pico_source *source, const pico_source *tokenizer,
-                               pico_model_file *file, pico_error *err) {
-    if (pico_gguf_detect(&source->map)) {
-        return read_gguf(&source->map, tokenizer == NULL, file, err);
+pico_status pico_model_file_new(const char *path, pico_model_file **out, pico_error *err) {
+    pico_model_file *file = calloc(1, sizeof *file);
+    *out = NULL;
+    if (file != NULL) {
+        file->vocab = no_vocab;
+        file->path = pico_arena_strdup(&file->arena, path);
     }
-    if (pico_llama2c_detect(&source->map)) {
-        return pico_llama2c_read(&source->map, file, err);
+    if (file == NULL || file->path == NULL) {
+        pico_model_file_close(file);
+        return pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", path);
     }
-    return refuse_unknown(&source->map, err);
+    *out = file;
+    return PICO_OK;
+}
+
+pico_status pico_model_file_read(const pico_map *map, int own_vocab, pico_model_file *file,
+                                 pico_error *err) {
+    if (pico_gguf_detect(map)) {
+        return read_gguf(map, own_vocab, file, err);
+    }
+    if (pico_llama2c_detect(map)) {
+        return pico_llama2c_read(map, file, err);
+    }
+    return refuse_unknown(map, err);
 }
 
 pico_status pico_model_file_parse(const pico_source *source, const pico_source *tokenizer,
                                   pico_model_file **out, pico_error *err) {
     pico_error inner = {0};
     const char *path = source->path;
+    pico_model_file *file = NULL;
     *out = NULL;
-    pico_model_file *file = calloc(1, sizeof *file);
-    if (file == NULL) {
-        return pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", path);
+    pico_status status = pico_model_file_new(path, &file, err);
+    if (status != PICO_OK) {
+        return status;
     }
-    file->vocab = no_vocab;
-    file->path = pico_arena_strdup(&file->arena, path);
-    pico_status status = file->path == NULL ? pico_fail(&inner, PICO_E_NOMEM, "out of memory")
-                                            : read_source(source, tokenizer, file, &inner);
+    status = pico_model_file_read(&source->map, tokenizer == NULL, file, &inner);
     if (status == PICO_OK && tokenizer != NULL) {
-        status = read_tokenizer(tokenizer, file, &inner);
+        status = pico_vocab_read(&tokenizer->map, file->desc.n_vocab, &file->arena, &file->vocab,
+                                 &inner);
         path = status == PICO_OK ? path : tokenizer->path;
     }
     if (status == PICO_OK) {
-        status = check_vocab_size(file, &inner);
+        status = pico_model_file_check_vocab(file, &inner);
     }
     if (status != PICO_OK) {
         (void)pico_fail(err, status, "%.200s: %s", path, inner.message);
@@ -182,31 +177,14 @@ pico_status pico_model_file_parse(const pico_source *source, const pico_source *
     return PICO_OK;
 }
 
-pico_status pico_model_file_open(const char *path, const char *tokenizer, pico_model_file **out,
-                                 pico_error *err) {
-    pico_source source = {.path = path}, vocab = {.path = tokenizer};
-    *out = NULL;
-    pico_status status = pico_map_open(path, &source.map, err);
-    if (status == PICO_OK && tokenizer != NULL) {
-        status = pico_map_open(tokenizer, &vocab.map, err);
-    }
-    if (status == PICO_OK) {
-        status = pico_model_file_parse(&source, tokenizer == NULL ? NULL : &vocab, out, err);
-    }
-    if (status == PICO_OK) {
-        (*out)->map = source.map;
-        source.map = (pico_map){0};
-    }
-    pico_map_close(&vocab.map);
-    pico_map_close(&source.map);
-    return status;
-}
-
 void pico_model_file_close(pico_model_file *file) {
     if (file == NULL) {
         return;
     }
     pico_map_close(&file->map);
+    for (pico_kept_map *kept = file->kept; kept != NULL; kept = kept->next) {
+        pico_map_close(&kept->map);
+    }
     pico_arena_free(&file->arena);
     free(file);
 }

@@ -17,7 +17,23 @@
 #include "util/arena.h"
 #include "util/file.h"
 
-enum { PICO_FORMAT_GGUF = 1, PICO_FORMAT_LLAMA2C = 2, PICO_FORMAT_MEMORY = 3 };
+enum {
+    PICO_FORMAT_GGUF = 1,
+    PICO_FORMAT_LLAMA2C = 2,
+    PICO_FORMAT_MEMORY = 3,
+    PICO_FORMAT_TORCH = 4,
+    PICO_FORMAT_SAFETENSORS = 5
+};
+
+/* Generations of nanochat: what a checkpoint of its does not say about its own computation. */
+enum {
+    PICO_GENERATION_AUTO = 0, /* inferred from tensors and metadata */
+    PICO_GENERATION_G0 = 1,   /* up to 2026-01-10: no residual lambdas, full windows */
+    PICO_GENERATION_G1 = 2,   /* residual lambdas, sliding windows */
+    PICO_GENERATION_G2 = 3,   /* value embeddings; the PicoChat fork */
+    PICO_GENERATION_G3 = 4,   /* rope base 100000, q and k scaled by 1.15 */
+    PICO_GENERATION_G4 = 5    /* smear, backout, q and k scaled by 1.2 */
+};
 
 /* Limits that no file may exceed; they keep every product of two of them within 64 bits. */
 enum {
@@ -81,14 +97,25 @@ typedef struct pico_model_file {
     uint32_t n_tensor;
     pico_file_tensor *tensor;
     pico_vocab vocab;
-    pico_arena arena; /* owns everything above */
-    pico_map map;     /* what the tensors point into; may be empty */
+    pico_arena arena;           /* owns everything above */
+    pico_map map;               /* what the tensors point into; may be empty */
+    struct pico_kept_map *kept; /* further maps that the tensors point into */
 } pico_model_file;
 
-/* Opens a model, detecting the format from the content. A llama2.c file takes its vocabulary from
- * `tokenizer` (a tokenizer.bin or a GGUF file; NULL: none; any other format: replaces what the file
- * has). On failure nothing is left open. PICO_E_CORRUPT names tensor or key, offset, what was
+typedef struct pico_open_params {
+    const char *tokenizer; /* a tokenizer file or a folder with one; NULL: the model's own */
+    uint32_t generation;   /* PICO_GENERATION_x, for nanochat checkpoints */
+} pico_open_params;
+
+/* Opens a model, detecting the format from the content. path is a GGUF file, a llama2.c .bin, a
+ * nanochat checkpoint (model_*.pt with meta_*.json beside it, or the folder with them) or a
+ * safetensors model (the folder with config.json, or the .safetensors file in it). The vocabulary
+ * is the file's own, or the one that lies beside it; params->tokenizer replaces it. params may be
+ * NULL. On failure nothing is left open. PICO_E_CORRUPT names tensor or key, offset, what was
  * expected and what is there. */
+pico_status pico_model_file_open_with(const char *path, const pico_open_params *params,
+                                      pico_model_file **out, pico_error *err);
+/* The same with nothing but a tokenizer (NULL: none). */
 pico_status pico_model_file_open(const char *path, const char *tokenizer, pico_model_file **out,
                                  pico_error *err);
 void pico_model_file_close(pico_model_file *file); /* NULL is allowed */

@@ -1,0 +1,137 @@
+/*
+ * Opening a model, whatever it is: one file, a checkpoint with metadata beside it, a folder. Decides
+ * which reader is asked, and where the vocabulary comes from. See model_file.h.
+ */
+#include <string.h>
+#include <sys/stat.h>
+
+#include "formats/model_file.h"
+#include "formats/reader.h"
+
+pico_status pico_model_file_keep(pico_model_file *file, pico_map *map, pico_error *err) {
+    pico_kept_map *kept = pico_arena_alloc(&file->arena, 1, sizeof *kept);
+    if (kept == NULL) {
+        pico_map_close(map);
+        return pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", file->path);
+    }
+    *kept = (pico_kept_map){.map = *map, .next = file->kept};
+    file->kept = kept;
+    *map = (pico_map){0};
+    return PICO_OK;
+}
+
+static int is_folder(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static int has_file(const char *folder, const char *name, pico_arena *arena) {
+    const char *path = pico_arena_printf(arena, "%s/%s", folder, name);
+    struct stat info;
+    return path != NULL && stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+/* The folder that a file lies in. */
+static const char *folder_of(const char *path, pico_arena *arena) {
+    const char *slash = strrchr(path, '/');
+    if (slash == NULL) {
+        return ".";
+    }
+    return slash == path ? "/" : pico_arena_strndup(arena, path, (size_t)(slash - path));
+}
+
+/* A message that begins with the path. */
+static pico_status in_file(const char *path, pico_status status, const pico_error *inner,
+                           pico_error *err) {
+    return status == PICO_OK ? PICO_OK : pico_fail(err, status, "%.200s: %s", path, inner->message);
+}
+
+static pico_status open_folder(const char *path, const pico_open_params *params,
+                               pico_model_file *file, pico_error *err) {
+    const char *checkpoint = NULL;
+    if (has_file(path, "config.json", &file->arena)) {
+        return pico_hf_open(path, 1, file, err);
+    }
+    pico_status status = pico_nanochat_find(path, &file->arena, &checkpoint, err);
+    if (status == PICO_E_NOT_FOUND) {
+        return pico_fail(err, PICO_E_UNSUPPORTED,
+                         "%.200s: the folder holds no model: expected model_*.pt (nanochat), or "
+                         "config.json with .safetensors files",
+                         path);
+    }
+    return status == PICO_OK ? pico_nanochat_open(checkpoint, params->generation, file, err)
+                             : status;
+}
+
+static pico_status open_file(const char *path, const pico_open_params *params,
+                             pico_model_file *file, pico_error *err) {
+    pico_error inner = {0};
+    pico_status status = pico_map_open(path, &file->map, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    if (pico_torch_detect(&file->map) || pico_safetensors_detect(&file->map)) {
+        int is_torch = pico_torch_detect(&file->map);
+        pico_map_close(&file->map);
+        return is_torch ? pico_nanochat_open(path, params->generation, file, err)
+                        : pico_hf_open(path, 0, file, err);
+    }
+    status = pico_model_file_read(&file->map, params->tokenizer == NULL, file, &inner);
+    return in_file(path, status, &inner, err);
+}
+
+/* What lies beside the model; a model without a tokenizer is no error here. */
+static pico_status find_vocab(pico_model_file *file, const char *folder, pico_error *err) {
+    if (folder == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", file->path);
+    }
+    pico_status status =
+        pico_vocab_open(folder, file->desc.n_vocab, &file->arena, &file->vocab, err);
+    return status == PICO_E_NOT_FOUND ? PICO_OK : status;
+}
+
+static pico_status open_any(const char *path, const pico_open_params *params, pico_model_file *file,
+                            pico_error *err) {
+    int folder = is_folder(path);
+    pico_status status =
+        folder ? open_folder(path, params, file, err) : open_file(path, params, file, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    if (params->tokenizer != NULL) {
+        return pico_vocab_open(params->tokenizer, file->desc.n_vocab, &file->arena, &file->vocab,
+                               err);
+    }
+    int alone = file->format == PICO_FORMAT_GGUF || file->format == PICO_FORMAT_LLAMA2C;
+    return alone ? PICO_OK : find_vocab(file, folder ? path : folder_of(path, &file->arena), err);
+}
+
+pico_status pico_model_file_open_with(const char *path, const pico_open_params *params,
+                                      pico_model_file **out, pico_error *err) {
+    const pico_open_params none = {0};
+    pico_error inner = {0};
+    pico_model_file *file = NULL;
+    *out = NULL;
+    params = params == NULL ? &none : params;
+    pico_status status = pico_model_file_new(path, &file, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    status = open_any(path, params, file, err);
+    if (status == PICO_OK) {
+        status = pico_model_file_check_vocab(file, &inner);
+        status = in_file(params->tokenizer == NULL ? path : params->tokenizer, status, &inner, err);
+    }
+    if (status != PICO_OK) {
+        pico_model_file_close(file);
+        return status;
+    }
+    *out = file;
+    return PICO_OK;
+}
+
+pico_status pico_model_file_open(const char *path, const char *tokenizer, pico_model_file **out,
+                                 pico_error *err) {
+    pico_open_params params = {.tokenizer = tokenizer};
+    return pico_model_file_open_with(path, &params, out, err);
+}
