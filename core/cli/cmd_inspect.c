@@ -298,11 +298,12 @@ static int inspect_command(const pico_cli *cli) {
 
 static const pico_cli_option options[] = {{"--json", NULL, NULL, "print JSON"}};
 
-const pico_command pico_command_inspect = {.name = "inspect",
-                                           .summary = "what a model file holds",
-                                           .usage = "inspect FILE [--tokenizer FILE] [--json]",
-                                           .sections = "model.path model.tokenizer model.generation host.log",
-                                           .options = options,
-                                           .n_options = sizeof options / sizeof *options,
-                                           .max_arguments = 1,
-                                           .run = inspect_command};
+const pico_command pico_command_inspect = {
+    .name = "inspect",
+    .summary = "what a model file holds",
+    .usage = "inspect FILE [--tokenizer FILE] [--json]",
+    .sections = "model.path model.tokenizer model.generation host.log",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .max_arguments = 1,
+    .run = inspect_command};
