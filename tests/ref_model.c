@@ -1,4 +1,4 @@
-/* The forward pass of plugin.h section 5 for Llama, GPT-2 and nanochat g0; see ref_model.h. */
+/* The forward pass of plugin.h section 5; see ref_model.h. */
 #include "ref_model.h"
 
 #include <math.h>
@@ -178,7 +178,42 @@ static double activate(uint32_t kind, double x) {
     }
 }
 
-static void attention_block(ref *r, uint32_t i, double *x, double *a) {
+static double sigmoid(double x) {
+    return 1 / (1 + exp(-x));
+}
+
+static double scalar(ref *r, const char *name, uint32_t index) {
+    matrix m = load(r, name, 0);
+    double value = m.v == NULL ? 0 : m.v[index];
+    free(m.v);
+    return value;
+}
+
+/* v += ve_scale * sigmoid(gate . a) * value_embd[token], head by head */
+static void add_value_embedding(ref *r, uint32_t i, const int32_t *token, const double *a,
+                                double *v) {
+    const pico_layer_desc *layer = &r->desc->layer[i];
+    uint32_t width = layer->head_dim;
+    matrix table = load(r, "blk.%u.value_embd.weight", i);
+    matrix gate = load(r, "blk.%u.value_gate.weight", i);
+    for (uint32_t t = 0; !r->failed && t < r->n; t++) {
+        for (uint32_t h = 0; h < layer->n_kv_head; h++) {
+            double g = 0;
+            for (uint32_t j = 0; j < r->desc->ve_width; j++) {
+                g += gate.v[h * r->desc->ve_width + j] * a[(size_t)t * r->desc->n_embd + j];
+            }
+            for (uint32_t d = 0; d < width; d++) {
+                size_t at = (size_t)h * width + d;
+                v[(size_t)t * layer->n_kv_head * width + at] +=
+                    (double)r->desc->ve_scale * sigmoid(g) *
+                    table.v[(size_t)token[t] * (size_t)table.cols + at];
+            }
+        }
+    }
+    free(table.v), free(gate.v);
+}
+
+static void attention_block(ref *r, uint32_t i, const int32_t *token, double *x, double *a) {
     const pico_layer_desc *layer = &r->desc->layer[i];
     size_t q_row = (size_t)layer->n_head * layer->head_dim;
     size_t kv_row = (size_t)layer->n_kv_head * layer->head_dim;
@@ -190,6 +225,9 @@ static void attention_block(ref *r, uint32_t i, double *x, double *a) {
         product(r, "blk.%u.attn_q.weight", "blk.%u.attn_q.bias", i, a, q, 0);
         product(r, "blk.%u.attn_k.weight", "blk.%u.attn_k.bias", i, a, k, 0);
         product(r, "blk.%u.attn_v.weight", "blk.%u.attn_v.bias", i, a, v, 0);
+        if (layer->has_value_embed) {
+            add_value_embedding(r, i, token, a, v);
+        }
         for (uint32_t t = 0; t < r->n; t++) {
             place(r, q + t * q_row, layer->n_head, layer->head_dim, t);
             place(r, k + t * kv_row, layer->n_kv_head, layer->head_dim, t);
@@ -208,7 +246,7 @@ static void ffn_block(ref *r, uint32_t i, double *x, double *a) {
         norm_rows(r, "blk.%u.ffn_norm.weight", "blk.%u.ffn_norm.bias", i, x, a);
         product(r, "blk.%u.ffn_up.weight", "blk.%u.ffn_up.bias", i, a, up, 0);
         if (gated) {
-            product(r, "blk.%u.ffn_gate.weight", NULL, i, a, gate, 0);
+            product(r, "blk.%u.ffn_gate.weight", "blk.%u.ffn_gate.bias", i, a, gate, 0);
         }
         for (size_t j = 0; j < cells; j++) {
             up[j] = gated ? activate(r->desc->act, gate[j]) * up[j] : activate(r->desc->act, up[j]);
@@ -234,28 +272,107 @@ static void embed(ref *r, const int32_t *token, double *x) {
     free(table.v), free(position.v);
 }
 
+/* x_t += lambda * sigmoid(gate . x_t) * (x_(t-1) as it was): backwards, so that it still is */
+static void smear(ref *r, double *x) {
+    int64_t c = r->desc->n_embd;
+    matrix gate = load(r, "smear_gate.weight", 0);
+    double lambda = scalar(r, "smear_lambda.weight", 0);
+    for (int64_t t = r->n - 1; !r->failed && t > 0; t--) {
+        double g = 0;
+        for (int64_t j = 0; j < r->desc->smear_width; j++) {
+            g += gate.v[j] * x[t * c + j];
+        }
+        for (int64_t j = 0; j < c; j++) {
+            x[t * c + j] += lambda * sigmoid(g) * x[(t - 1) * c + j];
+        }
+    }
+    free(gate.v);
+}
+
+/* a (n, n_embd): the rows after the final norm */
+static void hidden_rows(ref *r, const int32_t *token, double *x, double *a) {
+    const pico_model_desc *desc = r->desc;
+    size_t n = (size_t)r->n * desc->n_embd;
+    double *x0 = doubles(r, (int64_t)n), *back = doubles(r, (int64_t)n);
+    if (!r->failed) {
+        embed(r, token, x);
+        if (desc->smear_width != 0) {
+            smear(r, x);
+        }
+        memcpy(x0, x, n * sizeof *x);
+        for (uint32_t i = 0; i < desc->n_layer; i++) {
+            double resid = scalar(r, "resid_lambdas.weight", i);
+            double first = scalar(r, "x0_lambdas.weight", i);
+            for (size_t j = 0; (desc->flags & PICO_RESID_LAMBDAS) && j < n; j++) {
+                x[j] = resid * x[j] + first * x0[j];
+            }
+            attention_block(r, i, token, x, a);
+            ffn_block(r, i, x, a);
+            if ((int32_t)i == desc->backout_layer) {
+                memcpy(back, x, n * sizeof *x);
+            }
+        }
+        double lambda = scalar(r, "backout_lambda.weight", 0);
+        for (size_t j = 0; desc->backout_layer >= 0 && j < n; j++) {
+            x[j] -= lambda * back[j];
+        }
+        norm_rows(r, "output_norm.weight", "output_norm.bias", 0, x, a);
+    }
+    free(x0), free(back);
+}
+
+/* out (n, n_vocab) from z (n, rows of the head) */
+static void crop(const ref *r, const double *z, double *out) {
+    double cap = (double)r->desc->logit_softcap;
+    for (uint32_t t = 0; t < r->n; t++) {
+        for (uint32_t i = 0; i < r->desc->n_vocab; i++) {
+            double value = z[(size_t)t * r->desc->n_vocab_rows + i];
+            out[(size_t)t * r->desc->n_vocab + i] = cap > 0 ? cap * tanh(value / cap) : value;
+        }
+    }
+}
+
 int ref_model_logits(const pico_model_file *file, const ref_mask *attention, const int32_t *token,
                      uint32_t n, double *logits) {
     ref r = {.file = file, .desc = &file->desc, .attention = *attention, .n = n};
     int64_t c = r.desc->n_embd, rows = r.desc->n_vocab_rows;
     double *x = doubles(&r, n * c), *a = doubles(&r, n * c), *z = doubles(&r, n * rows);
-    double cap = (double)r.desc->logit_softcap;
     if (!r.failed) {
-        embed(&r, token, x);
-        for (uint32_t i = 0; i < r.desc->n_layer; i++) {
-            attention_block(&r, i, x, a);
-            ffn_block(&r, i, x, a);
-        }
-        norm_rows(&r, "output_norm.weight", "output_norm.bias", 0, x, a);
+        hidden_rows(&r, token, x, a);
         product(&r, r.desc->flags & PICO_TIED_HEAD ? "token_embd.weight" : "output.weight", NULL, 0,
                 a, z, 0);
-        for (uint32_t t = 0; t < n; t++) {
-            for (uint32_t i = 0; i < r.desc->n_vocab; i++) {
-                double value = z[t * rows + i];
-                logits[(size_t)t * r.desc->n_vocab + i] = cap > 0 ? cap * tanh(value / cap) : value;
-            }
-        }
+        crop(&r, z, logits);
     }
     free(x), free(a), free(z);
+    return !r.failed;
+}
+
+int ref_model_mtp(const pico_model_file *file, const int32_t *token, uint32_t n, uint32_t head,
+                  double *logits) {
+    ref r = {.file = file, .desc = &file->desc, .attention = {.window_limit = -1}, .n = n};
+    int64_t c = r.desc->n_embd, rows = r.desc->n_vocab_rows;
+    double *x = doubles(&r, n * c), *a = doubles(&r, n * c), *z = doubles(&r, n * rows);
+    if (!r.failed) {
+        hidden_rows(&r, token, x, a);
+        product(&r, "mtp.%u.weight", NULL, head, a, z, 0);
+        crop(&r, z, logits);
+    }
+    free(x), free(a), free(z);
+    return !r.failed;
+}
+
+int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t n, double *logits) {
+    ref r = {.file = file, .desc = &file->desc, .attention = {.window_limit = -1}, .n = n};
+    int64_t c = r.desc->n_embd, inner = r.desc->draft_hidden;
+    double *x = doubles(&r, n * c), *a = doubles(&r, n * c), *m = doubles(&r, n * inner);
+    if (!r.failed) {
+        hidden_rows(&r, token, x, a);
+        product(&r, "draft_fc1.weight", NULL, 0, a, m, 0);
+        for (int64_t j = 0; j < n * inner; j++) {
+            m[j] = activate(PICO_ACT_RELU_SQUARED, m[j]);
+        }
+        product(&r, "draft_fc2.weight", NULL, 0, m, logits, 0);
+    }
+    free(x), free(a), free(m);
     return !r.failed;
 }

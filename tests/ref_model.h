@@ -1,7 +1,6 @@
 /*
  * A whole model forward in double precision: slow, clear, without KV cache, pages or batches. It
- * recomputes everything for the whole sequence and masks attention with a window. For the families
- * whose forward the core computes; it knows nothing of smear, value embeddings or lambdas.
+ * recomputes everything for the whole sequence and masks attention with a window.
  */
 #ifndef PICO_TESTS_REF_MODEL_H
 #define PICO_TESTS_REF_MODEL_H
@@ -16,5 +15,10 @@ typedef struct ref_mask {
 /* logits: (n, n_vocab). Returns 0 if memory is exhausted. */
 int ref_model_logits(const pico_model_file *file, const ref_mask *attention, const int32_t *token,
                      uint32_t n, double *logits);
+/* The same of multi-token head `head`, which predicts token t + 2 + head. */
+int ref_model_mtp(const pico_model_file *file, const int32_t *token, uint32_t n, uint32_t head,
+                  double *logits);
+/* logits: (n, n_draft * n_vocab) of the draft head. */
+int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t n, double *logits);
 
 #endif

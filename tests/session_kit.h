@@ -18,7 +18,7 @@
 
 #include "conform/rig.h"
 
-enum { KIT_VARIANTS = 3, KIT_MODELS = 4, KIT_TOKENS = 512 };
+enum { KIT_VARIANTS = 3, KIT_MODELS = 7, KIT_TOKENS = 512 };
 
 /* A backend to run on. */
 typedef struct kit_variant {
@@ -75,7 +75,8 @@ static inline float *kit_floats(size_t n) {
     return values;
 }
 
-/* Models 0 to 3: llama with grouped KV heads, nanochat g0, gpt2, llama with one KV head. */
+/* llama with grouped KV heads, nanochat g0, gpt2, llama with one KV head, nanochat g2 with one KV
+ * head and extra heads, nanochat g4, llama with biases. */
 static inline tiny_model kit_model(uint32_t index) {
     const tiny_model models[KIT_MODELS] = {
         {.family = "llama",
@@ -109,6 +110,30 @@ static inline tiny_model kit_model(uint32_t index) {
          .head_dim = 6,
          .n_ff = 33,
          .n_vocab = 37,
+         .n_ctx = 320},
+        {.family = "nanochat-g2",
+         .n_layer = 4,
+         .n_head = 3,
+         .n_kv_head = 1,
+         .head_dim = 8,
+         .n_ff = 40,
+         .n_vocab = 53,
+         .n_ctx = 320},
+        {.family = "nanochat-g4",
+         .n_layer = 3,
+         .n_head = 4,
+         .n_kv_head = 2,
+         .head_dim = 6,
+         .n_ff = 44,
+         .n_vocab = 47,
+         .n_ctx = 320},
+        {.family = "llama-biased",
+         .n_layer = 2,
+         .n_head = 2,
+         .n_kv_head = 2,
+         .head_dim = 8,
+         .n_ff = 24,
+         .n_vocab = 31,
          .n_ctx = 320},
     };
     tiny_model tiny = models[index % KIT_MODELS];

@@ -310,16 +310,17 @@ static void random_lives_match_fresh_timelines(void **state) {
 static void random_lives_with_windows(void **state) {
     kit k;
     const kit_variant *variant = *state;
-    for (uint32_t turn = 0; turn < 2; turn++) {
+    for (uint32_t turn = 0; turn < 2 * KIT_MODELS; turn++) {
+        int limited = turn % 2 == 1;
         kit_options options = {.n_slots = 4,
                                .max_rows = 32,
-                               .max_positions = 380,
-                               .window = {40, 5, 100, turn == 0 ? -1 : 64}};
-        if (turn == 1) {
+                               .max_positions = 320,
+                               .window = {40, 5, 100, limited ? 64 : -1}};
+        if (limited) {
             options.window_limit = 50;
         }
-        kit_open(&k, variant, 1 + turn, &options);
-        a_random_life(&k, 60, 380);
+        kit_open(&k, variant, turn / 2, &options);
+        a_random_life(&k, 60, options.max_positions);
         kit_close(&k);
     }
 }

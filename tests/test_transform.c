@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/expect.h"
 #include "model/model.h"
 #include "transform/compress.h"
 #include "transform/pool.h"
@@ -115,6 +116,57 @@ static void pooling_takes_the_mean(void **state) {
         assert_int_equal(file->tensor[index_of(file, names[2])].shape[0], n_to * HEAD_DIM);
         free(q);
         free(q_after);
+        pico_model_file_close(file);
+    }
+}
+
+/* Value embeddings follow: the columns of each KV head in the table, and the rows of the gate. */
+static void pooling_takes_value_embeddings_along(void **state) {
+    (void)state;
+    pico_layer_desc layers[2] = {
+        {.n_head = 4, .n_kv_head = 4, .head_dim = 6, .n_ff = 8, .window = -1, .has_value_embed = 1},
+        {.n_head = 4,
+         .n_kv_head = 2,
+         .head_dim = 6,
+         .n_ff = 8,
+         .window = -1,
+         .has_value_embed = 1}};
+    pico_model_desc desc = {.family = "nanochat",
+                            .n_layer = 2,
+                            .n_embd = 24,
+                            .n_vocab = 10,
+                            .n_vocab_rows = 12,
+                            .n_ctx_train = 64,
+                            .norm = PICO_NORM_RMS,
+                            .norm_eps = 1e-5f,
+                            .pos = PICO_POS_ROPE,
+                            .rope_layout = PICO_ROPE_HALVES,
+                            .rope_dim = 6,
+                            .rope_table = PICO_DTYPE_F32,
+                            .rope_base = 10000,
+                            .act = PICO_ACT_RELU_SQUARED,
+                            .ve_width = 5,
+                            .ve_scale = 2,
+                            .backout_layer = -1,
+                            .layer = layers};
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        pico_model_file *file = NULL;
+        uint32_t n_from = layers[layer].n_kv_head;
+        char table[32], gate[32];
+        (void)snprintf(table, sizeof table, "blk.%u.value_embd.weight", layer);
+        (void)snprintf(gate, sizeof gate, "blk.%u.value_gate.weight", layer);
+        assert_int_equal(pico_model_synthetic_from(&desc, PICO_DTYPE_F32, 3, &file, NULL), PICO_OK);
+        float *table_before = values_of(file, table), *gate_before = values_of(file, gate);
+        assert_int_equal(pico_pool_kv_heads(file, 1, NULL), PICO_OK);
+        float *table_after = values_of(file, table), *gate_after = values_of(file, gate);
+        assert_int_equal(file->tensor[index_of(file, table)].shape[0], 12);
+        assert_int_equal(file->tensor[index_of(file, table)].shape[1], 6);
+        for (size_t row = 0; row < 12; row++) {
+            check_mean(table_before + row * n_from * 6, table_after + row * 6, n_from, 1, 6);
+        }
+        check_mean(gate_before, gate_after, n_from, 1, 5);
+        assert_int_equal(pico_expect_match(file, NULL), PICO_OK);
+        free(table_before), free(table_after), free(gate_before), free(gate_after);
         pico_model_file_close(file);
     }
 }
@@ -362,6 +414,7 @@ static void a_chain_checks_the_description(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pooling_takes_the_mean),
+        cmocka_unit_test(pooling_takes_value_embeddings_along),
         cmocka_unit_test(pooling_keeps_float_types_and_refuses_others),
         cmocka_unit_test(replace_refuses_contradictions),
         cmocka_unit_test(replace_refuses_incomplete_weights),

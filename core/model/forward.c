@@ -4,21 +4,11 @@
  */
 #include "model/forward.h"
 
-#include <assert.h>
 #include <math.h>
-#include <stdlib.h>
 
+#include "model/ops.h"
 #include "util/checked.h"
 #include "util/half.h"
-
-/* Runs an op and returns from the enclosing function if it fails. */
-#define TRY(call)                                                                                  \
-    do {                                                                                           \
-        pico_status status_ = (call);                                                              \
-        if (status_ != PICO_OK) {                                                                  \
-            return status_;                                                                        \
-        }                                                                                          \
-    } while (0)
 
 /* ---- work space ---- */
 
@@ -26,7 +16,9 @@ pico_status pico_activations_open(const pico_model *model, uint32_t max_rows,
                                   uint32_t max_logit_rows, pico_activations *out, pico_error *err) {
     const pico_model_desc *desc = &model->desc;
     pico_device *device = model->device;
-    uint32_t gate_width = device->ops->linear_gated == NULL ? model->max_ff : 0;
+    int biased = (desc->flags & PICO_BIAS_FFN) != 0; /* which the fused op does not take */
+    int needs_x0 = (desc->flags & PICO_RESID_LAMBDAS) != 0;
+    uint32_t gate_width = device->ops->linear_gated == NULL || biased ? model->max_ff : 0;
     const struct {
         pico_tensor *view;
         uint32_t rows, cols;
@@ -39,6 +31,10 @@ pico_status pico_activations_open(const pico_model *model, uint32_t max_rows,
         {&out->attended, max_rows, model->max_heads_width},
         {&out->up, max_rows, model->max_ff},
         {&out->gate, max_rows, gate_width},
+        {&out->x0, max_rows, needs_x0 ? desc->n_embd : 0},
+        {&out->back, max_rows, desc->backout_layer >= 0 ? desc->n_embd : 0},
+        {&out->scores, max_rows, model->max_ve_head > 1 ? model->max_ve_head : 1},
+        {&out->value, max_rows, model->max_ve_width},
         {&out->hidden, max_logit_rows, desc->n_embd},
         {&out->logits, max_logit_rows, desc->n_vocab},
     };
@@ -65,59 +61,7 @@ void pico_activations_close(const pico_model *model, pico_activations *activatio
     *activations = (pico_activations){0};
 }
 
-/* The first rows of a work area, as wide as this layer needs. */
-static pico_tensor part(const pico_tensor *area, uint32_t rows, uint32_t cols) {
-    return pico_view(area->buffer, area->offset, PICO_DTYPE_F32, rows, cols);
-}
-
-/* ---- taps ---- */
-
-/* Hands an activation to the tap. Reads it back, so it is slow; only used while a tap is set. */
-static pico_status tap(const pico_model *model, uint32_t layer, const char *name,
-                       const pico_tensor *rows) {
-    if (model->tap == NULL) {
-        return PICO_OK;
-    }
-    size_t n = (size_t)(rows->shape[0] * rows->shape[1]);
-    float *copy = malloc(n * sizeof *copy);
-    if (copy == NULL) {
-        return PICO_E_NOMEM;
-    }
-    pico_status status = model->device->ops->buffer_read(
-        model->device->self, rows->buffer, rows->offset, copy, n * sizeof *copy, NULL);
-    if (status == PICO_OK) {
-        model->tap(model->tap_arg, layer, name, copy, (uint32_t)rows->shape[0],
-                   (uint32_t)rows->shape[1]);
-    }
-    free(copy);
-    return status;
-}
-
 /* ---- pieces of a layer ---- */
-
-static pico_status norm(const pico_model *model, const pico_tensor *x, const pico_tensor *weight,
-                        const pico_tensor *bias, const pico_tensor *y) {
-    pico_norm_args args = {.kind = model->desc.norm,
-                           .eps = model->desc.norm_eps,
-                           .scale = 1.0f,
-                           .x = *x,
-                           .weight = *weight,
-                           .bias = *bias,
-                           .y = *y};
-    return model->device->ops->norm(model->device->self, &args);
-}
-
-static pico_status linear(const pico_model *model, const pico_weight *weight, const pico_tensor *x,
-                          const pico_tensor *bias, const pico_tensor *y, uint32_t n_decode,
-                          uint32_t accumulate) {
-    pico_linear_args args = {.weight = weight,
-                             .x = *x,
-                             .bias = *bias,
-                             .y = *y,
-                             .n_decode = n_decode,
-                             .accumulate = accumulate};
-    return model->device->ops->linear(model->device->self, &args);
-}
 
 /* (rows, n_embd) -> q, k, v */
 static pico_status project(const pico_model *model, const pico_layer_weights *weights,
@@ -133,9 +77,29 @@ static pico_status project(const pico_model *model, const pico_layer_weights *we
                                       .y = {*q, *k, *v}};
         return ops->linear_many(model->device->self, &args);
     }
-    TRY(linear(model, weights->q, a, &weights->q_bias, q, n_decode, 0));
-    TRY(linear(model, weights->k, a, &weights->k_bias, k, n_decode, 0));
-    return linear(model, weights->v, a, &weights->v_bias, v, n_decode, 0);
+    PICO_TRY(pico_op_linear(model, weights->q, a, &weights->q_bias, q, n_decode, 0));
+    PICO_TRY(pico_op_linear(model, weights->k, a, &weights->k_bias, k, n_decode, 0));
+    return pico_op_linear(model, weights->v, a, &weights->v_bias, v, n_decode, 0);
+}
+
+/* v_h += ve_scale * sigmoid(Wg_h . a[0:ve_width]) * value_embed[token][h] */
+static pico_status add_value_embedding(const pico_model *model, const pico_forward_args *args,
+                                       uint32_t i, const pico_tensor *a, const pico_tensor *v) {
+    const pico_layer_weights *weights = &model->layer[i];
+    const pico_layer_desc *layer = &model->desc.layer[i];
+    uint32_t rows = args->batch.n_rows, heads = layer->n_kv_head;
+    pico_tensor head_of = *a; /* the first channels of each row */
+    head_of.shape[1] = model->desc.ve_width;
+    pico_tensor scores = pico_op_part(&args->work->scores, rows, heads);
+    pico_tensor value = pico_op_part(&args->work->value, rows, heads * layer->head_dim);
+    PICO_TRY(pico_op_linear(model, weights->value_gate, &head_of, NULL, &scores,
+                            args->batch.n_decode, 0));
+    PICO_TRY(pico_op_lookup(model, weights->value_embed, &args->batch.token, &value, 0));
+    pico_gate_args gate = {.factor = model->desc.ve_scale,
+                           .g = scores,
+                           .u = pico_view_heads(&value, heads),
+                           .y = pico_view_heads(v, heads)};
+    return model->device->ops->gate(model->device->self, &gate);
 }
 
 /* Rope, then the norm of each head where the model has one. x is (rows, heads, head_dim). */
@@ -151,7 +115,7 @@ static pico_status place(const pico_model *model, const pico_forward_args *args,
                                .pos = args->batch.pos,
                                .cos = args->rope_cos,
                                .sin = args->rope_sin};
-        TRY(ops->rope(model->device->self, &rope));
+        PICO_TRY(ops->rope(model->device->self, &rope));
     }
     if (desc->flags & PICO_QK_NORM) {
         pico_norm_args head_norm = {.kind = PICO_NORM_RMS,
@@ -159,7 +123,7 @@ static pico_status place(const pico_model *model, const pico_forward_args *args,
                                     .scale = desc->qk_scale,
                                     .x = *x,
                                     .y = *x};
-        TRY(ops->norm(model->device->self, &head_norm));
+        PICO_TRY(ops->norm(model->device->self, &head_norm));
     }
     return PICO_OK;
 }
@@ -174,26 +138,29 @@ static pico_status attention_block(const pico_model *model, const pico_forward_a
     uint32_t rows = args->batch.n_rows, n_decode = args->batch.n_decode;
     uint32_t heads_width = attention->n_head * attention->head_dim;
     uint32_t kv_width = attention->n_kv_head * attention->head_dim;
-    pico_tensor x = part(&args->work->x, rows, model->desc.n_embd);
-    pico_tensor a = part(&args->work->a, rows, model->desc.n_embd);
-    pico_tensor q = part(&args->work->q, rows, heads_width);
-    pico_tensor k = part(&args->work->k, rows, kv_width);
-    pico_tensor v = part(&args->work->v, rows, kv_width);
-    pico_tensor attended = part(&args->work->attended, rows, heads_width);
+    pico_tensor x = pico_op_part(&args->work->x, rows, model->desc.n_embd);
+    pico_tensor a = pico_op_part(&args->work->a, rows, model->desc.n_embd);
+    pico_tensor q = pico_op_part(&args->work->q, rows, heads_width);
+    pico_tensor k = pico_op_part(&args->work->k, rows, kv_width);
+    pico_tensor v = pico_op_part(&args->work->v, rows, kv_width);
+    pico_tensor attended = pico_op_part(&args->work->attended, rows, heads_width);
 
-    TRY(norm(model, &x, &weights->attn_norm, &weights->attn_norm_bias, &a));
-    TRY(tap(model, i, "attn_norm", &a));
-    TRY(project(model, weights, &a, &q, &k, &v, n_decode));
+    PICO_TRY(pico_op_norm(model, &x, &weights->attn_norm, &weights->attn_norm_bias, &a));
+    PICO_TRY(pico_op_tap(model, i, "attn_norm", &a));
+    PICO_TRY(project(model, weights, &a, &q, &k, &v, n_decode));
+    if (model->desc.layer[i].has_value_embed) {
+        PICO_TRY(add_value_embedding(model, args, i, &a, &v));
+    }
     pico_tensor q_heads = pico_view_heads(&q, attention->n_head);
     pico_tensor k_heads = pico_view_heads(&k, attention->n_kv_head);
-    TRY(place(model, args, &q_heads));
-    TRY(place(model, args, &k_heads));
+    PICO_TRY(place(model, args, &q_heads));
+    PICO_TRY(place(model, args, &k_heads));
     pico_kv_store_args store = {.kv = kv->kv,
                                 .pages = kv->pages,
                                 .k = k_heads,
                                 .v = pico_view_heads(&v, attention->n_kv_head),
                                 .cell = kv->cell};
-    TRY(ops->kv_store(self, &store));
+    PICO_TRY(ops->kv_store(self, &store));
     pico_attend_args attend = {.kv = kv->kv,
                                .pages = kv->pages,
                                .page_table = kv->page_table,
@@ -204,9 +171,9 @@ static pico_status attention_block(const pico_model *model, const pico_forward_a
                                .n_sink = kv->n_sink,
                                .q = q_heads,
                                .out = pico_view_heads(&attended, attention->n_head)};
-    TRY(ops->attend(self, &attend));
-    TRY(tap(model, i, "attended", &attended));
-    return linear(model, weights->o, &attended, &weights->o_bias, &x, n_decode, 1);
+    PICO_TRY(ops->attend(self, &attend));
+    PICO_TRY(pico_op_tap(model, i, "attended", &attended));
+    return pico_op_linear(model, weights->o, &attended, &weights->o_bias, &x, n_decode, 1);
 }
 
 /* m = act(a W1) or act(a Wgate) * (a Wup) */
@@ -218,10 +185,10 @@ static pico_status ffn_inner(const pico_model *model, const pico_layer_weights *
     uint32_t n_decode = args->batch.n_decode;
     pico_act_args act = {.kind = model->desc.act, .x = *m, .y = *m};
     if (!(model->desc.flags & PICO_FFN_GATED)) {
-        TRY(linear(model, weights->up, a, &weights->up_bias, m, n_decode, 0));
+        PICO_TRY(pico_op_linear(model, weights->up, a, &weights->up_bias, m, n_decode, 0));
         return ops->activation(self, &act);
     }
-    if (ops->linear_gated != NULL) {
+    if (ops->linear_gated != NULL && !(model->desc.flags & PICO_BIAS_FFN)) {
         pico_linear_gated_args gated = {.w1 = weights->gate,
                                         .w3 = weights->up,
                                         .act = model->desc.act,
@@ -230,10 +197,10 @@ static pico_status ffn_inner(const pico_model *model, const pico_layer_weights *
                                         .y = *m};
         return ops->linear_gated(self, &gated);
     }
-    pico_tensor none = {0};
-    pico_tensor gate = part(&args->work->gate, (uint32_t)m->shape[0], (uint32_t)m->shape[1]);
-    TRY(linear(model, weights->gate, a, &none, &gate, n_decode, 0));
-    TRY(linear(model, weights->up, a, &none, m, n_decode, 0));
+    pico_tensor gate =
+        pico_op_part(&args->work->gate, (uint32_t)m->shape[0], (uint32_t)m->shape[1]);
+    PICO_TRY(pico_op_linear(model, weights->gate, a, &weights->gate_bias, &gate, n_decode, 0));
+    PICO_TRY(pico_op_linear(model, weights->up, a, &weights->up_bias, m, n_decode, 0));
     act.x = gate;
     act.gate = *m;
     return ops->activation(self, &act);
@@ -242,42 +209,72 @@ static pico_status ffn_inner(const pico_model *model, const pico_layer_weights *
 static pico_status ffn_block(const pico_model *model, const pico_forward_args *args, uint32_t i) {
     const pico_layer_weights *weights = &model->layer[i];
     uint32_t rows = args->batch.n_rows;
-    pico_tensor x = part(&args->work->x, rows, model->desc.n_embd);
-    pico_tensor a = part(&args->work->a, rows, model->desc.n_embd);
-    pico_tensor m = part(&args->work->up, rows, model->desc.layer[i].n_ff);
-    TRY(norm(model, &x, &weights->ffn_norm, &weights->ffn_norm_bias, &a));
-    TRY(tap(model, i, "ffn_norm", &a));
-    TRY(ffn_inner(model, weights, args, &a, &m));
-    TRY(tap(model, i, "ffn_inner", &m));
-    TRY(linear(model, weights->down, &m, &weights->down_bias, &x, args->batch.n_decode, 1));
-    return tap(model, i, "out", &x);
+    pico_tensor x = pico_op_part(&args->work->x, rows, model->desc.n_embd);
+    pico_tensor a = pico_op_part(&args->work->a, rows, model->desc.n_embd);
+    pico_tensor m = pico_op_part(&args->work->up, rows, model->desc.layer[i].n_ff);
+    PICO_TRY(pico_op_norm(model, &x, &weights->ffn_norm, &weights->ffn_norm_bias, &a));
+    PICO_TRY(pico_op_tap(model, i, "ffn_norm", &a));
+    PICO_TRY(ffn_inner(model, weights, args, &a, &m));
+    PICO_TRY(pico_op_tap(model, i, "ffn_inner", &m));
+    PICO_TRY(
+        pico_op_linear(model, weights->down, &m, &weights->down_bias, &x, args->batch.n_decode, 1));
+    return pico_op_tap(model, i, "out", &x);
+}
+
+/* x_t += smear_lambda * sigmoid(smear_gate . x_t[0:smear_width]) * (embedding of token t - 1), the
+ * latter as it was before: so it is looked up again, and there is no state to roll back. */
+static pico_status smear(const pico_model *model, const pico_forward_args *args,
+                         const pico_tensor *x) {
+    uint32_t rows = args->batch.n_rows;
+    pico_tensor before = pico_op_part(&args->work->a, rows, model->desc.n_embd);
+    pico_tensor scores = pico_op_part(&args->work->scores, rows, 1);
+    pico_tensor head_of = *x;
+    head_of.shape[1] = model->desc.smear_width;
+    PICO_TRY(pico_op_lookup(model, model->embed, &args->batch.prev, &before, 0));
+    if (model->desc.flags & PICO_EMBED_NORM) { /* of zeros, at the start of a text: zeros */
+        PICO_TRY(
+            pico_op_norm(model, &before, &model->embed_norm, &model->embed_norm_bias, &before));
+    }
+    PICO_TRY(
+        pico_op_linear(model, model->smear_gate, &head_of, NULL, &scores, args->batch.n_decode, 0));
+    pico_gate_args gate = {.factor = 1.0f,
+                           .scalar = model->smear_lambda,
+                           .g = scores,
+                           .u = pico_view_heads(&before, 1),
+                           .y = pico_view_heads(x, 1)};
+    return model->device->ops->gate(model->device->self, &gate);
+}
+
+static pico_status axpby(const pico_model *model, float a, const pico_tensor *a_scalar,
+                         const pico_tensor *x, float b, const pico_tensor *b_scalar,
+                         const pico_tensor *y) {
+    pico_axpby_args args = {.a = a, .b = b, .x = *x, .y = *y};
+    if (a_scalar != NULL) {
+        args.a_scalar = *a_scalar;
+    }
+    if (b_scalar != NULL) {
+        args.b_scalar = *b_scalar;
+    }
+    return model->device->ops->axpby(model->device->self, &args);
 }
 
 static pico_status embed(const pico_model *model, const pico_forward_args *args,
                          const pico_tensor *x) {
-    const pico_backend_ops *ops = model->device->ops;
-    pico_embed_args lookup = {.table = model->embed, .index = args->batch.token, .out = *x};
-    TRY(ops->embed(model->device->self, &lookup));
+    PICO_TRY(pico_op_lookup(model, model->embed, &args->batch.token, x, 0));
     if (model->desc.pos == PICO_POS_LEARNED) {
-        pico_embed_args position = {
-            .table = model->position, .index = args->batch.pos, .out = *x, .accumulate = 1};
-        TRY(ops->embed(model->device->self, &position));
+        PICO_TRY(pico_op_lookup(model, model->position, &args->batch.pos, x, 1));
     }
     if (model->desc.flags & PICO_EMBED_NORM) {
-        TRY(norm(model, x, &model->embed_norm, &model->embed_norm_bias, x));
+        PICO_TRY(pico_op_norm(model, x, &model->embed_norm, &model->embed_norm_bias, x));
     }
-    return tap(model, 0, "embed", x);
-}
-
-pico_status pico_model_head(const pico_model *model, const pico_tensor *hidden,
-                            const pico_tensor *logits, uint32_t n_decode) {
-    pico_tensor none = {0};
-    TRY(linear(model, model->head, hidden, &none, logits, n_decode, 0));
-    if (model->desc.logit_softcap > 0.0f) {
-        pico_softcap_args cap = {.cap = model->desc.logit_softcap, .x = *logits};
-        TRY(model->device->ops->softcap(model->device->self, &cap));
+    if (model->desc.smear_width != 0) {
+        PICO_TRY(smear(model, args, x));
     }
-    return PICO_OK;
+    if (model->desc.flags & PICO_RESID_LAMBDAS) {
+        pico_tensor x0 = pico_op_part(&args->work->x0, args->batch.n_rows, model->desc.n_embd);
+        PICO_TRY(axpby(model, 1.0f, NULL, x, 0.0f, NULL, &x0));
+    }
+    return pico_op_tap(model, 0, "embed", x);
 }
 
 static pico_status outputs(const pico_model *model, const pico_forward_args *args,
@@ -286,24 +283,46 @@ static pico_status outputs(const pico_model *model, const pico_forward_args *arg
         const pico_output_run *run = &args->run[i];
         pico_tensor from = pico_view_rows(x, run->begin, run->n);
         pico_tensor hidden = pico_view_rows(&args->work->hidden, run->out, run->n);
-        TRY(norm(model, &from, &model->out_norm, &model->out_norm_bias, &hidden));
-        TRY(tap(model, model->desc.n_layer, "hidden", &hidden));
+        PICO_TRY(pico_op_norm(model, &from, &model->out_norm, &model->out_norm_bias, &hidden));
+        PICO_TRY(pico_op_tap(model, model->desc.n_layer, "hidden", &hidden));
         if (run->logits) {
             uint32_t n_decode =
                 args->batch.n_decode > run->begin ? args->batch.n_decode - run->begin : 0;
             pico_tensor logits = pico_view_rows(&args->work->logits, run->out, run->n);
-            TRY(pico_model_head(model, &hidden, &logits, n_decode < run->n ? n_decode : run->n));
+            PICO_TRY(
+                pico_model_head(model, &hidden, &logits, n_decode < run->n ? n_decode : run->n));
         }
     }
     return PICO_OK;
 }
 
+static pico_status layer_block(const pico_model *model, const pico_forward_args *args,
+                               const pico_tensor *x, uint32_t i) {
+    const pico_layer_weights *weights = &model->layer[i];
+    uint32_t rows = args->batch.n_rows;
+    if (model->desc.flags & PICO_RESID_LAMBDAS) {
+        pico_tensor x0 = pico_op_part(&args->work->x0, rows, model->desc.n_embd);
+        PICO_TRY(axpby(model, 1.0f, &weights->x0_lambda, &x0, 1.0f, &weights->resid_lambda, x));
+    }
+    PICO_TRY(attention_block(model, args, i));
+    PICO_TRY(ffn_block(model, args, i));
+    if (model->desc.backout_layer == (int32_t)i) {
+        pico_tensor back = pico_op_part(&args->work->back, rows, model->desc.n_embd);
+        PICO_TRY(axpby(model, 1.0f, NULL, x, 0.0f, NULL, &back));
+    }
+    return PICO_OK;
+}
+
 pico_status pico_model_forward(const pico_model *model, const pico_forward_args *args) {
-    pico_tensor x = part(&args->work->x, args->batch.n_rows, model->desc.n_embd);
-    TRY(embed(model, args, &x));
+    uint32_t rows = args->batch.n_rows;
+    pico_tensor x = pico_op_part(&args->work->x, rows, model->desc.n_embd);
+    PICO_TRY(embed(model, args, &x));
     for (uint32_t i = 0; i < model->desc.n_layer; i++) {
-        TRY(attention_block(model, args, i));
-        TRY(ffn_block(model, args, i));
+        PICO_TRY(layer_block(model, args, &x, i));
+    }
+    if (model->desc.backout_layer >= 0) {
+        pico_tensor back = pico_op_part(&args->work->back, rows, model->desc.n_embd);
+        PICO_TRY(axpby(model, -1.0f, &model->backout_lambda, &back, 1.0f, NULL, &x));
     }
     return outputs(model, args, &x);
 }

@@ -16,7 +16,11 @@ typedef struct pico_activations {
     pico_tensor q;        /* (rows, widest n_head * head_dim) */
     pico_tensor k, v;     /* (rows, widest n_kv_head * head_dim) */
     pico_tensor attended; /* (rows, widest n_head * head_dim) */
-    pico_tensor up, gate; /* (rows, widest n_ff); gate only without linear_gated */
+    pico_tensor up, gate; /* (rows, widest n_ff); gate only where linear_gated does not serve */
+    pico_tensor x0;       /* (rows, n_embd) embedding; with residual lambdas */
+    pico_tensor back;     /* (rows, n_embd) output of the backout layer, if there is one */
+    pico_tensor scores;   /* (rows, most KV heads) inputs of gates */
+    pico_tensor value;    /* (rows, widest value embedding) */
     pico_tensor hidden;   /* (logit rows, n_embd) after the final norm */
     pico_tensor logits;   /* (logit rows, n_vocab) */
 } pico_activations;

@@ -1,7 +1,7 @@
 /*
  * A model on a device: description, weights, what the attention plugin made of each layer, and one
  * forward pass for every family. It knows nothing of timelines: the session gives it rows, pages
- * and work space. What the forward pass cannot compute yet it refuses by name when it is opened.
+ * and work space.
  */
 #ifndef PICO_MODEL_MODEL_H
 #define PICO_MODEL_MODEL_H
@@ -21,8 +21,23 @@ typedef struct pico_layer_weights {
     pico_weight *o;                        /* (n_embd, n_head * head_dim) */
     pico_weight *gate, *up;                /* (n_ff, n_embd); gate only when gated */
     pico_weight *down;                     /* (n_embd, n_ff) */
-    pico_tensor q_bias, k_bias, v_bias, o_bias, up_bias, down_bias; /* F32 (out) */
+    pico_tensor q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias; /* F32 (out) */
+    pico_weight *value_embed;            /* (n_vocab, n_kv_head * head_dim) */
+    pico_weight *value_gate;             /* (n_kv_head, ve_width) */
+    pico_tensor resid_lambda, x0_lambda; /* F32 (1) */
 } pico_layer_weights;
+
+/* Heads that predict further ahead; see pico_heads_table. */
+typedef struct pico_extra_heads {
+    const char **mtp_name; /* (n_mtp_head) "mtp.2", ... */
+    pico_weight **mtp;     /* (n_mtp_head) each (n_vocab, n_embd); predicts token t + 2 + index */
+    pico_weight *fc1;      /* (draft_hidden, n_embd) of the draft head, as is the next */
+    pico_weight *fc2;      /* (n_draft * n_vocab, draft_hidden) */
+    pico_buffer *inner;    /* F32 (PICO_HEAD_ROWS, draft_hidden) work space */
+} pico_extra_heads;
+
+/* Rows of the draft head that are computed at once. */
+enum { PICO_HEAD_ROWS = 64 };
 
 struct pico_model {
     pico_device *device;   /* borrowed */
@@ -35,9 +50,15 @@ struct pico_model {
     pico_weight *head;                       /* (n_vocab, n_embd); equals embed when tied */
     pico_tensor embed_norm, embed_norm_bias; /* F32 (n_embd), as are the next two */
     pico_tensor out_norm, out_norm_bias;
+    pico_weight *smear_gate;    /* (1, smear_width) */
+    pico_tensor smear_lambda;   /* F32 (1) */
+    pico_tensor backout_lambda; /* F32 (1) */
+    pico_extra_heads extra;
     pico_buffer *vectors; /* all 1-D weights */
     uint64_t step_bytes;  /* weight bytes that one decode step reads (the limit of its speed) */
     uint32_t max_heads_width, max_kv_width, max_ff; /* widest layer */
+    uint32_t max_ve_head,
+        max_ve_width; /* KV heads and their width in layers with a value embedding */
     pico_tap_fn tap;
     void *tap_arg;
     pico_arena arena;
@@ -59,7 +80,11 @@ pico_model_file *pico_model_release(pico_model *model);
 
 const pico_model_desc *pico_model_describe(const pico_model *model);
 pico_status pico_model_tap(pico_model *model, pico_tap_fn fn, void *arg);
+/* Head 0 is "lm", then "mtp.2", "mtp.3", ... and "draft", as far as the model has them. All rows of
+ * apply are of the decode class. Two sessions of one model may not apply heads at the same time. */
 extern const pico_heads_api pico_heads_table;
+/* Widest output of any head. */
+uint32_t pico_model_widest_head(const pico_model *model);
 
 /* Bytes of K and V per position over all layers, as the device stores them. */
 uint64_t pico_model_kv_bytes_per_token(const pico_model *model);

@@ -13,9 +13,10 @@ static pico_status reserve(pico_session *session, pico_error *err) {
     const pico_model *model = session->model;
     const pico_session_params *params = &session->params;
     uint32_t widest = max2(max2(model->max_heads_width, model->max_ff), model->desc.n_embd);
+    widest = max2(widest, model->desc.draft_hidden);
     pico_reserve need = {.max_rows = max2(params->max_rows, params->max_logit_rows),
                          .max_in = widest,
-                         .max_out = max2(widest, model->desc.n_vocab),
+                         .max_out = max2(widest, pico_model_widest_head(model)),
                          .max_positions = params->max_positions,
                          .max_logit_rows = params->max_logit_rows,
                          .max_top_k = params->max_top_k,

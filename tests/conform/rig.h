@@ -70,7 +70,9 @@ pico_status rig_read(const rig *r, const pico_tensor *tensor, float *out, size_t
 /* ---- small random models ---- */
 
 typedef struct tiny_model {
-    const char *family; /* "llama", "gpt2", "nanochat" (its generation g0) */
+    /* "llama", "llama-biased" (everywhere), "gpt2", "nanochat" (its generation g0), "nanochat-g2"
+     * (with multi-token and draft heads), "nanochat-g4" */
+    const char *family;
     uint32_t n_layer, n_head, n_kv_head, head_dim, n_ff, n_vocab, n_ctx;
     int32_t window[4]; /* of layer i % 4; 0 reads as -1 */
     double heat;       /* spread of the logits; 0: 2 */

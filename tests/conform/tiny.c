@@ -5,10 +5,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the three families ---- */
+/* ---- the families ---- */
+
+/* What later generations of nanochat have beyond the first; g2 also carries the heads of its fork. */
+static void describe_generation(const tiny_model *tiny, pico_layer_desc *layer,
+                                pico_model_desc *out) {
+    int g4 = strcmp(tiny->family, "nanochat-g4") == 0;
+    uint32_t n = tiny->n_layer;
+    (void)snprintf(out->family, sizeof out->family, "nanochat");
+    out->flags |= PICO_RESID_LAMBDAS;
+    out->ve_width = g4 ? 12 : 16;
+    out->ve_scale = g4 ? 3 : 2;
+    for (uint32_t i = 0; i < n; i++) {
+        layer[i].has_value_embed = i % 2 == (n - 1) % 2;
+    }
+    if (g4) {
+        out->rope_table = PICO_DTYPE_F32;
+        out->rope_base = 100000;
+        out->qk_scale = 1.2f;
+        out->smear_width = 20;
+        out->backout_layer = (int32_t)(n / 2);
+    } else {
+        out->n_mtp_head = 3;
+        out->n_draft = 4;
+        out->draft_hidden = 14;
+    }
+}
 
 static void describe(const tiny_model *tiny, pico_layer_desc *layer, pico_model_desc *out) {
-    int gpt2 = strcmp(tiny->family, "gpt2") == 0, nano = strcmp(tiny->family, "nanochat") == 0;
+    int gpt2 = strcmp(tiny->family, "gpt2") == 0, nano = strncmp(tiny->family, "nanochat", 8) == 0;
+    int biased = strcmp(tiny->family, "llama-biased") == 0;
     for (uint32_t i = 0; i < tiny->n_layer; i++) {
         int32_t window = tiny->window[i % 4];
         layer[i] = (pico_layer_desc){.n_head = tiny->n_head,
@@ -50,6 +76,11 @@ static void describe(const tiny_model *tiny, pico_layer_desc *layer, pico_model_
         out->qk_scale = 1;
         out->logit_softcap = 15;
         out->flags = PICO_EMBED_NORM | PICO_QK_NORM | PICO_ROPE_REVERSED;
+        if (tiny->family[8] != '\0') {
+            describe_generation(tiny, layer, out);
+        }
+    } else if (biased) {
+        out->flags |= PICO_BIAS_QKV | PICO_BIAS_OUT | PICO_BIAS_FFN;
     }
 }
 
@@ -87,7 +118,34 @@ static void add(maker *m, const char *name, uint32_t rows, uint32_t cols, double
     m->file->n_tensor++;
 }
 
+/* Tensors that belong to no layer and that only some models have. */
+static void add_extras(maker *m) {
+    const pico_model_desc *desc = &m->file->desc;
+    uint32_t c = desc->n_embd;
+    if (desc->flags & PICO_RESID_LAMBDAS) {
+        add(m, "resid_lambdas.weight", desc->n_layer, 0, 1, 0.2);
+        add(m, "x0_lambdas.weight", desc->n_layer, 0, 0.1, 0.2);
+    }
+    if (desc->smear_width != 0) {
+        add(m, "smear_gate.weight", desc->smear_width, 0, 0, 1);
+        add(m, "smear_lambda.weight", 1, 0, 0.6, 0.1);
+    }
+    if (desc->backout_layer >= 0) {
+        add(m, "backout_lambda.weight", 1, 0, 0.4, 0.1);
+    }
+    for (uint32_t k = 0; k < desc->n_mtp_head; k++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "mtp.%u.weight", k);
+        add(m, name, desc->n_vocab_rows, c, 0, 2 / sqrt((double)c));
+    }
+    if (desc->n_draft != 0) {
+        add(m, "draft_fc1.weight", desc->draft_hidden, c, 0, 2 / sqrt((double)c));
+        add(m, "draft_fc2.weight", desc->n_draft * desc->n_vocab, desc->draft_hidden, 0, 1);
+    }
+}
+
 static void add_layer(maker *m, uint32_t i) {
+    enum { VALUE = 1 << 30 }; /* in layers with a value embedding */
     const pico_model_desc *desc = &m->file->desc;
     const pico_layer_desc *layer = &desc->layer[i];
     uint32_t c = desc->n_embd, q = layer->n_head * layer->head_dim;
@@ -110,7 +168,10 @@ static void add_layer(maker *m, uint32_t i) {
         {"attn_output.bias", PICO_BIAS_OUT, c, 0, 0, 0.2},
         {"ffn_norm.weight", PICO_NORM_WEIGHT, c, 0, 1, 0.3},
         {"ffn_norm.bias", PICO_NORM_BIAS, c, 0, 0, 0.2},
+        {"value_embd.weight", VALUE, desc->n_vocab_rows, kv, 0, 1},
+        {"value_gate.weight", VALUE, layer->n_kv_head, desc->ve_width, 0, 0.7},
         {"ffn_gate.weight", PICO_FFN_GATED, ff, c, 0, in},
+        {"ffn_gate.bias", PICO_FFN_GATED | PICO_BIAS_FFN, ff, 0, 0, 0.3},
         {"ffn_up.weight", 0, ff, c, 0, in},
         {"ffn_up.bias", PICO_BIAS_FFN, ff, 0, 0, 0.3},
         {"ffn_down.weight", 0, c, ff, 0, down},
@@ -119,7 +180,8 @@ static void add_layer(maker *m, uint32_t i) {
     for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
         char name[64];
         (void)snprintf(name, sizeof name, "blk.%u.%s", i, parts[j].name);
-        if (parts[j].flag == 0 || (desc->flags & parts[j].flag)) {
+        if (parts[j].flag == VALUE ? layer->has_value_embed != 0
+                                   : (desc->flags & parts[j].flag) == parts[j].flag) {
             add(m, name, parts[j].rows, parts[j].cols, parts[j].center, parts[j].spread);
         }
     }
@@ -134,7 +196,7 @@ pico_status tiny_model_file(const tiny_model *tiny, pico_model_file **out, pico_
     maker m = {.file = file, .random = tiny->seed * 2654435761u + 1};
     pico_layer_desc *layer = pico_arena_alloc(&file->arena, tiny->n_layer, sizeof *layer);
     file->tensor =
-        pico_arena_alloc(&file->arena, 8 + 20 * (size_t)tiny->n_layer, sizeof *file->tensor);
+        pico_arena_alloc(&file->arena, 80 + 24 * (size_t)tiny->n_layer, sizeof *file->tensor);
     if (layer == NULL || file->tensor == NULL) {
         pico_model_file_close(file);
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
@@ -164,6 +226,7 @@ pico_status tiny_model_file(const tiny_model *tiny, pico_model_file **out, pico_
     if (!(desc->flags & PICO_TIED_HEAD)) {
         add(&m, "output.weight", desc->n_vocab_rows, desc->n_embd, 0, heat);
     }
+    add_extras(&m);
     if (m.failed) {
         pico_model_file_close(file);
         return pico_fail(err, PICO_E_NOMEM, "out of memory");

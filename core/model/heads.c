@@ -1,0 +1,90 @@
+/*
+ * Heads: from the hidden row after the final norm to logits. "lm" gives the next token; "mtp.K" the
+ * token K places on; "draft" those of several places at once, fc2 relu(fc1 h)^2, without a softcap
+ * (the PicoChat fork of nanochat). See pico_heads_api.
+ */
+#include <assert.h>
+
+#include "model/forward.h"
+#include "model/ops.h"
+
+uint32_t pico_model_widest_head(const pico_model *model) {
+    uint32_t n_slot = model->desc.n_draft > 1 ? model->desc.n_draft : 1;
+    return n_slot * model->desc.n_vocab; /* at most 64 * 2^24 */
+}
+
+static pico_status capped(const pico_model *model, const pico_weight *weight,
+                          const pico_tensor *hidden, const pico_tensor *logits, uint32_t n_decode) {
+    PICO_TRY(pico_op_linear(model, weight, hidden, NULL, logits, n_decode, 0));
+    if (model->desc.logit_softcap > 0.0f) {
+        pico_softcap_args cap = {.cap = model->desc.logit_softcap, .x = *logits};
+        PICO_TRY(model->device->ops->softcap(model->device->self, &cap));
+    }
+    return PICO_OK;
+}
+
+pico_status pico_model_head(const pico_model *model, const pico_tensor *hidden,
+                            const pico_tensor *logits, uint32_t n_decode) {
+    return capped(model, model->head, hidden, logits, n_decode);
+}
+
+/* In blocks of as many rows as the work space holds; a row's result does not depend on the block. */
+static pico_status draft(const pico_model *model, const pico_tensor *hidden,
+                         const pico_tensor *logits) {
+    const pico_model_desc *desc = &model->desc;
+    for (int64_t begin = 0; begin < hidden->shape[0]; begin += PICO_HEAD_ROWS) {
+        int64_t left = hidden->shape[0] - begin;
+        uint32_t rows = left < PICO_HEAD_ROWS ? (uint32_t)left : PICO_HEAD_ROWS;
+        pico_tensor from = pico_view_rows(hidden, begin, rows);
+        pico_tensor to = pico_view_rows(logits, begin, rows);
+        pico_tensor inner =
+            pico_view(model->extra.inner, 0, PICO_DTYPE_F32, rows, desc->draft_hidden);
+        PICO_TRY(pico_op_linear(model, model->extra.fc1, &from, NULL, &inner, rows, 0));
+        PICO_TRY(pico_op_activate(model, PICO_ACT_RELU_SQUARED, &inner));
+        PICO_TRY(pico_op_linear(model, model->extra.fc2, &inner, NULL, &to, rows, 0));
+    }
+    return PICO_OK;
+}
+
+static uint32_t heads_count(const pico_model *model) {
+    return 1 + model->desc.n_mtp_head + (model->desc.n_draft != 0);
+}
+
+static pico_status heads_info(const pico_model *model, uint32_t head, pico_head_info *out) {
+    const pico_model_desc *desc = &model->desc;
+    if (head >= heads_count(model)) {
+        return PICO_E_NOT_FOUND;
+    }
+    *out = (pico_head_info){.name = "lm",
+                            .n_slot = 1,
+                            .offset = 1,
+                            .softcap = desc->logit_softcap,
+                            .n_vocab = desc->n_vocab};
+    if (head > desc->n_mtp_head) {
+        out->name = "draft";
+        out->n_slot = desc->n_draft;
+        out->softcap = 0.0f;
+    } else if (head > 0) {
+        out->name = model->extra.mtp_name[head - 1];
+        out->offset = head + 1;
+    }
+    return PICO_OK;
+}
+
+static pico_status heads_apply(const pico_model *model, uint32_t head, const pico_tensor *hidden,
+                               const pico_tensor *logits) {
+    if (head >= heads_count(model)) {
+        return PICO_E_NOT_FOUND;
+    }
+    if (head > model->desc.n_mtp_head) {
+        return draft(model, hidden, logits);
+    }
+    /* All of the decode class: a row's result must not depend on how many others there are. */
+    return capped(model, head == 0 ? model->head : model->extra.mtp[head - 1], hidden, logits,
+                  (uint32_t)hidden->shape[0]);
+}
+
+const pico_heads_api pico_heads_table = {.struct_size = sizeof(pico_heads_api),
+                                         .count = heads_count,
+                                         .info = heads_info,
+                                         .apply = heads_apply};
