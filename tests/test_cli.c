@@ -317,6 +317,12 @@ static void inspect_says_what_is_there(void **state) {
     assert_int_equal(
         json_integer_value(json_object_get(json_object_get(root, "kv_bytes_per_token"), "f32")),
         2 * 2 * 2 * 8 * 4);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(root, "kv_bytes_per_token_mqa"), "f16")),
+        2 * 2 * 1 * 8 * 2);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(root, "kv_bytes_full_context"), "f32")),
+        2 * 2 * 2 * 8 * 4 * TINY_CONTEXT);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(root, "model"), "n_layer")),
                      2);
     assert_int_equal(
@@ -327,7 +333,9 @@ static void inspect_says_what_is_there(void **state) {
         (size_t)json_integer_value(json_object_get(json_object_get(root, "totals"), "tensors")));
     json_decref(root);
     cli_expect(RUN, 0, "inspect", MODEL);
-    assert_contains(c->run.out, "KV bytes per token: 256 in F32, 128 in F16");
+    assert_contains(c->run.out, "KV bytes per token: 256 in F32, 128 in F16\n"
+                                "  with --attention mqa (one KV head): 128 in F32, 64 in F16\n"
+                                "KV bytes of a full context of 128 tokens: 32768 in F32, 16384 in");
     assert_contains(c->run.out, "blk.1.ffn_down.weight");
 }
 

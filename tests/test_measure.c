@@ -378,14 +378,16 @@ static pico_bench_params bench_params(const test_run *run, const pico_decode_par
                                .generate = {{6}, 1},
                                .rows = {{1, 3}, 2},
                                .depth = {{0, 20}, 2},
+                               .parallel = {{1, 3}, 2},
                                .repeats = 2,
                                .no_kv = 1};
 }
 
 static void bench_measures_every_row(void **state) {
     (void)state;
-    static const char *const tests[] = {"pp40",     "tg6",     "tg6@nokv",     "v1",     "v3",
-                                        "pp40@d20", "tg6@d20", "tg6@nokv@d20", "v1@d20", "v3@d20"};
+    static const char *const tests[] = {
+        "pp40",     "tg6",     "tg6@nokv",     "tg6x1",     "tg6x3",     "v1",     "v3",
+        "pp40@d20", "tg6@d20", "tg6@nokv@d20", "tg6x1@d20", "tg6x3@d20", "v1@d20", "v3@d20"};
     test_run run;
     pico_error err = {0};
     open_tiny(&run, 0);
@@ -394,7 +396,7 @@ static void bench_measures_every_row(void **state) {
     pico_bench_result *r = malloc(sizeof *r);
     assert_non_null(r);
     test_check(pico_bench_run(run.model, &params, r, &err), &err);
-    assert_int_equal(r->n_row, 10);
+    assert_int_equal(r->n_row, 14);
     for (size_t i = 0; i < r->n_row; i++) {
         const pico_bench_row *row = &r->row[i];
         assert_string_equal(row->test, tests[i]);
@@ -407,8 +409,9 @@ static void bench_measures_every_row(void **state) {
     }
     /* The limit is that of all bytes of a step: weights, and K and V half-way through the row. */
     assert_int_equal(r->row[1].bytes, r->step_bytes + 4 * r->kv_bytes_per_token);
-    assert_int_equal(r->row[6].bytes, r->step_bytes + 24 * r->kv_bytes_per_token);
-    assert_true(r->row[4].ratio.mean > 0.1 && r->read_rate > 0.0 && r->flop_rate > 0.0);
+    assert_int_equal(r->row[8].bytes, r->step_bytes + 24 * r->kv_bytes_per_token);
+    assert_int_equal(r->row[11].bytes, r->step_bytes + 3 * 24 * r->kv_bytes_per_token);
+    assert_true(r->row[6].ratio.mean > 0.1 && r->read_rate > 0.0 && r->flop_rate > 0.0);
     assert_true(r->kv_bytes >= 60 * r->kv_bytes_per_token && r->peak_rss > 1 << 20);
     free(r);
     test_run_close(&run);
@@ -425,8 +428,8 @@ static void no_kv_generates_the_same_tokens(void **state) {
     pico_bench_params params = bench_params(&run, &decode);
     pico_bench_result *result = calloc(1, sizeof *result);
     pico_bench b = {.model = run.model, .params = &params, .err = &err, .result = result};
-    pico_bench_row with = {.kind = PICO_BENCH_GENERATE, .n = 20, .depth = 3};
-    pico_bench_row without = {.kind = PICO_BENCH_NO_KV, .n = 20, .depth = 3};
+    pico_bench_row with = {.kind = PICO_BENCH_GENERATE, .n = 20, .n_seq = 1, .depth = 3};
+    pico_bench_row without = {.kind = PICO_BENCH_NO_KV, .n = 20, .n_seq = 1, .depth = 3};
     int32_t answer[24];
     test_check(pico_bench_open_row(&b, &with), &err);
     test_check(pico_bench_time(&b, &with, &one, &seconds), &err);
@@ -463,7 +466,7 @@ static void bench_refuses_and_stops(void **state) {
     params.prompt = (pico_bench_list){{24}, 1};
     params.generate = (pico_bench_list){{23}, 1};
     params.rows = (pico_bench_list){{24}, 1};
-    params.depth = (pico_bench_list){{0}, 0};
+    params.depth = params.parallel = (pico_bench_list){{0}, 0};
     params.no_kv = 0;
     test_check(pico_bench_run(run.model, &params, r, &err), &err);
     params.generate = (pico_bench_list){{24}, 1};

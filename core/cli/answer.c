@@ -109,14 +109,27 @@ static void figure(char *out, size_t size, uint64_t n, const char *what, uint64_
     }
 }
 
+/* ", 12 of 40 drafts accepted"; nothing where the decoder never drafts. */
+static void draft_figure(char *out, size_t size, uint64_t n_drafted, uint64_t n_accepted,
+                         const pico_decode *decode) {
+    out[0] = '\0';
+    if (n_drafted != 0) {
+        (void)snprintf(out, size, ", %llu of %llu drafts accepted", (unsigned long long)n_accepted,
+                       (unsigned long long)n_drafted);
+    } else if (pico_decode_max_proposals(decode) != 0) {
+        (void)snprintf(out, size, ", 0 drafts");
+    }
+}
+
 void pico_answer_figures(const pico_decode_stats *before, const pico_decode *decode, char *out,
                          size_t size) {
     const pico_decode_stats *after = pico_decode_statistics(decode);
     const pico_slot_state slot = pico_decode_slot(decode, 0);
-    char prompt[96], text[96], reused[64] = "", drafts[96] = "";
+    char prompt[96], text[96], reused[64] = "", drafts[96];
     uint64_t n_prefill = after->n_prefill - before->n_prefill;
     uint64_t n_new = after->n_generated - before->n_generated;
-    uint64_t n_drafted = after->n_drafted - before->n_drafted;
+    draft_figure(drafts, sizeof drafts, after->n_drafted - before->n_drafted,
+                 after->n_accepted - before->n_accepted, decode);
     /* The first token of an answer comes out of the prompt's last forward. */
     figure(prompt, sizeof prompt, n_prefill, "prompt", n_prefill,
            after->prefill_seconds - before->prefill_seconds);
@@ -125,15 +138,18 @@ void pico_answer_figures(const pico_decode_stats *before, const pico_decode *dec
     if (slot.n_reused != 0) {
         (void)snprintf(reused, sizeof reused, " (%u kept)", slot.n_reused);
     }
-    if (n_drafted != 0) {
-        (void)snprintf(drafts, sizeof drafts, ", %llu of %llu drafts accepted",
-                       (unsigned long long)(after->n_accepted - before->n_accepted),
-                       (unsigned long long)n_drafted);
-    } else if (pico_decode_max_proposals(decode) != 0) {
-        (void)snprintf(drafts, sizeof drafts, ", 0 drafts");
-    }
     (void)snprintf(out, size, "%s%s, %s%s, ended by %s", prompt, reused, text, drafts,
                    pico_finish_name(slot.finish));
+}
+
+void pico_answer_totals(const pico_decode *decode, char *out, size_t size) {
+    const pico_decode_stats *stats = pico_decode_statistics(decode);
+    char prompt[96], text[96], drafts[96];
+    figure(prompt, sizeof prompt, stats->n_prefill, "prompt", 0, 0);
+    figure(text, sizeof text, stats->n_generated, "new", stats->n_generated,
+           stats->prefill_seconds + stats->decode_seconds);
+    draft_figure(drafts, sizeof drafts, stats->n_drafted, stats->n_accepted, decode);
+    (void)snprintf(out, size, "%s, %s%s", prompt, text, drafts);
 }
 
 double pico_answer_clock(void) {

@@ -1,6 +1,6 @@
 /*
  * What run and chat share: the text of an answer on stdout as it is made, running one slot until it
- * ends or Ctrl-C, and the line of figures afterwards. Newlines at the end are held back until more
+ * ends or Ctrl-C, and the line of figures afterwards, of one answer or of many. Newlines at the end are held back until more
  * text follows, so that what is printed can end with exactly one.
  */
 #ifndef PICO_CLI_ANSWER_H
@@ -34,6 +34,10 @@ pico_status pico_answer_run(pico_answer *answer, pico_decode *decode, pico_error
  * statistics were `before`. */
 void pico_answer_figures(const pico_decode_stats *before, const pico_decode *decode, char *out,
                          size_t size);
+
+/* "80 prompt tokens, 512 new tokens at 690/s": what a decode loop did in all its slots. The rate is
+ * that of the whole time, because rounds run prompts and answers together. */
+void pico_answer_totals(const pico_decode *decode, char *out, size_t size);
 
 /* For -v: model, device, threads, memory of the KV pages and the seconds that opening took. */
 void pico_answer_describe(pico_runtime *runtime, const pico_decode *decode, double seconds);

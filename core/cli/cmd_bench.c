@@ -122,6 +122,9 @@ static pico_status read_params(bench_state *state) {
     if (status == PICO_OK) {
         status = read_list(state, "-d", PICO_MAX_CONTEXT, "0", &params->depth);
     }
+    if (status == PICO_OK) {
+        status = read_list(state, "--parallel", 4096, "0", &params->parallel);
+    }
     params->repeats = (uint32_t)repeats;
     params->no_kv = pico_cli_has(state->cli, "--no-kv");
     return status;
@@ -220,6 +223,10 @@ static const pico_cli_option options[] = {
     {"--dtype", NULL, "TYPE", "of random weights: f32 (default), f16, bf16, q8_0, q4_0, i8"},
     {"-p", NULL, "N,...", "pp rows: prompts of N tokens; default 512, 0 for none"},
     {"-n", NULL, "N,...", "tg rows: N tokens generated greedily; default 128, 0 for none"},
+    {"--parallel", NULL, "S,...",
+     "tgNxS rows: S sequences with prompts of different lengths, decoded together; tokens/s of "
+     "all; "
+     "default 0, none"},
     {"-k", NULL, "K,...",
      "v rows: time of K consecutive rows over that of one; default "
      "1,2,4,8,16; 0 for none"},

@@ -155,13 +155,40 @@ static json_t *vocab_facts(const pico_vocab *vocab) {
     return facts;
 }
 
-/* Bytes of K and V of one position over all layers. */
-static int64_t kv_bytes(const pico_model_desc *desc, int64_t element) {
+/* Bytes of K and V over all layers, of one position, or of those that a full context keeps: layers
+ * with a window forget the others. one_head: as multi-query attention keeps them. */
+typedef struct kv_question {
+    int64_t element; /* bytes */
+    int one_head, full;
+} kv_question;
+
+static int64_t kv_bytes(const pico_model_desc *desc, kv_question what) {
     int64_t bytes = 0;
     for (uint32_t i = 0; i < desc->n_layer; i++) {
-        bytes += 2 * element * desc->layer[i].n_kv_head * desc->layer[i].head_dim;
+        const pico_layer_desc *layer = &desc->layer[i];
+        int64_t positions = what.full ? desc->n_ctx_train : 1;
+        if (layer->window >= 0 && positions > (int64_t)layer->window + 1) {
+            positions = (int64_t)layer->window + 1;
+        }
+        bytes += 2 * what.element * positions * layer->head_dim *
+                 (what.one_head ? 1 : (int64_t)layer->n_kv_head);
     }
     return bytes;
+}
+
+static void put_kv(json_t *facts, const char *key, const pico_model_desc *desc, int one_head,
+                   int full) {
+    json_t *kv = json_object();
+    put_int(kv, "f32", kv_bytes(desc, (kv_question){4, one_head, full}));
+    put_int(kv, "f16", kv_bytes(desc, (kv_question){2, one_head, full}));
+    (void)json_object_set_new(facts, key, kv);
+}
+
+static void print_kv(const json_t *facts, const char *key, const char *title) {
+    const json_t *kv = json_object_get(facts, key);
+    (void)printf("%s: %lld in F32, %lld in F16\n", title,
+                 (long long)json_integer_value(json_object_get(kv, "f32")),
+                 (long long)json_integer_value(json_object_get(kv, "f16")));
 }
 
 static json_t *file_facts(const pico_model_file *file) {
@@ -174,10 +201,10 @@ static json_t *file_facts(const pico_model_file *file) {
                               file->desc.n_layer == 0 ? json_null() : model_facts(&file->desc));
     (void)json_object_set_new(facts, "tokenizer", vocab_facts(&file->vocab));
     if (file->desc.n_layer != 0) {
-        json_t *kv = json_object();
-        put_int(kv, "f32", kv_bytes(&file->desc, 4));
-        put_int(kv, "f16", kv_bytes(&file->desc, 2));
-        (void)json_object_set_new(facts, "kv_bytes_per_token", kv);
+        put_kv(facts, "kv_bytes_per_token", &file->desc, 0, 0);
+        put_kv(facts, "kv_bytes_per_token_mqa", &file->desc, 1, 0);
+        put_kv(facts, "kv_bytes_full_context", &file->desc, 0, 1);
+        put_kv(facts, "kv_bytes_full_context_mqa", &file->desc, 1, 1);
     }
     for (uint32_t i = 0; i < file->n_tensor; i++) {
         const pico_file_tensor *tensor = &file->tensor[i];
@@ -263,8 +290,13 @@ static void print_text(const pico_model_file *file, const json_t *facts) {
     print_section("model", json_object_get(facts, "model"));
     print_section("tokenizer", json_object_get(facts, "tokenizer"));
     if (file->desc.n_layer != 0) {
-        (void)printf("KV bytes per token: %lld in F32, %lld in F16\n",
-                     (long long)kv_bytes(&file->desc, 4), (long long)kv_bytes(&file->desc, 2));
+        char title[96];
+        print_kv(facts, "kv_bytes_per_token", "KV bytes per token");
+        print_kv(facts, "kv_bytes_per_token_mqa", "  with --attention mqa (one KV head)");
+        (void)snprintf(title, sizeof title, "KV bytes of a full context of %u tokens",
+                       file->desc.n_ctx_train);
+        print_kv(facts, "kv_bytes_full_context", title);
+        print_kv(facts, "kv_bytes_full_context_mqa", "  with --attention mqa (one KV head)");
     }
     (void)printf("tensors: %u, %lld parameters, %lld bytes\n", file->n_tensor,
                  (long long)json_integer_value(json_object_get(totals, "parameters")),

@@ -48,6 +48,7 @@ static pico_status open_slots(pico_decode *decode, uint32_t max_positions, pico_
         pico_slot *slot = &decode->slot[s];
         size_t room = (size_t)max_positions + MAX_ROOM + 2;
         slot->decode = decode;
+        slot->leader = PICO_NO_SLOT;
         slot->token = pico_arena_alloc(arena, room, sizeof *slot->token);
         slot->sequence.q_token = n_q == 0 ? NULL : decode->q_token + (size_t)s * n_q;
         slot->sequence.q_p = n_q == 0 ? NULL : decode->q_p + (size_t)s * n_q;
@@ -206,11 +207,13 @@ void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why) {
     if (why != PICO_FINISH_STOP) {
         pico_text_end(&slot->text);
     }
+    uint32_t index = (uint32_t)(slot - decode->slot);
     slot->finish = why;
     slot->running = 0;
+    slot->leader = PICO_NO_SLOT;
+    pico_share_promote(decode, index);
     if (decode->params.decoder->end_sequence != NULL) {
-        decode->params.decoder->end_sequence(decode->params.decoder_self,
-                                             (uint32_t)(slot - decode->slot));
+        decode->params.decoder->end_sequence(decode->params.decoder_self, index);
     }
 }
 
@@ -220,8 +223,8 @@ void pico_decode_cancel(pico_decode *decode, uint32_t slot) {
     }
 }
 
-static pico_status check_request(const pico_decode *decode, const pico_request *request,
-                                 pico_error *err) {
+pico_status pico_request_check(const pico_decode *decode, const pico_request *request,
+                               pico_error *err) {
     uint32_t max_positions = pico_session_max_positions(decode->session);
     if (request->n_prompt == 0) {
         return pico_fail(err, PICO_E_INVALID, "the prompt has no tokens");
@@ -247,30 +250,15 @@ static pico_status check_request(const pico_decode *decode, const pico_request *
     return PICO_OK;
 }
 
-pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pico_request *request,
-                              pico_error *err) {
-    assert(slot_index < decode->params.n_slots && !decode->slot[slot_index].running);
+pico_status pico_slot_begin(pico_decode *decode, uint32_t slot_index, const pico_request *request,
+                            uint32_t n_reused, pico_error *err) {
     pico_slot *slot = &decode->slot[slot_index];
-    pico_status status = check_request(decode, request, err);
-    if (status != PICO_OK) {
-        return status;
-    }
-    /* Keep what the timeline and the prompt share, but leave at least one token to run. */
-    uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
-    while (common < length && common + 1 < request->n_prompt &&
-           slot->token[common] == request->prompt[common]) {
-        common++;
-    }
-    if (pico_session_truncate(decode->session, slot_index, common, NULL) != PICO_OK) {
-        common = 0; /* the window has moved on: start again */
-        status = pico_session_truncate(decode->session, slot_index, 0, err);
-    }
-    if (status != PICO_OK) {
-        return status;
-    }
+    pico_status status = PICO_OK;
     slot->request = *request;
+    slot->leader = PICO_NO_SLOT;
+    slot->ordinal = decode->n_started++;
     slot->n_token = slot->n_prompt = (uint32_t)request->n_prompt;
-    slot->n_reused = common;
+    slot->n_reused = n_reused;
     memcpy(slot->token, request->prompt, request->n_prompt * sizeof *slot->token);
     pico_sampling_reset(slot);
     for (uint32_t i = 0; i < slot->n_token; i++) {
@@ -301,6 +289,28 @@ pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pi
     slot->running = status == PICO_OK && slot->finish == PICO_FINISH_NONE;
     return status;
 }
+
+pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pico_request *request,
+                              pico_error *err) {
+    assert(slot_index < decode->params.n_slots && !decode->slot[slot_index].running);
+    const pico_slot *slot = &decode->slot[slot_index];
+    pico_status status = pico_request_check(decode, request, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    /* Keep what the timeline and the prompt share, but leave at least one token to run. */
+    uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
+    while (common < length && common + 1 < request->n_prompt &&
+           slot->token[common] == request->prompt[common]) {
+        common++;
+    }
+    if (pico_session_truncate(decode->session, slot_index, common, NULL) != PICO_OK) {
+        common = 0; /* the window has moved on: start again */
+        status = pico_session_truncate(decode->session, slot_index, 0, err);
+    }
+    return status == PICO_OK ? pico_slot_begin(decode, slot_index, request, common, err) : status;
+}
+
 pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot) {
     const pico_slot *s = &decode->slot[slot];
     return (pico_slot_state){.finish = s->finish,

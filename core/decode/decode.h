@@ -86,6 +86,14 @@ void pico_decode_close(pico_decode *decode); /* NULL is allowed */
  * longer than the context. */
 pico_status pico_decode_start(pico_decode *decode, uint32_t slot, const pico_request *request,
                               pico_error *err);
+/* Gives a slot the prompt that another slot, the leader, has been started with and waits to run: it
+ * is run once, and the slot gets a copy of the leader's timeline (full pages are shared) and draws
+ * its own tokens from there, those that it would draw alone. Everything else may differ from the
+ * leader's request. If the leader is cancelled before its prompt is in, the first of those that
+ * wait for it takes its place. PICO_E_INVALID when the leader does not wait, follows another slot
+ * or has another prompt. */
+pico_status pico_decode_start_shared(pico_decode *decode, uint32_t slot, uint32_t leader,
+                                     const pico_request *request, pico_error *err);
 /* One round over all slots that are not finished; *n_live gets how many still run afterwards. */
 pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error *err);
 /* Rounds until all slots are finished or should_stop (may be NULL) returns 1. */

@@ -6,13 +6,18 @@
 
 enum { MAX_ROOM = PICO_DECODE_ROWS_MAX - 1, MAX_STATE = 256 };
 
+#define PICO_NO_SLOT UINT32_MAX
+#define PICO_NO_OUTPUT UINT32_MAX
+
 typedef struct pico_slot {
     pico_decode *decode;
     pico_request request;
     pico_text_out text;
     uint32_t running; /* 1: started and not finished */
     uint32_t finish;
-    int32_t *token; /* (max_positions + 1) */
+    uint32_t leader;  /* slot whose prompt this one waits for; PICO_NO_SLOT: none */
+    uint64_t ordinal; /* of its start: who came first is prefilled first */
+    int32_t *token;   /* (max_positions + 1) */
     uint32_t n_token, n_prompt, n_reused;
     uint32_t *count; /* (n_vocab) occurrences in the timeline; NULL without penalties */
     int32_t *seen;   /* (max_positions + 1) the tokens with count > 0 */
@@ -23,7 +28,8 @@ typedef struct pico_slot {
     /* of the round at hand */
     uint32_t n_row;     /* rows in the forward; 0: none */
     uint32_t first_row; /* index of the newest token's row, or of the prompt chunk's first */
-    uint32_t first_out; /* output row of first_row (of the chunk's last row in prefill) */
+    uint32_t first_out; /* output row of first_row (of the chunk's last row in prefill, its leader's
+                           for a follower); PICO_NO_OUTPUT: none */
     uint32_t prefilling;
     pico_sequence sequence;
     pico_proposal proposal[MAX_ROOM];
@@ -48,6 +54,7 @@ struct pico_decode {
     pico_sequence *sequence; /* (n_slots) as passed to propose */
     pico_outcome *outcome;   /* (n_slots) */
     uint32_t *sequence_slot; /* (n_slots) */
+    uint64_t n_started;
     /* sampling work space */
     uint32_t max_out; /* output rows of one forward */
     uint32_t max_edits;
@@ -85,8 +92,25 @@ pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out,
 pico_status pico_plugin_failed(const char *kind, const char *name, const char *slot,
                                pico_status status, const pico_error *inner, pico_error *err);
 
+pico_status pico_request_check(const pico_decode *decode, const pico_request *request,
+                               pico_error *err);
+/* Everything of a start but the timeline, which holds the first n_reused tokens of the prompt. */
+pico_status pico_slot_begin(pico_decode *decode, uint32_t slot, const pico_request *request,
+                            uint32_t n_reused, pico_error *err);
+/* Whether the slot's prompt is not yet in the pages (all but its newest token is, when it is live;
+ * a prompt's last token counts as newest only once it has been forwarded with the chunk). */
+int pico_slot_waits(const pico_decode *decode, uint32_t slot);
 /* Ends a slot's answer: hands out its last text and tells the decoder. */
 void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why);
+
+/* ---- share.c: prompts that several slots have in common ---- */
+
+/* The followers of a leader whose prompt's last chunk is in this round: they draw from its row. */
+void pico_share_outputs(pico_decode *decode, uint32_t leader);
+/* After the forward: gives every such follower a copy of its leader's timeline. */
+pico_status pico_share_timelines(pico_decode *decode, pico_error *err);
+/* A leader that ends before its prompt is in: the first of its followers leads the others. */
+void pico_share_promote(pico_decode *decode, uint32_t leader);
 
 /* ---- verify.c ---- */
 

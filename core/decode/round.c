@@ -14,11 +14,14 @@ static double now_seconds(void) {
 
 /* ---- one round ---- */
 
-/* Whether the slot's prompt is not yet in the pages (all but its newest token is, when it is live;
- * a prompt's last token counts as newest only once it has been forwarded with the chunk). */
-static int is_waiting(const pico_decode *decode, const pico_slot *slot, uint32_t s) {
-    return slot->n_token == slot->n_prompt &&
+int pico_slot_waits(const pico_decode *decode, uint32_t s) {
+    const pico_slot *slot = &decode->slot[s];
+    return slot->running && slot->n_token == slot->n_prompt &&
            pico_session_length(decode->session, s) < slot->n_prompt;
+}
+
+static int is_live(const pico_decode *decode, uint32_t s) {
+    return decode->slot[s].running && !pico_slot_waits(decode, s);
 }
 
 /* How many drafts the slot can use now. */
@@ -80,9 +83,10 @@ static pico_status propose(pico_decode *decode, pico_error *err) {
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
         pico_slot *slot = &decode->slot[s];
         slot->n_row = 0;
+        slot->first_out = PICO_NO_OUTPUT;
         slot->sequence.n_proposal = 0;
         slot->sequence.n_q = 0;
-        if (slot->running && !is_waiting(decode, slot, s)) {
+        if (is_live(decode, s)) {
             slot->sequence.n_token = slot->n_token;
             slot->sequence.room = room_of(decode, slot);
             decode->sequence[n] = slot->sequence;
@@ -148,7 +152,6 @@ static uint32_t add_prompt_rows(pico_decode *decode, pico_slot *slot, uint32_t s
     slot->prefilling = 1;
     slot->n_row = rows;
     slot->first_row = n;
-    slot->first_out = UINT32_MAX;
     for (uint32_t i = 0; i < rows; i++) {
         uint32_t pos = begin + i;
         decode->row[n + i] = (pico_row){.token = slot->token[pos],
@@ -160,27 +163,33 @@ static uint32_t add_prompt_rows(pico_decode *decode, pico_slot *slot, uint32_t s
     if (rows == left) {
         decode->row[n + rows - 1].want = PICO_ROW_LOGITS;
         slot->first_out = (*n_out)++;
+        pico_share_outputs(decode, s);
     }
     return n + rows;
 }
 
+/* The slot that has waited longest for its prompt to be run. */
+static uint32_t next_prompt(const pico_decode *decode) {
+    uint32_t first = PICO_NO_SLOT;
+    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+        if (pico_slot_waits(decode, s) && decode->slot[s].leader == PICO_NO_SLOT &&
+            (first == PICO_NO_SLOT || decode->slot[s].ordinal < decode->slot[first].ordinal)) {
+            first = s;
+        }
+    }
+    return first;
+}
+
 static uint32_t gather_rows(pico_decode *decode, int *has_prompt) {
     uint32_t n = 0, n_out = 0;
-    *has_prompt = 0;
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
-        pico_slot *slot = &decode->slot[s];
-        if (slot->running && !is_waiting(decode, slot, s)) {
-            n = add_live_rows(decode, slot, s, n, &n_out);
+        if (is_live(decode, s)) {
+            n = add_live_rows(decode, &decode->slot[s], s, n, &n_out);
         }
     }
-    for (uint32_t s = 0; s < decode->params.n_slots && !*has_prompt; s++) {
-        pico_slot *slot = &decode->slot[s];
-        if (slot->running && is_waiting(decode, slot, s)) {
-            n = add_prompt_rows(decode, slot, s, n, &n_out);
-            *has_prompt = 1;
-        }
-    }
-    return n;
+    uint32_t prompt = next_prompt(decode);
+    *has_prompt = prompt != PICO_NO_SLOT;
+    return *has_prompt ? add_prompt_rows(decode, &decode->slot[prompt], prompt, n, &n_out) : n;
 }
 
 /* Appends the fresh tokens until one of them ends the answer; returns how many were taken. */
@@ -220,9 +229,10 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
     pico_status status = PICO_OK;
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
         pico_slot *slot = &decode->slot[s];
-        if (slot->n_row == 0 || slot->first_out == UINT32_MAX) {
+        if (slot->first_out == PICO_NO_OUTPUT) {
             continue;
         }
+        slot->leader = PICO_NO_SLOT; /* it has a timeline of its own now */
         uint32_t n_drafted = slot->prefilling ? 0 : slot->sequence.n_proposal;
         uint32_t taken = take_fresh(decode, slot);
         uint32_t n_accepted = taken < slot->n_fresh ? taken : slot->n_fresh - 1;
@@ -268,10 +278,11 @@ static void restore(pico_decode *decode) {
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
         pico_slot *slot = &decode->slot[s];
         uint32_t length = pico_session_length(decode->session, s);
-        if (slot->n_row == 0 || length == 0) {
+        int follows = slot->leader != PICO_NO_SLOT;
+        if ((slot->n_row == 0 && !follows) || length == 0) {
             continue;
         }
-        uint32_t before = slot->prefilling ? length - slot->n_row : slot->n_token - 1;
+        uint32_t before = follows ? 0 : slot->prefilling ? length - slot->n_row : slot->n_token - 1;
         if (before < length) {
             (void)pico_session_truncate(decode->session, s, before, NULL);
         }
@@ -295,7 +306,7 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
         status = pico_sampling_prepare(decode, &out, err);
         for (uint32_t s = 0; status == PICO_OK && s < decode->params.n_slots; s++) {
             pico_slot *slot = &decode->slot[s];
-            if (slot->n_row != 0 && slot->first_out != UINT32_MAX) {
+            if (slot->first_out != PICO_NO_OUTPUT) {
                 status = pico_verify(decode, slot, &out, err);
             }
         }
@@ -303,6 +314,9 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
             if (decode->slot[s].n_row != 0 && !decode->slot[s].prefilling) {
                 status = keep_path(decode, &decode->slot[s], s, err);
             }
+        }
+        if (status == PICO_OK) {
+            status = pico_share_timelines(decode, err);
         }
         if (status != PICO_OK) {
             restore(decode);

@@ -136,7 +136,7 @@ static pico_status edit_logits(pico_decode *decode, const pico_tensor *logits) {
             continue;
         }
         if (slot->prefilling) {
-            if (slot->first_out != UINT32_MAX) {
+            if (slot->first_out != PICO_NO_OUTPUT) {
                 add_row_edits(decode, &edits, slot, slot->first_row, slot->first_out);
             }
             continue;

@@ -17,6 +17,11 @@ static double steps_of(const pico_bench_row *row) {
                                                  : 0.0;
 }
 
+/* Tokens of one repeat. */
+static double tokens_of(const pico_bench_row *row) {
+    return (double)row->n * row->n_seq;
+}
+
 static double probe_for(pico_bench *b, const pico_bench_row *row) {
     if (b->probe == NULL || steps_of(row) == 0.0) {
         return (double)NAN;
@@ -47,7 +52,7 @@ static void compare_with_limit(pico_bench *b, pico_bench_row *row, const double 
         shares[i] = (double)row->bytes * steps / seconds[i] / allowed;
         best = fmax(best, allowed);
     }
-    row->limit = best / (double)row->bytes * (double)row->n / steps;
+    row->limit = best / (double)row->bytes * tokens_of(row) / steps;
     row->share = pico_stats_of(shares, n).median;
     row->probe_fault = row->share > PICO_BENCH_MAX_SHARE;
 }
@@ -67,7 +72,7 @@ static pico_status measure_row(pico_bench *b, pico_bench_row *row) {
         status = pico_bench_time(b, row, &one, &seconds[r]);
         if (status == PICO_OK) {
             probed[r + 1] = probe_for(b, row);
-            rates[r] = (double)row->n / seconds[r];
+            rates[r] = tokens_of(row) / seconds[r];
             ratios[r] = seconds[r] / one;
         }
     }
@@ -107,9 +112,11 @@ static double prefill_operations(const pico_model_desc *desc, uint32_t n, uint32
     return sum;
 }
 
-static pico_status add_row(pico_bench *b, uint32_t kind, uint32_t n, uint32_t depth) {
+/* n_seq: of GENERATE; 0: one, and the name does not say so. */
+static pico_status add_row(pico_bench *b, uint32_t kind, uint32_t n, uint32_t n_seq,
+                           uint32_t depth) {
     static const char *const names[] = {"", "pp", "tg", "v", "tg"}; /* by PICO_BENCH_x */
-    char at[16] = "";
+    char at[16] = "", many[16] = "";
     if (b->result->n_row == PICO_BENCH_ROWS) {
         return pico_fail(b->err, PICO_E_LIMIT, "more than %d rows to measure", PICO_BENCH_ROWS);
     }
@@ -119,14 +126,17 @@ static pico_status add_row(pico_bench *b, uint32_t kind, uint32_t n, uint32_t de
     pico_bench_row *row = &b->result->row[b->result->n_row++];
     uint64_t kv = pico_model_kv_bytes_per_token(b->model);
     uint64_t middle = kind == PICO_BENCH_GENERATE ? depth + 1u + n / 2 : depth + 1u;
-    *row = (pico_bench_row){.kind = kind, .n = n, .depth = depth};
+    *row = (pico_bench_row){.kind = kind, .n = n, .n_seq = n_seq == 0 ? 1 : n_seq, .depth = depth};
     row->limit = row->share = (double)NAN;
-    row->bytes = b->model->step_bytes + kv * middle;
+    row->bytes = b->model->step_bytes + kv * middle * row->n_seq;
     row->operations = prefill_operations(&b->model->desc, n, depth);
     if (depth != 0) {
         (void)snprintf(at, sizeof at, "@d%u", depth);
     }
-    (void)snprintf(row->test, sizeof row->test, "%s%u%s%s", names[kind], n,
+    if (n_seq != 0) {
+        (void)snprintf(many, sizeof many, "x%u", n_seq);
+    }
+    (void)snprintf(row->test, sizeof row->test, "%s%u%s%s%s", names[kind], n, many,
                    kind == PICO_BENCH_NO_KV ? "@nokv" : "", at);
     return PICO_OK;
 }
@@ -136,7 +146,7 @@ static pico_status add_list(pico_bench *b, uint32_t kind, const pico_bench_list 
     pico_status status = PICO_OK;
     for (size_t i = 0; status == PICO_OK && i < list->n; i++) {
         if (list->value[i] != 0) {
-            status = add_row(b, kind, list->value[i], depth);
+            status = add_row(b, kind, list->value[i], 0, depth);
         }
     }
     return status;
@@ -157,6 +167,12 @@ static pico_status list_rows(pico_bench *b) {
             status = add_list(b, PICO_BENCH_GENERATE, &single, depth);
             if (status == PICO_OK && params->no_kv) {
                 status = add_list(b, PICO_BENCH_NO_KV, &single, depth);
+            }
+            for (size_t k = 0; status == PICO_OK && k < params->parallel.n; k++) {
+                if (single.value[0] != 0 && params->parallel.value[k] != 0) {
+                    status = add_row(b, PICO_BENCH_GENERATE, single.value[0],
+                                     params->parallel.value[k], depth);
+                }
             }
         }
         if (status == PICO_OK) {

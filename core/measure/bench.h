@@ -19,7 +19,8 @@ enum { PICO_BENCH_LIST = 16, PICO_BENCH_ROWS = 256 };
 
 enum {
     PICO_BENCH_PREFILL = 1,  /* "pp512": a prompt, logits for its last row; share of arithmetic */
-    PICO_BENCH_GENERATE = 2, /* "tg128": greedy decoding through the decode loop */
+    PICO_BENCH_GENERATE = 2, /* "tg128": greedy decoding through the decode loop; "tg128x8": of 8
+                                sequences together, each with a prompt of its own length */
     PICO_BENCH_ROWS_OF_ONE =
         3,               /* "v4": time of 4 consecutive rows, logits for all, over time of 1 */
     PICO_BENCH_NO_KV = 4 /* "tg128@nokv": every token runs everything before it again */
@@ -35,14 +36,16 @@ typedef struct pico_bench_params {
     pico_pool *pool;                  /* for the probes; the one that the backend works on */
     const pico_decode_params *decode; /* decoder and ubatch; the sampler is always the best token */
     pico_bench_list prompt, generate, rows, depth; /* lengths; an empty depth list means 0 */
-    uint32_t repeats;                              /* at least 1 */
-    int no_kv;                                     /* 1: each length of generate without KV too */
+    pico_bench_list parallel; /* sequences: each length of generate with so many together, too */
+    uint32_t repeats;         /* at least 1 */
+    int no_kv;                /* 1: each length of generate without KV too */
 } pico_bench_params;
 
 typedef struct pico_bench_row {
     uint32_t kind; /* PICO_BENCH_x */
     char test[32];
     uint32_t n, depth;
+    uint32_t n_seq; /* GENERATE: sequences of n tokens each; else 1 */
     pico_stats tokens_per_s;
     pico_stats ratio;  /* ROWS_OF_ONE only */
     uint64_t bytes;    /* that one step reads: weights, and K and V at the middle of the row */

@@ -49,11 +49,25 @@ static uint32_t ubatch_of(const pico_bench *b) {
     return b->params->decode->ubatch;
 }
 
-static pico_status open_decode(pico_bench *b, pico_error *err) {
+/* Tokens of sequence i's prompt; no two have the same number. */
+static uint32_t prompt_of(const pico_bench_row *row, uint32_t i) {
+    return row->depth + 1 + i;
+}
+
+/* Rounds that run the prompts of all sequences but the first, while the first goes on. */
+static uint32_t untimed_rounds(const pico_bench *b, const pico_bench_row *row) {
+    uint32_t rounds = 0, ubatch = ubatch_of(b);
+    for (uint32_t i = 1; i < row->n_seq; i++) {
+        rounds += (prompt_of(row, i) + ubatch - 1) / ubatch;
+    }
+    return rounds;
+}
+
+static pico_status open_decode(pico_bench *b, const pico_bench_row *row, pico_error *err) {
     pico_decode_params params = *b->params->decode;
     params.sampler = &best_sampler;
     params.sampler_self = NULL;
-    params.n_slots = 1;
+    params.n_slots = row->n_seq;
     params.max_positions = b->max_positions;
     params.window_limit = 0;
     pico_status status = pico_decode_open(b->model, &params, &b->decode, err);
@@ -103,10 +117,10 @@ pico_status pico_bench_open_row(pico_bench *b, const pico_bench_row *row) {
     b->max_logit_rows = row->kind == PICO_BENCH_ROWS_OF_ONE ? row->n : 1;
     b->max_rows = max2(ubatch_of(b), b->max_logit_rows);
     b->max_positions = row->depth + row->n;
-    if (row->kind == PICO_BENCH_GENERATE) {
-        b->max_positions++; /* the token of the untimed first round */
+    if (row->kind == PICO_BENCH_GENERATE) { /* and the tokens of untimed rounds */
+        b->max_positions += row->n_seq + untimed_rounds(b, row);
     }
-    size_t room = (size_t)b->max_positions + 1;
+    size_t room = (size_t)b->max_positions + row->n_seq + 1;
     b->rows = calloc(b->max_rows, sizeof *b->rows);
     b->tokens = calloc(room, sizeof *b->tokens);
     if (b->rows == NULL || b->tokens == NULL) {
@@ -118,7 +132,7 @@ pico_status pico_bench_open_row(pico_bench *b, const pico_bench_row *row) {
     }
     pico_error inner = {0};
     pico_status status =
-        row->kind == PICO_BENCH_GENERATE ? open_decode(b, &inner) : open_session(b, &inner);
+        row->kind == PICO_BENCH_GENERATE ? open_decode(b, row, &inner) : open_session(b, &inner);
     if (status != PICO_OK) {
         pico_bench_close_row(b);
         return pico_fail(b->err, status, "%s: %s", row->test, inner.message);
@@ -190,31 +204,52 @@ static pico_status run_prefill(pico_bench *b, const pico_bench_row *row, double 
     return status;
 }
 
-/* n tokens after a prompt of depth + 1; the round that runs the prompt is not counted. */
+/* The number of tokens that the sequences have made; *waiting: 1 if one has made none. */
+static uint64_t tokens_made(const pico_bench *b, const pico_bench_row *row, int *waiting) {
+    uint64_t sum = 0;
+    *waiting = 0;
+    for (uint32_t i = 0; i < row->n_seq; i++) {
+        pico_slot_state slot = pico_decode_slot(b->decode, i);
+        sum += slot.n_token - slot.n_prompt;
+        *waiting |= slot.n_token == slot.n_prompt;
+    }
+    return sum;
+}
+
+static pico_status start_all(pico_bench *b, const pico_bench_row *row, uint32_t n) {
+    pico_status status = PICO_OK;
+    for (uint32_t i = 0; status == PICO_OK && i < row->n_seq; i++) {
+        pico_request request = {.prompt = b->tokens + i,
+                                .n_prompt = prompt_of(row, i),
+                                .max_tokens = (uint64_t)n + 1 + untimed_rounds(b, row),
+                                .ignore_end = 1};
+        status = pico_decode_start(b->decode, i, &request, b->err);
+    }
+    return status;
+}
+
+/* n tokens of each sequence after its prompt; the rounds that run prompts are not counted. */
 static pico_status run_generate(pico_bench *b, const pico_bench_row *row, uint32_t n,
                                 double *seconds) {
-    pico_request request = {.prompt = b->tokens,
-                            .n_prompt = (size_t)row->depth + 1,
-                            .max_tokens = (uint64_t)n + 1,
-                            .ignore_end = 1};
-    uint32_t live = 1, before;
-    pico_status status = pico_decode_start(b->decode, 0, &request, b->err);
-    while (status == PICO_OK && pico_decode_slot(b->decode, 0).n_token == request.n_prompt) {
+    uint32_t live = 1;
+    int waiting = 1;
+    uint64_t before = 0, wanted = (uint64_t)n * row->n_seq, made = 0;
+    pico_status status = start_all(b, row, n);
+    while (status == PICO_OK && waiting) {
         status = pico_decode_round(b->decode, &live, b->err);
+        before = tokens_made(b, row, &waiting);
     }
-    before = pico_decode_slot(b->decode, 0).n_token;
     double begin = now_seconds();
-    while (status == PICO_OK && live != 0) {
+    while (status == PICO_OK && live != 0 && made < wanted) {
         status = pico_decode_round(b->decode, &live, b->err);
+        made = tokens_made(b, row, &waiting) - before;
     }
     double passed = now_seconds() - begin;
-    if (status != PICO_OK) {
-        pico_decode_cancel(b->decode, 0);
-        return status;
+    for (uint32_t i = 0; i < row->n_seq; i++) {
+        pico_decode_cancel(b->decode, i);
     }
-    uint32_t made = pico_decode_slot(b->decode, 0).n_token - before;
-    *seconds = passed * (double)n / (double)(made == 0 ? 1 : made);
-    return PICO_OK;
+    *seconds = passed * (double)wanted / (double)(made == 0 ? 1 : made);
+    return status;
 }
 
 /* Tokens [from, n) of an answer, each by running everything before it. */
