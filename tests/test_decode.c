@@ -268,6 +268,66 @@ static void answers_end_inside_accepted_runs(void **state) {
     assert_int_equal(remove(path), 0);
 }
 
+/* A request's own end tokens end it where the first of them comes up, also inside an accepted run
+ * and with ignore_end; what they stand for is not handed out. */
+static void own_tokens_end_answers(void **state) {
+    char path[64], script[128];
+    dk_script_name(path, script);
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        static dk_result free_run, got;
+        static dk_text text;
+        int32_t prompt[5];
+        dk d;
+        dk_options options = {.model = 3,
+                              .set = {"sampler.standard.temperature=1.5",
+                                      "sampler.standard.top_k=0", "sampler.standard.top_p=1"},
+                              .with_vocabulary = 1};
+        dk_open(&d, *state, &options);
+        dk_prompt(seed, d.n_vocab, 5, prompt);
+        pico_request request = {
+            .prompt = prompt, .n_prompt = 5, .max_tokens = 60, .seed = seed, .ignore_end = 1};
+        dk_start(&d, 0, &request);
+        dk_run(&d);
+        dk_take(&d, 0, &free_run);
+        dk_close(&d);
+        const int32_t ends[2] = {free_run.token[5 + 20 + seed], free_run.token[5 + 30]};
+        uint32_t n = 5;
+        while (free_run.token[n] != ends[0] && free_run.token[n] != ends[1]) {
+            n++;
+        }
+        dk_write_script(path, &free_run, 1);
+        for (uint32_t drafts = 0; drafts < 2; drafts++) {
+            dk_options with = options;
+            if (drafts) {
+                with.decoder = DK_SCRIPTED;
+                add_set(&with, script);
+                add_set(&with, "decoder.scripted.draft_n=9");
+                add_set(&with, "decoder.scripted.accuracy=1");
+            }
+            dk_open(&d, *state, &with);
+            memset(&text, 0, sizeof text);
+            request.end_token = ends;
+            request.n_end_token = 2;
+            request.on_text = dk_collect;
+            request.arg = &text;
+            dk_start(&d, 0, &request);
+            dk_run(&d);
+            dk_take(&d, 0, &got);
+            assert_int_equal(got.finish, PICO_FINISH_END);
+            assert_int_equal(got.n, n + 1);
+            assert_memory_equal(got.token, free_run.token, got.n * sizeof *got.token);
+            assert_int_equal(pico_session_length(pico_decode_session(d.decode), 0), got.n - 1);
+            size_t bytes = 0;
+            for (uint32_t i = 5; i < n; i++) {
+                bytes += pico_tokenizer_piece(d.tokenizer, got.token[i - 1], got.token[i], NULL, 0);
+            }
+            assert_int_equal(text.n, bytes);
+            dk_close(&d);
+        }
+        assert_int_equal(remove(path), 0);
+    }
+}
+
 static void limits_end_answers(void **state) {
     static dk_result got, fast;
     char path[64], script[128];
@@ -448,6 +508,7 @@ int main(void) {
             KIT_TEST(speculation_gives_the_plain_tokens, v),
             KIT_TEST(right_drafts_save_rounds, v),
             KIT_TEST(answers_end_inside_accepted_runs, v),
+            KIT_TEST(own_tokens_end_answers, v),
             KIT_TEST(limits_end_answers, v),
             KIT_TEST(prefixes_are_reused, v),
             KIT_TEST(a_window_that_moved_on_starts_afresh, v),

@@ -203,6 +203,17 @@ void pico_decode_close(pico_decode *decode) {
 
 /* ---- starting and ending a sequence ---- */
 
+int pico_slot_ends_at(const pico_decode *decode, const pico_slot *slot, int32_t token) {
+    const pico_request *request = &slot->request;
+    for (size_t i = 0; i < request->n_end_token; i++) {
+        if (request->end_token[i] == token) {
+            return 1;
+        }
+    }
+    return !request->ignore_end && decode->params.tokenizer != NULL &&
+           pico_tokenizer_is_end(decode->params.tokenizer, token);
+}
+
 void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why) {
     if (why != PICO_FINISH_STOP) {
         pico_text_end(&slot->text);

@@ -42,7 +42,7 @@ typedef struct pico_decode_params {
 
 enum {
     PICO_FINISH_NONE = 0,    /* still running */
-    PICO_FINISH_END = 1,     /* an end-of-text or end-of-turn token */
+    PICO_FINISH_END = 1,     /* an end-of-text or end-of-turn token, or one of end_token */
     PICO_FINISH_STOP = 2,    /* a stop string */
     PICO_FINISH_LENGTH = 3,  /* max_tokens */
     PICO_FINISH_CONTEXT = 4, /* the context is full */
@@ -54,8 +54,11 @@ typedef struct pico_request {
     size_t n_prompt;
     uint64_t max_tokens; /* new tokens */
     uint64_t seed;
-    uint32_t sample; /* index of the sample of this prompt */
-    int ignore_end;  /* 1: end tokens do not end it */
+    uint32_t sample;          /* index of the sample of this prompt */
+    int ignore_end;           /* 1: the vocabulary's end tokens do not end it */
+    const int32_t *end_token; /* (n_end_token) further tokens that end it, whatever ignore_end says;
+                                 borrowed until it is finished */
+    size_t n_end_token;
     const char *const *stop;
     size_t n_stop;
     pico_text_fn on_text; /* may be NULL */

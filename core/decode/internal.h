@@ -100,6 +100,8 @@ pico_status pico_slot_begin(pico_decode *decode, uint32_t slot, const pico_reque
 /* Whether the slot's prompt is not yet in the pages (all but its newest token is, when it is live;
  * a prompt's last token counts as newest only once it has been forwarded with the chunk). */
 int pico_slot_waits(const pico_decode *decode, uint32_t slot);
+/* Whether the slot's answer ends with this token. */
+int pico_slot_ends_at(const pico_decode *decode, const pico_slot *slot, int32_t token);
 /* Ends a slot's answer: hands out its last text and tells the decoder. */
 void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why);
 

@@ -195,13 +195,11 @@ static uint32_t gather_rows(pico_decode *decode, int *has_prompt) {
 /* Appends the fresh tokens until one of them ends the answer; returns how many were taken. */
 static uint32_t take_fresh(pico_decode *decode, pico_slot *slot) {
     uint32_t taken = 0, why = PICO_FINISH_NONE;
-    const pico_tokenizer *tokenizer = decode->params.tokenizer;
     while (taken < slot->n_fresh && why == PICO_FINISH_NONE) {
         int32_t token = slot->fresh[taken++];
         slot->token[slot->n_token++] = token;
         pico_sampling_remember(slot, token);
-        if (!slot->request.ignore_end && tokenizer != NULL &&
-            pico_tokenizer_is_end(tokenizer, token)) {
+        if (pico_slot_ends_at(decode, slot, token)) {
             why = PICO_FINISH_END;
         } else if (pico_text_add(&slot->text, token)) {
             why = PICO_FINISH_STOP;

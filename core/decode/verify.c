@@ -74,9 +74,7 @@ static int32_t draw_rejection(pico_decode *decode, const pico_slot *slot, int32_
 /* Whether the slot's answer is over after the fresh tokens, by ids and counts alone. */
 static int is_over(const pico_decode *decode, const pico_slot *slot, int32_t token) {
     uint64_t made = (uint64_t)slot->n_token + slot->n_fresh - slot->n_prompt;
-    return made >= slot->request.max_tokens ||
-           (!slot->request.ignore_end && decode->params.tokenizer != NULL &&
-            pico_tokenizer_is_end(decode->params.tokenizer, token));
+    return made >= slot->request.max_tokens || pico_slot_ends_at(decode, slot, token);
 }
 
 pico_status pico_verify(pico_decode *decode, pico_slot *slot, const pico_forward_out *out,
