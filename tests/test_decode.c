@@ -467,6 +467,81 @@ static void a_window_that_moved_on_starts_afresh(void **state) {
     dk_close(&e);
 }
 
+/* What a timeline becomes that is run again from its last half whenever the context is full, by fresh
+ * timelines that end there: out has n_prompt tokens and gets n. */
+static void run_again_by_hand(const dk_options *options, kit_variant *variant, int32_t *out,
+                              uint32_t n_prompt, uint32_t n) {
+    static dk_result part;
+    uint32_t context = options->params.max_positions, base = 0;
+    dk d;
+    dk_options plain = *options;
+    plain.decoder = NULL;
+    plain.set[1] = NULL;
+    plain.params.max_timeline = 0;
+    dk_open(&d, variant, &plain);
+    while (n_prompt < n) {
+        base = n_prompt - base > context ? n_prompt - context / 2 : base;
+        pico_request request = {
+            .prompt = out + base, .n_prompt = n_prompt - base, .max_tokens = n - n_prompt};
+        dk_start(&d, 0, &request);
+        dk_run(&d);
+        dk_take(&d, 0, &part);
+        memcpy(out + base, part.token, part.n * sizeof *out);
+        n_prompt = base + part.n;
+    }
+    dk_close(&d);
+}
+
+/* With max_timeline a full context is no end: the last half is run again from position 0, as a fresh
+ * timeline would; drafts and company change nothing. Prompts may be longer than the context. */
+static void a_full_context_is_run_again(void **state) {
+    static dk_result got[2];
+    char path[64], script[128];
+    const uint32_t n_prompts[] = {25, 40, 41, 95};
+    dk_script_name(path, script);
+    for (uint32_t i = 0; i < 8; i++) {
+        uint32_t n_prompt = n_prompts[i % 4], n = n_prompt + 130;
+        int32_t want[DK_TOKENS];
+        dk d;
+        dk_options options = {.model = i < 4 ? 2 : 0,
+                              .set = {"sampler.standard.temperature=0"},
+                              .params = {.ubatch = 16, .max_positions = 40, .max_timeline = 400}};
+        dk_prompt(3 + i, 31, n_prompt, want);
+        run_again_by_hand(&options, *state, want, n_prompt, n);
+        for (uint32_t drafts = 0; drafts < 2; drafts++) {
+            options.params.n_slots = 2;
+            if (drafts) { /* the right tokens, five at a time */
+                dk_result timeline = {.n = n};
+                memcpy(timeline.token, want, n * sizeof *want);
+                dk_write_script(path, &timeline, 1);
+                options.decoder = DK_SCRIPTED;
+                options.set[1] = script;
+                options.set[2] = "decoder.scripted.draft_n=5";
+            }
+            dk_open(&d, *state, &options);
+            pico_request request = {.prompt = want, .n_prompt = n_prompt, .max_tokens = 130};
+            dk_start(&d, 1, &request);
+            request.n_prompt = 7; /* another timeline beside it, full at other times */
+            dk_start(&d, 0, &request);
+            dk_run(&d);
+            dk_take(&d, 0, &got[0]);
+            dk_take(&d, 1, &got[1]);
+            assert_int_equal(got[1].n, n);
+            assert_int_equal(got[0].n, 137);
+            for (uint32_t t = 0; t < n; t++) {
+                if (got[1].token[t] != want[t]) {
+                    fail_msg("%s, prompt of %u, drafts %u: token %u is %d, expected %d", d.what,
+                             n_prompt, drafts, t, got[1].token[t], want[t]);
+                }
+            }
+            const pico_decode_stats *stats = pico_decode_statistics(d.decode);
+            assert_true(stats->n_refill > 0 && (!drafts || stats->n_accepted > 60));
+            dk_close(&d);
+        }
+    }
+    (void)unlink(path);
+}
+
 /* Cancelling one slot leaves the others alone, and the slot can be used again. */
 static void cancelling_is_local(void **state) {
     static dk_result plain, got;
@@ -512,6 +587,7 @@ int main(void) {
             KIT_TEST(limits_end_answers, v),
             KIT_TEST(prefixes_are_reused, v),
             KIT_TEST(a_window_that_moved_on_starts_afresh, v),
+            KIT_TEST(a_full_context_is_run_again, v),
             KIT_TEST(cancelling_is_local, v),
         };
         print_message("backend: %s\n", v->name);

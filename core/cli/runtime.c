@@ -294,32 +294,28 @@ const char *const *pico_runtime_stops(const pico_runtime *runtime, size_t *n) {
 }
 
 /* How long timelines may get, and how far back they see. */
-static pico_status size_context(pico_runtime *runtime, uint64_t total, pico_decode_params *out,
-                                pico_error *err) {
+static void size_context(pico_runtime *runtime, uint64_t total, pico_decode_params *out) {
     const pico_config *config = runtime->config;
     const pico_model_desc *desc = pico_model_describe(runtime->model);
     uint64_t context = (uint64_t)pico_config_int(config, "model", "context");
     context = context == 0 ? desc->n_ctx_train : context;
     int slides = strcmp(pico_config_string(config, "generate", "overflow"), "slide") == 0;
-    if (slides && desc->pos != PICO_POS_ROPE) {
-        return pico_fail(err, PICO_E_UNSUPPORTED,
-                         "[generate] overflow = slide needs relative positions; this model has "
-                         "learned ones for %u tokens: use overflow = stop",
-                         desc->n_ctx_train);
-    }
     if (context > desc->n_ctx_train) {
         pico_log_write(&runtime->log, PICO_LOG_WARN,
                        "a context of %llu tokens is longer than the %u that the model was trained "
                        "on",
                        (unsigned long long)context, desc->n_ctx_train);
     }
-    uint64_t most = slides ? PICO_MAX_CONTEXT : context;
-    if (slides && total > PICO_SLIDE_POSITIONS) {
-        most = context > PICO_SLIDE_POSITIONS ? context : PICO_SLIDE_POSITIONS;
+    uint64_t longest = total < context ? total : context;
+    if (slides) {
+        uint64_t most = context > PICO_SLIDE_POSITIONS ? context : PICO_SLIDE_POSITIONS;
+        longest = total < most ? total : most;
     }
-    out->max_positions = (uint32_t)(total < most ? total : most);
-    out->window_limit = slides ? (uint32_t)context : 0;
-    return PICO_OK;
+    /* Positions beyond the table of learned ones do not exist: the text is run again instead. */
+    int again = slides && desc->pos == PICO_POS_LEARNED;
+    out->max_positions = (uint32_t)(again && longest > context ? context : longest);
+    out->max_timeline = again ? (uint32_t)longest : 0;
+    out->window_limit = slides && !again ? (uint32_t)context : 0;
 }
 
 pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, uint64_t total,
@@ -346,9 +342,7 @@ pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, 
     if (status == PICO_OK) {
         status = read_stops(runtime, stop == NULL ? "" : stop, &out->max_stop, err);
     }
-    if (status == PICO_OK) {
-        status = size_context(runtime, total, out, err);
-    }
+    size_context(runtime, total, out);
     out->bias = runtime->bias;
     out->n_bias = runtime->n_bias;
     return status;

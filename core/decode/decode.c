@@ -28,7 +28,20 @@ pico_status pico_plugin_failed(const char *kind, const char *name, const char *s
 
 /* ---- opening and closing ---- */
 
-static pico_status open_slots(pico_decode *decode, uint32_t max_positions, pico_error *err) {
+uint32_t pico_decode_max_timeline(const pico_decode *decode) {
+    const pico_decode_params *params = &decode->params;
+    uint32_t positions =
+        params->max_positions == 0 ? decode->model->desc.n_ctx_train : params->max_positions;
+    return params->max_timeline > positions ? params->max_timeline : positions;
+}
+
+uint32_t pico_decode_base(const pico_decode *decode, size_t n) {
+    uint32_t positions = pico_session_max_positions(decode->session);
+    uint32_t kept = positions / 2 > 0 ? positions / 2 : 1;
+    return n > positions ? (uint32_t)n - kept : 0;
+}
+
+static pico_status open_slots(pico_decode *decode, pico_error *err) {
     const pico_decode_params *params = &decode->params;
     int penalties =
         params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f;
@@ -46,7 +59,7 @@ static pico_status open_slots(pico_decode *decode, uint32_t max_positions, pico_
     }
     for (uint32_t s = 0; s < params->n_slots; s++) {
         pico_slot *slot = &decode->slot[s];
-        size_t room = (size_t)max_positions + MAX_ROOM + 2;
+        size_t room = (size_t)pico_decode_max_timeline(decode) + MAX_ROOM + 2;
         slot->decode = decode;
         slot->leader = PICO_NO_SLOT;
         slot->token = pico_arena_alloc(arena, room, sizeof *slot->token);
@@ -77,14 +90,13 @@ static pico_status open_session(pico_decode *decode, pico_error *err) {
     decode->max_out = params->n_slots * per_slot + 1;
     if (params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f ||
         params->n_bias != 0) {
-        uint64_t tokens = (uint64_t)max_positions + MAX_ROOM + params->n_bias;
+        uint64_t tokens = (uint64_t)pico_decode_max_timeline(decode) + MAX_ROOM + params->n_bias;
         tokens = tokens < decode->n_vocab ? tokens : decode->n_vocab;
         uint64_t edits = tokens * decode->max_out;
         if (edits > INT32_MAX / 8) {
             return pico_fail(err, PICO_E_LIMIT,
-                             "penalties over %u slots of %u positions need too "
-                             "many edits",
-                             params->n_slots, max_positions);
+                             "penalties over %u slots of %u tokens need too many edits",
+                             params->n_slots, pico_decode_max_timeline(decode));
         }
         decode->max_edits = (uint32_t)edits;
     }
@@ -101,7 +113,7 @@ static pico_status open_session(pico_decode *decode, pico_error *err) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
     pico_status status = pico_session_open(decode->model, &session, &decode->session, err);
-    return status == PICO_OK ? open_slots(decode, max_positions, err) : status;
+    return status == PICO_OK ? open_slots(decode, err) : status;
 }
 
 static pico_status ask_sampler(pico_decode *decode, pico_error *err) {
@@ -137,12 +149,10 @@ static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
     if (status != PICO_OK) {
         return status;
     }
-    decode->decoder_need = (pico_decoder_need){
-        .struct_size = sizeof decode->decoder_need,
-        .max_positions =
-            params->max_positions == 0 ? decode->model->desc.n_ctx_train : params->max_positions,
-        .window_limit = params->window_limit,
-        .accept = params->accept};
+    decode->decoder_need = (pico_decoder_need){.struct_size = sizeof decode->decoder_need,
+                                               .max_positions = pico_decode_max_timeline(decode),
+                                               .window_limit = params->window_limit,
+                                               .accept = params->accept};
     status = params->decoder->begin(params->decoder_self, decode->model, params->n_slots,
                                     &decode->decoder_need, &inner);
     if (status != PICO_OK) {
@@ -236,15 +246,15 @@ void pico_decode_cancel(pico_decode *decode, uint32_t slot) {
 
 pico_status pico_request_check(const pico_decode *decode, const pico_request *request,
                                pico_error *err) {
-    uint32_t max_positions = pico_session_max_positions(decode->session);
+    uint32_t most = pico_decode_max_timeline(decode);
     if (request->n_prompt == 0) {
         return pico_fail(err, PICO_E_INVALID, "the prompt has no tokens");
     }
-    if (request->n_prompt > max_positions) {
+    if (request->n_prompt > most) {
         return pico_fail(err, PICO_E_LIMIT,
                          "the prompt has %zu tokens, the context %u; shorten it, raise --ctx-size "
                          "or set [generate] overflow = slide",
-                         request->n_prompt, max_positions);
+                         request->n_prompt, most);
     }
     for (size_t i = 0; i < request->n_prompt; i++) {
         if (request->prompt[i] < 0 || (uint32_t)request->prompt[i] >= decode->n_vocab) {
@@ -270,6 +280,8 @@ pico_status pico_slot_begin(pico_decode *decode, uint32_t slot_index, const pico
     slot->ordinal = decode->n_started++;
     slot->n_token = slot->n_prompt = (uint32_t)request->n_prompt;
     slot->n_reused = n_reused;
+    slot->base = pico_decode_base(decode, request->n_prompt);
+    slot->n_fill = slot->n_prompt;
     memcpy(slot->token, request->prompt, request->n_prompt * sizeof *slot->token);
     pico_sampling_reset(slot);
     for (uint32_t i = 0; i < slot->n_token; i++) {
@@ -311,6 +323,9 @@ pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pi
     }
     /* Keep what the timeline and the prompt share, but leave at least one token to run. */
     uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
+    if (slot->base != 0 || pico_decode_base(decode, request->n_prompt) != 0) {
+        length = 0; /* the places of the tokens differ */
+    }
     while (common < length && common + 1 < request->n_prompt &&
            slot->token[common] == request->prompt[common]) {
         common++;

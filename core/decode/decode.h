@@ -30,7 +30,11 @@ typedef struct pico_decode_params {
     const char *sampler_name, *decoder_name; /* for messages; NULL: none */
     const pico_tokenizer *tokenizer;         /* NULL: no text, no stop strings, no end tokens */
     uint32_t n_slots;
-    uint32_t max_positions;                /* longest timeline; 0: the trained length */
+    uint32_t max_positions; /* of the context; 0: the trained length */
+    uint32_t
+        max_timeline; /* 0: a timeline ends when the context is full. Else tokens of the longest
+                              one: when the context is full, all but its last half is forgotten, and
+                              that half is run again at positions 0, 1, ... */
     uint32_t window_limit;                 /* see pico_session_params; 0: none */
     uint32_t ubatch;                       /* rows of a prompt that go into one forward */
     uint32_t accept;                       /* PICO_ACCEPT_x */
@@ -74,6 +78,7 @@ typedef struct pico_slot_state {
 
 typedef struct pico_decode_stats {
     uint64_t n_prefill, n_generated; /* tokens */
+    uint64_t n_refill;               /* tokens run again because the context was full */
     uint64_t n_round, n_drafted, n_accepted;
     double prefill_seconds; /* rounds in which a prompt chunk rode along */
     double decode_seconds;

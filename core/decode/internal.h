@@ -17,10 +17,12 @@ typedef struct pico_slot {
     uint32_t finish;
     uint32_t leader;  /* slot whose prompt this one waits for; PICO_NO_SLOT: none */
     uint64_t ordinal; /* of its start: who came first is prefilled first */
-    int32_t *token;   /* (max_positions + 1) */
+    int32_t *token;   /* (longest timeline + drafts) */
     uint32_t n_token, n_prompt, n_reused;
+    uint32_t base;   /* token at position 0; above 0 once the beginning has been forgotten */
+    uint32_t n_fill; /* decoding goes on when tokens [base, n_fill) are in the pages */
     uint32_t *count; /* (n_vocab) occurrences in the timeline; NULL without penalties */
-    int32_t *seen;   /* (max_positions + 1) the tokens with count > 0 */
+    int32_t *seen;   /* (as token) the tokens with count > 0 */
     uint32_t n_seen;
     _Alignas(16) unsigned char state[MAX_STATE];      /* the sampler's, after the timeline */
     _Alignas(16) unsigned char next_state[MAX_STATE]; /* the same after the fresh tokens */
@@ -97,8 +99,13 @@ pico_status pico_request_check(const pico_decode *decode, const pico_request *re
 /* Everything of a start but the timeline, which holds the first n_reused tokens of the prompt. */
 pico_status pico_slot_begin(pico_decode *decode, uint32_t slot, const pico_request *request,
                             uint32_t n_reused, pico_error *err);
-/* Whether the slot's prompt is not yet in the pages (all but its newest token is, when it is live;
- * a prompt's last token counts as newest only once it has been forwarded with the chunk). */
+/* Tokens of the longest timeline. */
+uint32_t pico_decode_max_timeline(const pico_decode *decode);
+/* Where position 0 of a timeline of n tokens is when it is run from the start. */
+uint32_t pico_decode_base(const pico_decode *decode, size_t n);
+/* Whether the slot's prompt, or what is run again of its timeline, is not yet in the pages (all but
+ * its newest token is, when it is live; the last token of a prompt counts as newest only once it has
+ * been forwarded with the chunk). */
 int pico_slot_waits(const pico_decode *decode, uint32_t slot);
 /* Whether the slot's answer ends with this token. */
 int pico_slot_ends_at(const pico_decode *decode, const pico_slot *slot, int32_t token);

@@ -16,8 +16,8 @@ static double now_seconds(void) {
 
 int pico_slot_waits(const pico_decode *decode, uint32_t s) {
     const pico_slot *slot = &decode->slot[s];
-    return slot->running && slot->n_token == slot->n_prompt &&
-           pico_session_length(decode->session, s) < slot->n_prompt;
+    return slot->running && slot->n_token == slot->n_fill &&
+           slot->base + pico_session_length(decode->session, s) < slot->n_fill;
 }
 
 static int is_live(const pico_decode *decode, uint32_t s) {
@@ -26,7 +26,7 @@ static int is_live(const pico_decode *decode, uint32_t s) {
 
 /* How many drafts the slot can use now. */
 static uint32_t room_of(const pico_decode *decode, const pico_slot *slot) {
-    uint64_t positions = pico_session_max_positions(decode->session) - slot->n_token;
+    uint64_t positions = pico_session_max_positions(decode->session) - (slot->n_token - slot->base);
     uint64_t left = slot->request.max_tokens - (slot->n_token - slot->n_prompt) - 1;
     uint64_t room = decode->decoder_need.max_proposals;
     room = positions < room ? positions : room;
@@ -118,13 +118,14 @@ static pico_status propose(pico_decode *decode, pico_error *err) {
 static uint32_t add_live_rows(pico_decode *decode, pico_slot *slot, uint32_t s, uint32_t n,
                               uint32_t *n_out) {
     uint32_t want = PICO_ROW_LOGITS;
-    int32_t newest_pos = (int32_t)slot->n_token - 1;
+    const int32_t *token = slot->token + slot->base;
+    int32_t newest_pos = (int32_t)(slot->n_token - slot->base) - 1;
     slot->first_row = n;
     slot->first_out = *n_out;
     slot->prefilling = 0;
     slot->n_row = slot->sequence.n_proposal + 1;
-    decode->row[n] = (pico_row){.token = slot->token[newest_pos],
-                                .prev = newest_pos == 0 ? -1 : slot->token[newest_pos - 1],
+    decode->row[n] = (pico_row){.token = token[newest_pos],
+                                .prev = newest_pos == 0 ? -1 : token[newest_pos - 1],
                                 .slot = s,
                                 .pos = newest_pos,
                                 .parent = -1,
@@ -147,15 +148,16 @@ static uint32_t add_live_rows(pico_decode *decode, pico_slot *slot, uint32_t s, 
 static uint32_t add_prompt_rows(pico_decode *decode, pico_slot *slot, uint32_t s, uint32_t n,
                                 uint32_t *n_out) {
     uint32_t begin = pico_session_length(decode->session, s);
-    uint32_t left = slot->n_prompt - begin;
+    uint32_t left = slot->n_fill - slot->base - begin;
     uint32_t rows = left < decode->params.ubatch ? left : decode->params.ubatch;
     slot->prefilling = 1;
     slot->n_row = rows;
     slot->first_row = n;
+    const int32_t *token = slot->token + slot->base;
     for (uint32_t i = 0; i < rows; i++) {
         uint32_t pos = begin + i;
-        decode->row[n + i] = (pico_row){.token = slot->token[pos],
-                                        .prev = pos == 0 ? -1 : slot->token[pos - 1],
+        decode->row[n + i] = (pico_row){.token = token[pos],
+                                        .prev = pos == 0 ? -1 : token[pos - 1],
                                         .slot = s,
                                         .pos = (int32_t)pos,
                                         .parent = i == 0 ? -1 : (int32_t)(n + i - 1)};
@@ -180,16 +182,18 @@ static uint32_t next_prompt(const pico_decode *decode) {
     return first;
 }
 
-static uint32_t gather_rows(pico_decode *decode, int *has_prompt) {
+/* *prompt gets the slot whose prompt rides along, or PICO_NO_SLOT. */
+static uint32_t gather_rows(pico_decode *decode, uint32_t *prompt) {
     uint32_t n = 0, n_out = 0;
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
         if (is_live(decode, s)) {
             n = add_live_rows(decode, &decode->slot[s], s, n, &n_out);
         }
     }
-    uint32_t prompt = next_prompt(decode);
-    *has_prompt = prompt != PICO_NO_SLOT;
-    return *has_prompt ? add_prompt_rows(decode, &decode->slot[prompt], prompt, n, &n_out) : n;
+    *prompt = next_prompt(decode);
+    return *prompt == PICO_NO_SLOT
+               ? n
+               : add_prompt_rows(decode, &decode->slot[*prompt], *prompt, n, &n_out);
 }
 
 /* Appends the fresh tokens until one of them ends the answer; returns how many were taken. */
@@ -205,7 +209,8 @@ static uint32_t take_fresh(pico_decode *decode, pico_slot *slot) {
             why = PICO_FINISH_STOP;
         } else if (slot->n_token - slot->n_prompt >= slot->request.max_tokens) {
             why = PICO_FINISH_LENGTH;
-        } else if (slot->n_token > pico_session_max_positions(decode->session)) {
+        } else if (slot->n_token - slot->base > pico_session_max_positions(decode->session) &&
+                   slot->n_token > pico_decode_max_timeline(decode)) {
             why = PICO_FINISH_CONTEXT;
         }
     }
@@ -217,9 +222,23 @@ static uint32_t take_fresh(pico_decode *decode, pico_slot *slot) {
 /* Keeps the accepted rows of a slot whose drafts were a tree; those of a chain are in the pages. */
 static pico_status keep_path(pico_decode *decode, const pico_slot *slot, uint32_t s,
                              pico_error *err) {
-    int is_tree = pico_session_length(decode->session, s) == slot->n_token - 1;
+    int is_tree = slot->base + pico_session_length(decode->session, s) == slot->n_token - 1;
     return is_tree ? pico_session_commit(decode->session, s, slot->path, slot->n_fresh, err)
                    : PICO_OK;
+}
+
+/* Leaves what the timeline needs in the pages: all but the newest token; or nothing, when the context
+ * is full and its last half must be run again. */
+static pico_status trim(pico_decode *decode, pico_slot *slot, uint32_t s, pico_error *err) {
+    if (slot->n_token - slot->base > pico_session_max_positions(decode->session) &&
+        slot->finish == PICO_FINISH_NONE) {
+        slot->base = pico_decode_base(decode, slot->n_token);
+        slot->n_fill = slot->n_token;
+        return pico_session_truncate(decode->session, s, 0, err);
+    }
+    return slot->prefilling
+               ? PICO_OK
+               : pico_session_truncate(decode->session, s, slot->n_token - slot->base - 1, err);
 }
 
 static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico_error *err) {
@@ -234,11 +253,9 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
         uint32_t n_drafted = slot->prefilling ? 0 : slot->sequence.n_proposal;
         uint32_t taken = take_fresh(decode, slot);
         uint32_t n_accepted = taken < slot->n_fresh ? taken : slot->n_fresh - 1;
-        if (!slot->prefilling) {
-            status = pico_session_truncate(decode->session, s, slot->n_token - 1, err);
-            if (status != PICO_OK) {
-                return status;
-            }
+        status = trim(decode, slot, s, err);
+        if (status != PICO_OK) {
+            return status;
         }
         decode->stats.n_generated += taken;
         decode->stats.n_drafted += n_drafted;
@@ -280,22 +297,35 @@ static void restore(pico_decode *decode) {
         if ((slot->n_row == 0 && !follows) || length == 0) {
             continue;
         }
-        uint32_t before = follows ? 0 : slot->prefilling ? length - slot->n_row : slot->n_token - 1;
+        uint32_t before = follows            ? 0
+                          : slot->prefilling ? length - slot->n_row
+                                             : slot->n_token - slot->base - 1;
         if (before < length) {
             (void)pico_session_truncate(decode->session, s, before, NULL);
         }
     }
 }
 
+/* n_chunk rows of a prompt rode along, or of a timeline that is run again, a cost of decoding. */
+static void count_round(pico_decode *decode, uint32_t n_chunk, int again, double seconds) {
+    pico_decode_stats *stats = &decode->stats;
+    stats->n_round++;
+    *(again ? &stats->n_refill : &stats->n_prefill) += n_chunk;
+    *(n_chunk != 0 && !again ? &stats->prefill_seconds : &stats->decode_seconds) += seconds;
+}
+
 pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error *err) {
     double begin = now_seconds();
-    int has_prompt = 0;
+    uint32_t prompt = PICO_NO_SLOT;
     pico_forward_out out = {0};
     pico_status status = propose(decode, err);
     if (status != PICO_OK) {
         return status;
     }
-    uint32_t n = gather_rows(decode, &has_prompt);
+    uint32_t n = gather_rows(decode, &prompt);
+    const pico_slot *chunk = prompt == PICO_NO_SLOT ? NULL : &decode->slot[prompt];
+    uint32_t n_chunk = chunk == NULL ? 0 : chunk->n_row;
+    int again = chunk != NULL && chunk->n_fill != chunk->n_prompt;
     if (n != 0) {
         status = pico_session_forward(decode->session, decode->row, n, &out, err);
         if (status != PICO_OK) {
@@ -325,13 +355,8 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
     *n_live = 0;
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
         *n_live += decode->slot[s].running;
-        if (has_prompt && decode->slot[s].n_row != 0 && decode->slot[s].prefilling) {
-            decode->stats.n_prefill += decode->slot[s].n_row;
-        }
     }
-    double seconds = now_seconds() - begin;
-    decode->stats.n_round++;
-    *(has_prompt ? &decode->stats.prefill_seconds : &decode->stats.decode_seconds) += seconds;
+    count_round(decode, n_chunk, again, now_seconds() - begin);
     return status;
 }
 
