@@ -87,6 +87,13 @@ static pico_status find_vocab(pico_model_file *file, const char *folder, pico_er
     }
     pico_status status =
         pico_vocab_open(folder, file->desc.n_vocab, &file->arena, &file->vocab, err);
+    if (status == PICO_E_NOT_FOUND && file->format == PICO_FORMAT_TORCH) {
+        /* nanochat: BASE/tokenizer serves all of BASE/KIND_checkpoints/TAG */
+        folder = pico_arena_printf(&file->arena, "%s/../../tokenizer", folder);
+        if (folder != NULL && has_file(folder, "tokenizer.pkl", &file->arena)) {
+            status = pico_vocab_open(folder, file->desc.n_vocab, &file->arena, &file->vocab, err);
+        }
+    }
     return status == PICO_E_NOT_FOUND ? PICO_OK : status;
 }
 

@@ -267,6 +267,7 @@ pico_status pico_tokenizer_open(const pico_vocab *vocab, pico_tokenizer **out, p
     tokenizer->unk = find_unknown(vocab);
     if (vocab->kind == PICO_VOCAB_BPE) {
         status = pico_splitter_open(vocab->pre, &tokenizer->splitter, &tokenizer->whole_first, err);
+        tokenizer->whole_first |= vocab->n_merge == 0; /* ranks alone: as tiktoken does it */
     }
     status = status != PICO_OK ? status : pico_pieces_build(tokenizer, vocab, err);
     status = status != PICO_OK ? status : pico_tables_build(tokenizer, vocab, err);
