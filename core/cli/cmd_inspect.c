@@ -84,6 +84,37 @@ static int layers_differ(const pico_model_desc *desc) {
     return 0;
 }
 
+/* Parts that few models have, where they exist. */
+static void put_extras(json_t *facts, const pico_model_desc *desc) {
+    if (desc->flags & PICO_QK_NORM) {
+        (void)json_object_set_new(facts, "qk_scale", json_real((double)desc->qk_scale));
+    }
+    if (desc->logit_softcap > 0.0f) {
+        (void)json_object_set_new(facts, "logit_softcap", json_real((double)desc->logit_softcap));
+    }
+    if (desc->ve_width != 0) {
+        json_t *value = json_object();
+        put_int(value, "gate_width", desc->ve_width);
+        (void)json_object_set_new(value, "scale", json_real((double)desc->ve_scale));
+        (void)json_object_set_new(facts, "value_embeddings", value);
+    }
+    if (desc->smear_width != 0) {
+        put_int(facts, "smear_width", desc->smear_width);
+    }
+    if (desc->backout_layer >= 0) {
+        put_int(facts, "backout_layer", desc->backout_layer);
+    }
+    if (desc->n_mtp_head != 0) {
+        put_int(facts, "mtp_heads", desc->n_mtp_head);
+    }
+    if (desc->n_draft != 0) {
+        json_t *draft = json_object();
+        put_int(draft, "slots", desc->n_draft);
+        put_int(draft, "hidden", desc->draft_hidden);
+        (void)json_object_set_new(facts, "draft_head", draft);
+    }
+}
+
 static json_t *model_facts(const pico_model_desc *desc) {
     json_t *facts = json_object(), *layers = json_array();
     (void)json_object_set_new(facts, "family", text_or_null(desc->family));
@@ -103,11 +134,14 @@ static json_t *model_facts(const pico_model_desc *desc) {
         (void)json_object_set_new(
             facts, "rope_layout",
             json_string(desc->rope_layout == PICO_ROPE_HALVES ? "halves" : "pairs"));
+        (void)json_object_set_new(facts, "rope_table",
+                                  json_string(pico_dtype_name(desc->rope_table)));
     } else {
         (void)json_object_set_new(facts, "positions",
                                   json_string(desc->pos == PICO_POS_LEARNED ? "learned" : "none"));
     }
     (void)json_object_set_new(facts, "features", flag_names(desc->flags));
+    put_extras(facts, desc);
     for (uint32_t i = 0; i < (layers_differ(desc) ? desc->n_layer : 1); i++) {
         (void)json_array_append_new(layers, layer_facts(&desc->layer[i]));
     }

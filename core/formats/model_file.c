@@ -1,6 +1,6 @@
 /*
- * Models that are one file, GGUF or llama2.c: detection from the content, description against
- * tensors. Opening, and models of several files, are open.c's.
+ * Models that are one file, GGUF or llama2.c, and vocabularies alone: detection from the content,
+ * description against tensors. Opening, and models of several files, are open.c's.
  */
 #include "formats/model_file.h"
 
@@ -20,7 +20,7 @@ static const char *guess(const pico_map *map) {
         const char *what;
     } known[] = {
         {"PK\003\004", 4, " (a ZIP archive; a PyTorch checkpoint?)"},
-        {"\x80\002", 2, " (a Python pickle)"},
+        {"\x80\002\x8a", 3, " (torch.save before PyTorch 1.6; load it there and save it again)"},
         {"ggml", 4, " (GGML, the predecessor of GGUF)"},
         {"lmgg", 4, " (GGML, the predecessor of GGUF)"},
         {"tjgg", 4, " (GGJT, the predecessor of GGUF)"},
@@ -84,6 +84,18 @@ static pico_status read_gguf_vocab_only(const pico_gguf *gguf, pico_model_file *
     return status;
 }
 
+/* A tokenizer.pkl: a vocabulary without a model. */
+static pico_status read_pickled_vocab(const pico_map *map, pico_model_file *file, pico_error *err) {
+    pico_status status = pico_tiktoken_read(map, &file->arena, &file->vocab, err);
+    file->format = PICO_FORMAT_TORCH;
+    file->format_name = "pickled tiktoken encoding";
+    file->desc = (pico_model_desc){.family = "unknown",
+                                   .backout_layer = -1,
+                                   .n_vocab = file->vocab.n_piece,
+                                   .n_vocab_rows = file->vocab.n_piece};
+    return status;
+}
+
 /* own_vocab 0: the tokenizer comes from elsewhere, this one need not even be readable. */
 static pico_status read_gguf(const pico_map *map, int own_vocab, pico_model_file *file,
                              pico_error *err) {
@@ -142,6 +154,9 @@ pico_status pico_model_file_read(const pico_map *map, int own_vocab, pico_model_
                                  pico_error *err) {
     if (pico_gguf_detect(map)) {
         return read_gguf(map, own_vocab, file, err);
+    }
+    if (pico_tiktoken_detect(map)) {
+        return read_pickled_vocab(map, file, err);
     }
     if (pico_llama2c_detect(map)) {
         return pico_llama2c_read(map, file, err);

@@ -109,7 +109,8 @@ static pico_status open_any(const char *path, const pico_open_params *params, pi
         return pico_vocab_open(params->tokenizer, file->desc.n_vocab, &file->arena, &file->vocab,
                                err);
     }
-    int alone = file->format == PICO_FORMAT_GGUF || file->format == PICO_FORMAT_LLAMA2C;
+    int alone = file->format == PICO_FORMAT_GGUF || file->format == PICO_FORMAT_LLAMA2C ||
+                file->desc.n_layer == 0;
     return alone ? PICO_OK : find_vocab(file, folder ? path : folder_of(path, &file->arena), err);
 }
 

@@ -28,9 +28,10 @@ typedef struct token_reader {
 } token_reader;
 
 int pico_tiktoken_detect(const pico_map *map) {
+    enum { LONG1 = 0x8a }; /* how files of torch.save began before they were archives */
     /* A tokenizer.bin of llama2.c may begin with 80 02 00 00; 00 is no opcode. */
     return map->size >= 3 && map->data[0] == 0x80 && map->data[1] >= 2 && map->data[1] <= 5 &&
-           map->data[2] != 0;
+           map->data[2] != 0 && map->data[2] != LONG1;
 }
 
 /* ---- the split pattern ---- */

@@ -63,12 +63,12 @@ static pico_status entry_size(const pico_torch *torch, uint64_t index, const cha
     if (info.comp_method == ZIP_CM_DEFLATE && info.comp_size < UINT64_MAX / MAX_DEFLATION) {
         most = info.comp_size * MAX_DEFLATION;
     }
-    if (info.comp_size > torch->map->size || info.size > most) {
+    if (info.comp_size > torch->map.size || info.size > most) {
         return pico_fail(err, PICO_E_CORRUPT,
                          "entry %s: %llu bytes, stored as %llu, in a file of %llu: truncated or "
                          "damaged",
                          name, (unsigned long long)info.size, (unsigned long long)info.comp_size,
-                         (unsigned long long)torch->map->size);
+                         (unsigned long long)torch->map.size);
     }
     *out = info.size;
     return PICO_OK;
@@ -117,7 +117,8 @@ static pico_status find_entry(pico_torch *torch, const char *rest, int n_rest, u
 
 /* ---- the pickle ---- */
 
-static pico_status find_prefix(pico_torch *torch, pico_error *err) {
+/* The only entry NAME/data.pkl, and NAME. */
+static pico_status find_pickle(pico_torch *torch, uint64_t *index, pico_error *err) {
     static const char tail[] = "/data.pkl";
     for (uint64_t i = 0; i < torch->n_entry; i++) {
         const char *name = zip_get_name(torch->zip, i, ZIP_FL_ENC_RAW);
@@ -130,6 +131,7 @@ static pico_status find_prefix(pico_torch *torch, pico_error *err) {
                              tail, torch->prefix, tail);
         }
         torch->prefix = pico_arena_strndup(&torch->arena, name, n - (sizeof tail - 1));
+        *index = i;
         if (torch->prefix == NULL) {
             return pico_fail(err, PICO_E_NOMEM, "out of memory");
         }
@@ -164,14 +166,11 @@ static pico_status check_byte_order(pico_torch *torch, pico_error *err) {
     return status;
 }
 
-static pico_status read_pickle(pico_torch *torch, pico_error *err) {
-    uint64_t index, size;
-    const char *name;
+static pico_status read_pickle(pico_torch *torch, uint64_t index, pico_error *err) {
+    uint64_t size;
+    const char *name = zip_get_name(torch->zip, index, ZIP_FL_ENC_RAW);
     pico_error inner = {0};
-    pico_status status = find_entry(torch, "data.pkl", 8, &index, &name, err);
-    if (status == PICO_OK) {
-        status = entry_size(torch, index, name, &size, err);
-    }
+    pico_status status = entry_size(torch, index, name, &size, err);
     if (status != PICO_OK) {
         return status;
     }
@@ -194,11 +193,12 @@ static pico_status read_pickle(pico_torch *torch, pico_error *err) {
 }
 
 pico_status pico_torch_open(const pico_map *map, pico_torch *out, pico_error *err) {
-    *out = (pico_torch){.map = map};
+    *out = (pico_torch){.map = *map};
     pico_status status = open_archive(map, out, err);
     if (status != PICO_OK) {
         return status;
     }
+    uint64_t pickle = 0;
     zip_int64_t n = zip_get_num_entries(out->zip, 0);
     out->n_entry = n < 0 ? 0 : (uint64_t)n;
     out->storage = pico_arena_alloc(&out->arena, out->n_entry, sizeof *out->storage);
@@ -206,11 +206,11 @@ pico_status pico_torch_open(const pico_map *map, pico_torch *out, pico_error *er
         return pico_fail(err, PICO_E_NOMEM, "out of memory for %llu entries",
                          (unsigned long long)out->n_entry);
     }
-    status = find_prefix(out, err);
+    status = find_pickle(out, &pickle, err);
     if (status == PICO_OK) {
         status = check_byte_order(out, err);
     }
-    return status == PICO_OK ? read_pickle(out, err) : status;
+    return status == PICO_OK ? read_pickle(out, pickle, err) : status;
 }
 
 void pico_torch_close(pico_torch *torch) {

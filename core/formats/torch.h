@@ -11,8 +11,8 @@
 
 typedef struct pico_torch {
     struct zip *zip;
-    const pico_map *map; /* borrowed, must stay */
-    const char *prefix;  /* "model_000650" */
+    pico_map map;       /* borrowed, must stay */
+    const char *prefix; /* "model_000650" */
     const pico_pickle_value *root;
     struct pico_torch_storage *storage; /* (entries of the archive) what has been loaded */
     uint64_t n_entry;
