@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,7 +34,8 @@ enum { MAX_WORDS = 64, TINY_VOCAB = 261, TINY_CONTEXT = 128 };
 typedef struct cli_run {
     char out[1 << 16], err[1 << 16]; /* NUL-terminated */
     size_t n_out;
-    int code; /* exit code, or 256 + signal */
+    int code;      /* exit code, or 256 + signal */
+    long peak_kib; /* resident memory */
 } cli_run;
 
 /* What differs from plain from one run to the next; zero is plain. */
@@ -120,7 +122,9 @@ static inline void cli_spawn(cli_run *run, const cli_setup *setup, const char *c
         cli_wait_for_output(out);
         (void)kill(child, SIGINT);
     }
-    assert_true(waitpid(child, &status, 0) == child);
+    struct rusage usage;
+    assert_true(wait4(child, &status, 0, &usage) == child);
+    run->peak_kib = usage.ru_maxrss;
     run->code = WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
     (void)cli_slurp(err, run->err, sizeof run->err);
     run->n_out = 0;
@@ -179,14 +183,44 @@ static inline void cli_write(const char *path, const void *data, size_t n) {
     assert_int_equal(fclose(file), 0);
 }
 
-/* A Llama of random weights with a byte vocabulary and the special tokens of ChatML: 2 layers, 4
- * query and 2 KV heads. chat_template: what the file says about it; NULL: nothing. */
-static inline void cli_make_tiny(const char *path, const char *chat_template) {
+/* A model of random weights with a byte vocabulary (TINY_VOCAB tokens) and the special tokens of
+ * ChatML. chat_template: what the file says about it; NULL: nothing. */
+static inline void cli_make_model(const char *path, const pico_model_desc *desc,
+                                  const char *chat_template) {
     static const char alphabet[] = "0123456789ABCDEF";
     static char text[256][8];
     static pico_piece piece[TINY_VOCAB] = {{.text = "<unk>", .n = 5, .type = PICO_PIECE_UNKNOWN},
                                            {.text = "<s>", .n = 3, .type = PICO_PIECE_CONTROL},
                                            {.text = "</s>", .n = 4, .type = PICO_PIECE_CONTROL}};
+    pico_error err = {0};
+    pico_model_file *file = NULL;
+    piece[259] = (pico_piece){.text = "<|im_start|>", .n = 12, .type = PICO_PIECE_CONTROL};
+    piece[260] = (pico_piece){.text = "<|im_end|>", .n = 10, .type = PICO_PIECE_CONTROL};
+    for (size_t i = 0; i < 256; i++) {
+        (void)snprintf(text[i], sizeof text[i], "<0x%c%c>", alphabet[i / 16], alphabet[i % 16]);
+        piece[i + 3] = (pico_piece){.text = text[i], .n = 6, .type = PICO_PIECE_BYTE};
+    }
+    if (pico_model_synthetic_from(desc, PICO_DTYPE_F32, 7, &file, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    file->vocab = (pico_vocab){.kind = PICO_VOCAB_SPM,
+                               .n_piece = TINY_VOCAB,
+                               .piece = piece,
+                               .bos = 1,
+                               .eos = 2,
+                               .unk = 0,
+                               .pad = -1,
+                               .eot = -1,
+                               .add_bos = 1,
+                               .chat_template = chat_template};
+    if (pico_gguf_write(file, path, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    pico_model_file_close(file);
+}
+
+/* Such a Llama of 2 layers with 4 query and 2 KV heads. */
+static inline void cli_make_tiny(const char *path, const char *chat_template) {
     pico_layer_desc layers[2] = {
         {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1},
         {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1}};
@@ -207,31 +241,7 @@ static inline void cli_make_tiny(const char *path, const char *chat_template) {
                             .act = PICO_ACT_SILU,
                             .backout_layer = -1,
                             .layer = layers};
-    pico_error err = {0};
-    pico_model_file *file = NULL;
-    piece[259] = (pico_piece){.text = "<|im_start|>", .n = 12, .type = PICO_PIECE_CONTROL};
-    piece[260] = (pico_piece){.text = "<|im_end|>", .n = 10, .type = PICO_PIECE_CONTROL};
-    for (size_t i = 0; i < 256; i++) {
-        (void)snprintf(text[i], sizeof text[i], "<0x%c%c>", alphabet[i / 16], alphabet[i % 16]);
-        piece[i + 3] = (pico_piece){.text = text[i], .n = 6, .type = PICO_PIECE_BYTE};
-    }
-    if (pico_model_synthetic_from(&desc, PICO_DTYPE_F32, 7, &file, &err) != PICO_OK) {
-        fail_msg("%s", err.message);
-    }
-    file->vocab = (pico_vocab){.kind = PICO_VOCAB_SPM,
-                               .n_piece = TINY_VOCAB,
-                               .piece = piece,
-                               .bos = 1,
-                               .eos = 2,
-                               .unk = 0,
-                               .pad = -1,
-                               .eot = -1,
-                               .add_bos = 1,
-                               .chat_template = chat_template};
-    if (pico_gguf_write(file, path, &err) != PICO_OK) {
-        fail_msg("%s", err.message);
-    }
-    pico_model_file_close(file);
+    cli_make_model(path, &desc, chat_template);
 }
 
 #endif

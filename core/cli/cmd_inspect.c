@@ -326,11 +326,17 @@ static void print_text(const pico_model_file *file, const json_t *facts) {
     if (file->desc.n_layer != 0) {
         char title[96];
         print_kv(facts, "kv_bytes_per_token", "KV bytes per token");
-        print_kv(facts, "kv_bytes_per_token_mqa", "  with --attention mqa (one KV head)");
+        int pools = !json_equal(json_object_get(facts, "kv_bytes_per_token"),
+                                json_object_get(facts, "kv_bytes_per_token_mqa"));
+        if (pools) {
+            print_kv(facts, "kv_bytes_per_token_mqa", "  with --attention mqa (one KV head)");
+        }
         (void)snprintf(title, sizeof title, "KV bytes of a full context of %u tokens",
                        file->desc.n_ctx_train);
         print_kv(facts, "kv_bytes_full_context", title);
-        print_kv(facts, "kv_bytes_full_context_mqa", "  with --attention mqa (one KV head)");
+        if (pools) {
+            print_kv(facts, "kv_bytes_full_context_mqa", "  with --attention mqa (one KV head)");
+        }
     }
     (void)printf("tensors: %u, %lld parameters, %lld bytes\n", file->n_tensor,
                  (long long)json_integer_value(json_object_get(totals, "parameters")),

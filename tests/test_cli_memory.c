@@ -1,0 +1,103 @@
+/* layers: model */
+/*
+ * Memory of keys and values: what `inspect` says about multi-head and multi-query attention is what
+ * a run of 2,048 tokens really takes, by its peak resident size; a window keeps less.
+ */
+#include "cli_support.h"
+
+#include <jansson.h>
+
+enum { N_LAYER = 8, N_HEAD = 8, HEAD_DIM = 64, CONTEXT = 2048, N_NEW = 8 };
+
+typedef struct paths {
+    char *folder;
+    char model[64], prompt[64];
+} paths;
+
+static int make_files(void **state) {
+    static paths p;
+    static char text[CONTEXT - N_NEW - 1];
+    pico_layer_desc layers[N_LAYER];
+    for (uint32_t i = 0; i < N_LAYER; i++) {
+        layers[i] = (pico_layer_desc){
+            .n_head = N_HEAD, .n_kv_head = N_HEAD, .head_dim = HEAD_DIM, .n_ff = 64, .window = -1};
+    }
+    pico_model_desc desc = {.family = "llama",
+                            .n_layer = N_LAYER,
+                            .n_embd = 64,
+                            .n_vocab = TINY_VOCAB,
+                            .n_vocab_rows = TINY_VOCAB,
+                            .n_ctx_train = CONTEXT,
+                            .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED | PICO_TIED_HEAD,
+                            .norm = PICO_NORM_RMS,
+                            .norm_eps = 1e-5f,
+                            .pos = PICO_POS_ROPE,
+                            .rope_layout = PICO_ROPE_PAIRS,
+                            .rope_dim = HEAD_DIM,
+                            .rope_table = PICO_DTYPE_F32,
+                            .rope_base = 10000,
+                            .act = PICO_ACT_SILU,
+                            .backout_layer = -1,
+                            .layer = layers};
+    p.folder = cli_folder();
+    (void)snprintf(p.model, sizeof p.model, "%s/model.gguf", p.folder);
+    (void)snprintf(p.prompt, sizeof p.prompt, "%s/prompt.txt", p.folder);
+    cli_make_model(p.model, &desc, NULL);
+    memset(text, 'x', sizeof text); /* a token each, and the beginning of text */
+    cli_write(p.prompt, text, sizeof text);
+    *state = &p;
+    return 0;
+}
+
+static int remove_files(void **state) {
+    paths *p = *state;
+    (void)unlink(p->model);
+    (void)unlink(p->prompt);
+    (void)rmdir(p->folder);
+    free(p->folder);
+    return 0;
+}
+
+/* Peak KiB of a run that fills the context. */
+static double peak(const paths *p, const char *attention, const char *set) {
+    static cli_run run;
+    char tokens[16];
+    (void)snprintf(tokens, sizeof tokens, "%d", N_NEW);
+    cli_expect(&run, 0, "-m", p->model, "-f", p->prompt, "-n", tokens, "--ignore-eos",
+               "--attention", attention, "--set", "attention.mqa.convert=mean", "--set", set,
+               "--ubatch", "64");
+    assert_contains(run.err, "8 new tokens");
+    return (double)run.peak_kib;
+}
+
+static double inspected(const paths *p, const char *key) {
+    static cli_run run;
+    json_error_t why;
+    cli_expect(&run, 0, "inspect", "--json", p->model);
+    json_t *root = json_loads(run.out, 0, &why);
+    assert_non_null(root);
+    json_int_t bytes = json_integer_value(json_object_get(json_object_get(root, key), "f32"));
+    json_decref(root);
+    return (double)bytes;
+}
+
+static void what_inspect_says_is_what_a_run_takes(void **state) {
+    const paths *p = *state;
+    double mha = inspected(p, "kv_bytes_per_token"), mqa = inspected(p, "kv_bytes_per_token_mqa");
+    assert_true(mha == 2.0 * 4 * N_LAYER * N_HEAD * HEAD_DIM && mqa == mha / N_HEAD);
+    double full = peak(p, "mha", "attention.mha.window=auto");
+    double pooled = peak(p, "mqa", "attention.mha.window=auto");
+    double windowed = peak(p, "mha", "attention.mha.window=200");
+    double said = (mha - mqa) * CONTEXT / 1024;
+    print_message("peak KiB: MHA %.0f, MQA %.0f, window of 200 %.0f; MQA saves %.0f, said %.0f\n",
+                  full, pooled, windowed, full - pooled, said);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_true(full - pooled > 0.9 * said && full - pooled < 1.15 * said);
+    assert_true(full - windowed > 0.7 * mha * CONTEXT / 1024);
+#endif
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_inspect_says_is_what_a_run_takes)};
+    return cmocka_run_group_tests(tests, make_files, remove_files);
+}
