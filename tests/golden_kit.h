@@ -40,7 +40,7 @@ static inline const char *golden_path(char out[4096], const char *folder, const 
 static inline json_t *golden_json(const char *folder, const char *name) {
     char path[4096];
     json_error_t why;
-    json_t *root = json_load_file(golden_path(path, folder, name), 0, &why);
+    json_t *root = json_load_file(golden_path(path, folder, name), JSON_ALLOW_NUL, &why);
     if (root == NULL) {
         fail_msg("%s: %s", path, why.text);
     }
