@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -26,6 +27,29 @@ static inline void skip_without(const char *path) {
         print_message("skipped: %s is not there\n", path);
         skip();
     }
+}
+
+/* A fixture, from the folder PICOCHAT_FIXTURES (then it must be there), tests/golden or the shared
+ * data; skips the test where it is in none. */
+typedef struct fixture_path {
+    char text[512];
+} fixture_path;
+
+static inline const char *find_fixture(fixture_path *out, const char *name) {
+    const char *named = getenv("PICOCHAT_FIXTURES");
+    const char *const folders[] = {named != NULL ? named : PICO_SOURCE_DIR "/tests/golden",
+                                   SHARED("fixtures")};
+    for (size_t i = 0; i < (named != NULL ? 1u : 2u); i++) {
+        (void)snprintf(out->text, sizeof out->text, "%s/%s", folders[i], name);
+        if (access(out->text, R_OK) == 0) {
+            return out->text;
+        }
+    }
+    if (named != NULL) {
+        fail_msg("%s is not there", out->text);
+    }
+    skip_without(out->text);
+    return out->text;
 }
 
 static inline pico_model_file *open_ok(const char *path, const char *tokenizer) {

@@ -13,8 +13,8 @@ static pico_status push_global(machine *m, const char *module, uint64_t n_module
     uint32_t global = pico_pickle_find_global(module, n_module, name, n_name);
     if (global == 0) {
         return pico_pickle_fail(m, PICO_E_UNSUPPORTED,
-                                "the global %.*s.%.*s is not one that models or tokenizers need; "
-                                "such a file could run any code in Python",
+                                "the global %.*s.%.*s is not on the list of those that models and "
+                                "tokenizers need; nothing of it was run",
                                 (int)(n_module < 80 ? n_module : 80), module,
                                 (int)(n_name < 80 ? n_name : 80), name);
     }
