@@ -146,7 +146,7 @@ static inline kit_archive kit_archive_begin(void) {
 /* Copies the data. */
 static inline void kit_archive_add(kit_archive *a, const char *name, const void *data, size_t n,
                                    int method) {
-    void *copy = malloc(n + 1);
+    void *copy = n == 0 ? NULL : malloc(n); /* libzip frees it, unless it is empty */
     if (n != 0) {
         memcpy(copy, data, n);
     }
