@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 
 #include "formats/model_file.h"
-#include "formats/reader.h"
+#include "formats/vocab_json.h"
 
 pico_status pico_model_file_keep(pico_model_file *file, pico_map *map, pico_error *err) {
     pico_kept_map *kept = pico_arena_alloc(&file->arena, 1, sizeof *kept);
@@ -46,6 +46,18 @@ static pico_status in_file(const char *path, pico_status status, const pico_erro
     return status == PICO_OK ? PICO_OK : pico_fail(err, status, "%.200s: %s", path, inner->message);
 }
 
+/* A vocabulary without a model: tokenizer files of Hugging Face, or a folder with a tokenizer. */
+static pico_status open_vocab(const char *path, pico_model_file *file, pico_error *err) {
+    pico_status status = pico_vocab_open(path, 0, &file->arena, &file->vocab, err);
+    file->format = PICO_FORMAT_SAFETENSORS;
+    file->format_name = "tokenizer";
+    file->desc = (pico_model_desc){.family = "unknown",
+                                   .backout_layer = -1,
+                                   .n_vocab = file->vocab.n_piece,
+                                   .n_vocab_rows = file->vocab.n_piece};
+    return status;
+}
+
 static pico_status open_folder(const char *path, const pico_open_params *params,
                                pico_model_file *file, pico_error *err) {
     const char *checkpoint = NULL;
@@ -54,10 +66,13 @@ static pico_status open_folder(const char *path, const pico_open_params *params,
     }
     pico_status status = pico_nanochat_find(path, &file->arena, &checkpoint, err);
     if (status == PICO_E_NOT_FOUND) {
-        return pico_fail(err, PICO_E_UNSUPPORTED,
-                         "%.200s: the folder holds no model: expected model_*.pt (nanochat), or "
-                         "config.json with .safetensors files",
-                         path);
+        status = open_vocab(path, file, err);
+        return status != PICO_E_NOT_FOUND
+                   ? status
+                   : pico_fail(err, PICO_E_UNSUPPORTED,
+                               "%.200s: the folder holds no model: expected model_*.pt (nanochat), "
+                               "or config.json with .safetensors files",
+                               path);
     }
     return status == PICO_OK ? pico_nanochat_open(checkpoint, params->generation, file, err)
                              : status;
@@ -75,6 +90,10 @@ static pico_status open_file(const char *path, const pico_open_params *params,
         pico_map_close(&file->map);
         return is_torch ? pico_nanochat_open(path, params->generation, file, err)
                         : pico_hf_open(path, 0, file, err);
+    }
+    if (pico_json_detect(&file->map) || pico_vocab_spm_detect(&file->map)) {
+        pico_map_close(&file->map);
+        return open_vocab(path, file, err);
     }
     status = pico_model_file_read(&file->map, params->tokenizer == NULL, file, &inner);
     return in_file(path, status, &inner, err);
