@@ -178,6 +178,15 @@ const char *pico_config_section_origin(const pico_config *config, const char *se
     return "";
 }
 
+const char *pico_config_other_section(const pico_config *config, const char *section) {
+    for (size_t i = 0; i < config->n_entries; i++) {
+        if (strcmp(config->entries[i].section, section) != 0) {
+            return config->entries[i].section;
+        }
+    }
+    return NULL;
+}
+
 void pico_config_each_option(const pico_config *config, const char *section,
                              const pico_option *options, uint32_t n, uint32_t option_size,
                              pico_config_value_fn fn, void *arg) {

@@ -98,7 +98,8 @@ pico_status pico_config_add(pico_config *config, uint32_t source, const char *se
     pico_config_entry entry = {.source = source, .line = line};
     const pico_config_key *known = key == NULL ? NULL : pico_config_key_find(section, key);
     int is_path = known != NULL && known->option.type == PICO_OPT_PATH;
-    if (known != NULL && strcmp(key, "plugin") == 0 && strchr(value, '/') != NULL) {
+    int is_name = known != NULL && (strcmp(key, "plugin") == 0 || strcmp(key, "template") == 0);
+    if (is_name && strchr(value, '/') != NULL) {
         value = pico_config_absolute(config, source, value); /* a file, not a name */
         if (value == NULL) {
             return no_memory(err);

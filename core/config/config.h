@@ -41,8 +41,9 @@ pico_status pico_config_check(const pico_config *config, pico_error *err);
 /* Values of host keys; the default when nothing sets them. The key must exist in the host's table
  * with that type (an assertion); a stage's key is asked for as "compress.3". Call pico_config_check
  * first: before it, a value that is not valid reads as the default. string also serves ENUM keys
- * (the word), int also serves ENUM keys (index of the word); auto is -1. A value of a `plugin` key
- * with a '/' is a file and reads as an absolute path, relative to the INI file that holds it. */
+ * (the word), int also serves ENUM keys (index of the word); auto is -1. A value of a `plugin` or
+ * `template` key with a '/' is a file and reads as an absolute path, relative to the INI file that
+ * holds it. */
 const char *pico_config_string(const pico_config *config, const char *section, const char *key);
 int64_t pico_config_int(const pico_config *config, const char *section, const char *key);
 double pico_config_float(const pico_config *config, const char *section, const char *key);
@@ -73,6 +74,8 @@ pico_status pico_config_each_plugin_section(const pico_config *config,
 
 /* Where a plugin section is first mentioned: "configs/a.ini:12", "--set"; "" if nowhere. */
 const char *pico_config_section_origin(const pico_config *config, const char *section);
+/* A section that is mentioned besides the given one; NULL if there is none. */
+const char *pico_config_other_section(const pico_config *config, const char *section);
 
 /* Every host-owned key, for `config dump`, --help and the generated reference. */
 typedef struct pico_config_key {

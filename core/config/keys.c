@@ -8,6 +8,7 @@ static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL}
 static const char *const kv_types[] = {"f32", "f16", "bf16", NULL};
 static const char *const accept_rules[] = {"match", "rejection", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
+static const char *const tools[] = {"auto", "none", "calculator", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
 
 #define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
@@ -99,6 +100,12 @@ static const pico_config_key keys[] = {
         "what the model is told before the conversation", PLAIN),
     KEY("chat", "max_tokens", PICO_OPT_INT, "512", NULL, NULL,
         "most new tokens of one answer", RANGE(1, 2147483647), .unit = "tokens"),
+    KEY("chat", "template", PICO_OPT_STRING, "auto", "--chat-template", NULL,
+        "how the conversation is written: auto (as the model says), chatml, llama3, nanochat, llama2,"
+        " plain, or a file, with a '/' in its path", PLAIN),
+    KEY("chat", "tool", PICO_OPT_ENUM, "auto", "--tool", NULL,
+        "what the model may call in an answer; auto: the calculator, where template and vocabulary"
+        " have the tokens for it", .choices = tools),
 };
 
 static const pico_config_shorthand shorthands[] = {

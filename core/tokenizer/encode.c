@@ -19,6 +19,7 @@ typedef struct encoder {
     pico_work work;
     pico_split_state *split; /* byte-level only */
     const char *prefix;      /* the space put in front of the text, a symbol of its own */
+    int continues;           /* 1: none is put there */
 } encoder;
 
 static pico_status emit_unknown(encoder *e, const char *s, pico_error *err) {
@@ -100,7 +101,7 @@ static pico_status spm_segment(encoder *e, const char *s, size_t n, pico_error *
 static size_t spm_normalise(encoder *e, const char *s, size_t n, char *out) {
     const pico_tokenizer *tokenizer = e->tokenizer;
     size_t written = 0;
-    if (tokenizer->space_prefix &&
+    if (tokenizer->space_prefix && !e->continues &&
         (!tokenizer->llama2c || pico_piece_find(tokenizer, " ", 1) >= 0)) {
         out[written++] = ' ';
         e->prefix = out;
@@ -222,7 +223,7 @@ pico_status pico_tokenizer_encode(const pico_tokenizer *tokenizer, const char *t
     if (n > TEXT_MAX) {
         return pico_fail(err, PICO_E_LIMIT, "%zu bytes are too many to encode at once", n);
     }
-    encoder e = {.tokenizer = tokenizer};
+    encoder e = {.tokenizer = tokenizer, .continues = (flags & PICO_ENCODE_CONTINUES) != 0};
     pico_status status = PICO_OK;
     if ((flags & PICO_ENCODE_BOS) && tokenizer->bos >= 0) {
         status = pico_work_emit(&e.work, tokenizer->bos, err);

@@ -16,7 +16,11 @@ typedef struct pico_tokenizer pico_tokenizer;
 pico_status pico_tokenizer_open(const pico_vocab *vocab, pico_tokenizer **out, pico_error *err);
 void pico_tokenizer_close(pico_tokenizer *tokenizer); /* NULL is allowed */
 
-enum { PICO_ENCODE_BOS = 1, PICO_ENCODE_EOS = 2 };
+enum {
+    PICO_ENCODE_BOS = 1,
+    PICO_ENCODE_EOS = 2,
+    PICO_ENCODE_CONTINUES = 4 /* other text stands before it: no space is put in front */
+};
 
 /* Encodes text[0..n) (any bytes; invalid UTF-8 falls back to bytes or unknown). *ids is malloc-ed,
  * the caller frees it. flags add the special tokens where the vocabulary has them. */
