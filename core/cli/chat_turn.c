@@ -92,6 +92,7 @@ static pico_status run_once(pico_chat_turn *turn, turn_state *state, pico_error 
 
 /* ---- the calculator ---- */
 
+/* result NULL: there is none, or the model does not get it. */
 static void show(pico_chat_turn *turn, const char *expression, const char *result) {
     const char *const pieces[] = {turn->show == PICO_CHAT_DIM_CALLS ? "\x1b[2m" : "",
                                   "[",
@@ -100,8 +101,8 @@ static void show(pico_chat_turn *turn, const char *expression, const char *resul
                                   result == NULL ? "" : result,
                                   "]",
                                   turn->show == PICO_CHAT_DIM_CALLS ? "\x1b[0m" : ""};
-    pico_log_write(turn->log, PICO_LOG_DEBUG, "calculator: %s%s%s", expression,
-                   result == NULL ? " has no result" : " = ", result == NULL ? "" : result);
+    pico_log_write(turn->log, PICO_LOG_DEBUG, "calculator: %s%s%s", expression, pieces[3],
+                   pieces[4]);
     for (size_t i = 0; turn->show != PICO_CHAT_HIDE_CALLS && i < sizeof pieces / sizeof *pieces;
          i++) {
         pico_answer_text(turn->out, pieces[i], strlen(pieces[i]));
@@ -139,11 +140,12 @@ static pico_status call(pico_chat_turn *turn, turn_state *state, size_t n, int c
     if (status == PICO_OK && complete) {
         status = pico_calculate(expression, size, &result, err);
     }
-    if (status == PICO_OK) {
-        show(turn, expression, result);
-    }
+    size_t before = turn->tokens->n;
     if (status == PICO_OK && result != NULL) {
         status = add_result(turn, state, result, err);
+    }
+    if (status == PICO_OK) {
+        show(turn, expression, turn->tokens->n > before ? result : NULL);
     }
     free(expression);
     free(result);
