@@ -24,6 +24,7 @@ enum {
     CK_OUTPUT_START,
     CK_OUTPUT_END,
     CK_EOS,
+    CK_LONG, /* the text "z\nU" */
     CK_VOCAB,
     CK_CONTEXT = 256
 };
@@ -66,6 +67,7 @@ static inline void ck_vocab(pico_vocab *vocab) {
         piece[CK_USER_START + i] = (pico_piece){
             .text = names[i], .n = (uint32_t)strlen(names[i]), .type = PICO_PIECE_CONTROL};
     }
+    piece[CK_LONG] = (pico_piece){.text = "z\nU", .n = 3, .type = PICO_PIECE_NORMAL};
     *vocab = (pico_vocab){.kind = PICO_VOCAB_SPM,
                           .n_piece = CK_VOCAB,
                           .piece = piece,

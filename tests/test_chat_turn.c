@@ -184,6 +184,28 @@ static void stop_strings_leave_what_was_shown(void **state) {
     close_rig(&r);
 }
 
+/* A token that the stop string begins inside of is written anew, as far as it was shown. */
+static void stop_strings_cut_tokens(void **state) {
+    static const char *const stop[] = {"\nU"};
+    ck_script script;
+    rig r;
+    (void)state;
+    ck_begin(&script);
+    ck_say(&script, CK_ASSISTANT_START, "ab", CK_LONG);
+    open_rig(&r, &script, "auto");
+    r.turn.request.stop = stop;
+    r.turn.request.n_stop = 1;
+    for (int k = 0; k < 2; k++) {
+        size_t n = r.tokens.n;
+        take_turn(&r, "hello");
+        assert_int_equal(r.turn.finish, PICO_FINISH_STOP);
+        assert_string_equal(r.shown, "abz");
+        assert_string_equal(answer_of(&r), "abz{assistant_end}");
+        assert_int_equal(pico_decode_slot(r.decode, 0).n_reused, k == 0 ? 0 : n - 2);
+    }
+    close_rig(&r);
+}
+
 /* ignore_end: the answer runs on over end tokens, which are not shown, to its length. */
 static void ends_can_be_ignored(void **state) {
     ck_script script;
@@ -340,6 +362,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns_find_everything_before),
         cmocka_unit_test(stop_strings_leave_what_was_shown),
+        cmocka_unit_test(stop_strings_cut_tokens),
         cmocka_unit_test(ends_can_be_ignored),
         cmocka_unit_test(contexts_end),
         cmocka_unit_test(expressions_are_evaluated),

@@ -7,6 +7,7 @@
 
 #include "cli/chat_template.h"
 #include "config/config.h"
+#include "config/value.h"
 
 #define SECTION "template"
 
@@ -67,11 +68,11 @@ static const char *unescape(reader *r, const char *origin, const char *key, cons
         if (text[i] == '\\') {
             which = i + 1 < n ? memchr(letters, text[i + 1], sizeof letters - 1) : NULL;
             if (which == NULL) {
-                r->status =
-                    pico_fail(r->err, PICO_E_INVALID,
-                              "%s: [" SECTION "] %s: \"\\%.*s\" is no escape; they are \\n, "
-                              "\\t, \\s (a blank) and \\\\",
-                              origin, key, i + 1 < n, text + i + 1);
+                char quoted[PICO_QUOTE_BYTES];
+                r->status = pico_fail(r->err, PICO_E_INVALID,
+                                      "%s: [" SECTION "] %s: there is no escape as in \"%s\"; they "
+                                      "are \\n, \\t, \\s (a blank) and \\\\",
+                                      origin, key, pico_value_quote(text + i, quoted));
                 return NULL;
             }
             i++;

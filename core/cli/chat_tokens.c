@@ -123,13 +123,16 @@ static pico_status append_ids(pico_chat_tokens *tokens, const int32_t *ids, size
                               pico_error *err) {
     if (tokens->capacity - tokens->n < n) {
         size_t capacity = 2 * tokens->capacity + n + 64;
-        int32_t *grown = realloc(tokens->ids, capacity * sizeof *grown);
-        tokens->ids = grown == NULL ? tokens->ids : grown;
-        uint8_t *grown_mask = grown == NULL ? NULL : realloc(tokens->mask, capacity);
-        tokens->mask = grown_mask == NULL ? tokens->mask : grown_mask;
-        if (grown_mask == NULL) {
+        int32_t *ids_grown = realloc(tokens->ids, capacity * sizeof *ids_grown);
+        if (ids_grown == NULL) {
             return fail_memory(err);
         }
+        tokens->ids = ids_grown;
+        uint8_t *mask_grown = realloc(tokens->mask, capacity);
+        if (mask_grown == NULL) {
+            return fail_memory(err);
+        }
+        tokens->mask = mask_grown;
         tokens->capacity = capacity;
     }
     if (n != 0) {
