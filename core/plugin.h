@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.1: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.2: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -28,8 +28,8 @@
  *   the host fills may grow at the end in later minor versions; a plugin never takes their sizeof
  *   to be the host's. Structs grow only at the end; numbers of enumerators are never reused. Structs
  *   that occur in arrays or inside others do not grow at all: pico_tensor, pico_kv_desc, pico_dist,
- *   pico_row, pico_sequence, pico_proposal, pico_outcome, pico_layer_desc, pico_tensor_info,
- *   pico_tensor_plan.
+ *   pico_row, pico_sequence, pico_proposal, pico_outcome, pico_continuation, pico_hypothesis,
+ *   pico_extension, pico_layer_desc, pico_tensor_info, pico_tensor_plan.
  * Required slots come first in each table and are marked; the others may be NULL.
  * Threads. [host] means: called from one host thread at a time, never concurrently for the same
  *   instance; all slots are [host] unless they say otherwise. [any] means: any thread at any time.
@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 1u
+#define PICO_ABI_MINOR 2u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_PLUGIN_MAGIC 0x4f434950u /* "PICO" in little-endian byte order */
 
@@ -673,6 +673,16 @@ typedef struct pico_sampler_ops {
  *   observe  -> each sequence learns what was accepted: a drafts and one token more
  * Invariant: the KV pages hold every token of a timeline but the newest. A decoder never runs the
  * target and cannot change the text: with accept = match the output is the plain decoder's.
+ *
+ * Steering (since minor 2). A decoder that asks for n_beam > 0 chooses the text itself: the host
+ * keeps up to n_beam hypotheses of each sequence, all of the same length, and begins with one, the
+ * prompt. One round, for all live sequences at once:
+ *   forward  -> the newest token of every live hypothesis, in one pass of the target
+ *   advance  -> for each sequence the decoder says which hypotheses go on, and with which tokens
+ * The host copies timelines, keeps the n_beam best hypotheses that have ended, and hands out the
+ * text of the best one when the sequence is over; until then there is no text. Penalties and logit
+ * bias count; the sampler, propose and observe are not called. A hypothesis ends with an end token,
+ * with a token that completes a stop string, or when the answer is as long as it may be.
  */
 
 typedef struct pico_model pico_model;     /* opaque, the host's */
@@ -727,7 +737,57 @@ typedef struct pico_decoder_need {
     uint32_t window_limit;  /* how many positions the target sees at most; 0: all */
     uint32_t accept;        /* PICO_ACCEPT_x: the key to draw drafts with is PICO_RANDOM_TARGET for
                                MATCH, PICO_RANDOM_DRAFT for REJECTION */
+    /* since minor 2, filled by the decoder */
+    uint32_t n_beam;         /* hypotheses of a sequence, at most PICO_BEAM_MAX; 0: it does not
+                                steer. Then max_proposals is 0 */
+    uint32_t n_continuation; /* of each hypothesis that advance sees; the host clips it to the
+                                vocabulary */
 } pico_decoder_need;
+
+#define PICO_BEAM_MAX 32u
+
+/* A token that may follow a hypothesis. */
+typedef struct pico_continuation {
+    int32_t token;
+    uint32_t ends; /* 1: a hypothesis ends with it, whatever its length */
+    double log_p;  /* natural logarithm of its probability, at temperature 1 */
+} pico_continuation;
+
+/* A live hypothesis. Filled by the host. */
+typedef struct pico_hypothesis {
+    const int32_t *token; /* (n_token) prompt and answer, newest last */
+    uint32_t n_token;
+    uint32_t n_continuation; /* fewer than asked for if fewer have a probability above 0 */
+    const pico_continuation *continuation; /* most probable first, ties by lowest id */
+    double score; /* that of the extension that made it; 0 for the prompt alone */
+} pico_hypothesis;
+
+/* A hypothesis and one of its continuations: a new hypothesis. */
+typedef struct pico_extension {
+    uint32_t parent;       /* index of a live hypothesis */
+    uint32_t continuation; /* index of one of the parent's; no pair occurs twice */
+    double score;          /* finite. Of those that have ended the largest wins, the first of equal
+                              ones; of live ones it means what the decoder wants it to mean */
+} pico_extension;
+
+/* One sequence in a round. Filled by the host but for the answer. */
+typedef struct pico_advance {
+    uint32_t struct_size;
+    uint32_t slot; /* of the sequence, as in pico_sequence */
+    uint32_t n_prompt;
+    uint32_t n_new;   /* tokens of the answer after this round */
+    uint32_t max_new; /* most that it can have: when n_new is max_new, every extension ends */
+    uint32_t n_hypothesis;
+    const pico_hypothesis *hypothesis; /* live ones, in the order of the extensions */
+    const double *ended; /* (n_ended) scores of those that have ended and were kept, best first */
+    uint32_t n_ended;    /* at most n_beam */
+    uint32_t capacity;   /* of extension: 2 * n_beam */
+    /* the answer */
+    pico_extension *extension; /* at most n_beam of them go on: those come best first */
+    uint32_t n_extension;      /* 0 when advance is called */
+    uint32_t
+        done; /* 1: the sequence is over, what goes on is dropped. So it is when nothing goes on */
+} pico_advance;
 
 typedef struct pico_decoder_stats {
     uint32_t struct_size;
@@ -756,6 +816,9 @@ typedef struct pico_decoder_ops {
     pico_status (*begin_sequence)(void *self, const pico_sequence *sequence, pico_error *err);
     void (*end_sequence)(void *self, uint32_t slot);
     pico_status (*stats)(void *self, pico_decoder_stats *out);
+    /* since minor 2; required if need asks for n_beam. Pure: what it is given says everything, and a
+     * round that fails elsewhere is asked for again. */
+    pico_status (*advance)(void *self, pico_advance *round, pico_error *err);
 } pico_decoder_ops;
 
 /* ------------------------------------------------------------------------------------------------

@@ -45,23 +45,23 @@ static pico_status open_slots(pico_decode *decode, pico_error *err) {
     const pico_decode_params *params = &decode->params;
     int penalties =
         params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f;
-    uint32_t n_q = decode->decoder_need.want_q ? MAX_ROOM * 64u : 0;
+    uint32_t n_q = decode->decoder_need.want_q && decode->n_beam == 0 ? MAX_ROOM * 64u : 0;
     pico_arena *arena = &decode->arena;
-    decode->slot = pico_arena_alloc(arena, params->n_slots, sizeof *decode->slot);
-    decode->sequence = pico_arena_alloc(arena, params->n_slots, sizeof *decode->sequence);
-    decode->outcome = pico_arena_alloc(arena, params->n_slots, sizeof *decode->outcome);
-    decode->sequence_slot = pico_arena_alloc(arena, params->n_slots, sizeof(uint32_t));
-    decode->q_token = pico_arena_alloc(arena, (size_t)params->n_slots * n_q, sizeof(int32_t));
-    decode->q_p = pico_arena_alloc(arena, (size_t)params->n_slots * n_q, sizeof(double));
+    decode->slot = pico_arena_alloc(arena, decode->n_slot, sizeof *decode->slot);
+    decode->sequence = pico_arena_alloc(arena, decode->n_slot, sizeof *decode->sequence);
+    decode->outcome = pico_arena_alloc(arena, decode->n_slot, sizeof *decode->outcome);
+    decode->sequence_slot = pico_arena_alloc(arena, decode->n_slot, sizeof(uint32_t));
+    decode->q_token = pico_arena_alloc(arena, (size_t)decode->n_slot * n_q, sizeof(int32_t));
+    decode->q_p = pico_arena_alloc(arena, (size_t)decode->n_slot * n_q, sizeof(double));
     if (decode->slot == NULL || decode->sequence == NULL || decode->outcome == NULL ||
         decode->sequence_slot == NULL || decode->q_token == NULL || decode->q_p == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
-    for (uint32_t s = 0; s < params->n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         pico_slot *slot = &decode->slot[s];
         size_t room = (size_t)pico_decode_max_timeline(decode) + MAX_ROOM + 2;
         slot->decode = decode;
-        slot->leader = PICO_NO_SLOT;
+        slot->leader = slot->origin = PICO_NO_SLOT;
         slot->token = pico_arena_alloc(arena, room, sizeof *slot->token);
         slot->sequence.q_token = n_q == 0 ? NULL : decode->q_token + (size_t)s * n_q;
         slot->sequence.q_p = n_q == 0 ? NULL : decode->q_p + (size_t)s * n_q;
@@ -87,7 +87,7 @@ static pico_status open_session(pico_decode *decode, pico_error *err) {
     uint32_t per_slot = decode->decoder_need.max_proposals + 1;
     uint32_t max_positions =
         params->max_positions == 0 ? decode->model->desc.n_ctx_train : params->max_positions;
-    decode->max_out = params->n_slots * per_slot + 1;
+    decode->max_out = decode->n_slot * per_slot + 1;
     if (params->repetition != 1.0f || params->presence != 0.0f || params->frequency != 0.0f ||
         params->n_bias != 0) {
         uint64_t tokens = (uint64_t)pico_decode_max_timeline(decode) + MAX_ROOM + params->n_bias;
@@ -96,14 +96,14 @@ static pico_status open_session(pico_decode *decode, pico_error *err) {
         if (edits > INT32_MAX / 8) {
             return pico_fail(err, PICO_E_LIMIT,
                              "penalties over %u slots of %u tokens need too many edits",
-                             params->n_slots, pico_decode_max_timeline(decode));
+                             decode->n_slot, pico_decode_max_timeline(decode));
         }
         decode->max_edits = (uint32_t)edits;
     }
-    pico_session_params session = {.n_slots = params->n_slots,
+    pico_session_params session = {.n_slots = decode->n_slot,
                                    .max_positions = max_positions,
                                    .window_limit = params->window_limit,
-                                   .max_rows = params->ubatch + params->n_slots * per_slot,
+                                   .max_rows = params->ubatch + decode->n_slot * per_slot,
                                    .max_logit_rows = decode->max_out,
                                    .max_top_k =
                                        decode->need.kind == PICO_NEED_TOP_K ? decode->need.k : 1,
@@ -142,19 +142,44 @@ static pico_status ask_sampler(pico_decode *decode, pico_error *err) {
     return PICO_OK;
 }
 
+/* A decoder that steers: the sampler has no say. */
+static pico_status ask_steering(pico_decode *decode, pico_error *err) {
+    const pico_decode_params *params = &decode->params;
+    const pico_decoder_need *need = &decode->decoder_need;
+    const char *name = params->decoder_name == NULL ? "" : params->decoder_name;
+    if (need->n_beam > PICO_BEAM_MAX || need->max_proposals != 0 || need->n_continuation == 0 ||
+        params->decoder->advance == NULL) {
+        return pico_fail(err, PICO_E_ABI,
+                         "decoder %s: begin asks for n_beam %u, n_continuation %u and "
+                         "max_proposals %u; expected at most %u, at least 1 and 0, and advance",
+                         name, need->n_beam, need->n_continuation, need->max_proposals,
+                         PICO_BEAM_MAX);
+    }
+    if (params->max_timeline != 0) {
+        return pico_fail(err, PICO_E_UNSUPPORTED,
+                         "decoder %s keeps several timelines, and none can be run again when a "
+                         "context with learned positions is full; use [generate] overflow = stop",
+                         name);
+    }
+    decode->n_beam = need->n_beam;
+    decode->n_slot = params->n_slots * need->n_beam;
+    decode->need = (pico_sampler_need){
+        .struct_size = sizeof decode->need,
+        .kind = PICO_NEED_TOP_K,
+        .k = need->n_continuation < decode->n_vocab ? need->n_continuation : decode->n_vocab,
+        .inv_temperature = 1.0f};
+    return PICO_OK;
+}
+
 static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
     const pico_decode_params *params = &decode->params;
     pico_error inner = {0};
-    pico_status status = ask_sampler(decode, err);
-    if (status != PICO_OK) {
-        return status;
-    }
     decode->decoder_need = (pico_decoder_need){.struct_size = sizeof decode->decoder_need,
                                                .max_positions = pico_decode_max_timeline(decode),
                                                .window_limit = params->window_limit,
                                                .accept = params->accept};
-    status = params->decoder->begin(params->decoder_self, decode->model, params->n_slots,
-                                    &decode->decoder_need, &inner);
+    pico_status status = params->decoder->begin(params->decoder_self, decode->model,
+                                                params->n_slots, &decode->decoder_need, &inner);
     if (status != PICO_OK) {
         return pico_plugin_failed("decoder", params->decoder_name, "begin", status, &inner, err);
     }
@@ -162,7 +187,7 @@ static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
     if (decode->decoder_need.max_proposals > MAX_ROOM) {
         decode->decoder_need.max_proposals = MAX_ROOM;
     }
-    return PICO_OK;
+    return decode->decoder_need.n_beam == 0 ? ask_sampler(decode, err) : ask_steering(decode, err);
 }
 
 pico_status pico_decode_open(pico_model *model, const pico_decode_params *params, pico_decode **out,
@@ -180,9 +205,13 @@ pico_status pico_decode_open(pico_model *model, const pico_decode_params *params
     decode->model = model;
     decode->params = *params;
     decode->n_vocab = model->desc.n_vocab;
+    decode->n_slot = params->n_slots;
     pico_status status = ask_plugins(decode, err);
     if (status == PICO_OK) {
         status = open_session(decode, err);
+    }
+    if (status == PICO_OK && decode->n_beam != 0) {
+        status = pico_beam_open(decode, err);
     }
     if (status == PICO_OK) {
         status = pico_sampling_open(decode, err);
@@ -202,7 +231,7 @@ void pico_decode_close(pico_decode *decode) {
     if (decode->decoder_begun) {
         decode->params.decoder->end(decode->params.decoder_self);
     }
-    for (uint32_t s = 0; decode->slot != NULL && s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; decode->slot != NULL && s < decode->n_slot; s++) {
         pico_text_close(&decode->slot[s].text);
     }
     pico_sampling_close(decode);
@@ -224,6 +253,11 @@ int pico_slot_ends_at(const pico_decode *decode, const pico_slot *slot, int32_t 
            pico_tokenizer_is_end(decode->params.tokenizer, token);
 }
 
+/* The sequence of a slot, as the decoder counts them. */
+static uint32_t sequence_of(const pico_decode *decode, uint32_t slot) {
+    return decode->n_beam == 0 ? slot : slot / decode->n_beam;
+}
+
 void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why) {
     if (why != PICO_FINISH_STOP) {
         pico_text_end(&slot->text);
@@ -234,12 +268,17 @@ void pico_slot_finish(pico_decode *decode, pico_slot *slot, uint32_t why) {
     slot->leader = PICO_NO_SLOT;
     pico_share_promote(decode, index);
     if (decode->params.decoder->end_sequence != NULL) {
-        decode->params.decoder->end_sequence(decode->params.decoder_self, index);
+        decode->params.decoder->end_sequence(decode->params.decoder_self,
+                                             sequence_of(decode, index));
     }
 }
 
 void pico_decode_cancel(pico_decode *decode, uint32_t slot) {
-    if (decode->slot[slot].running) {
+    if (decode->n_beam != 0) {
+        if (decode->beam[slot].running) {
+            pico_beam_finish(decode, &decode->beam[slot], PICO_FINISH_CANCELLED);
+        }
+    } else if (decode->slot[slot].running) {
         pico_slot_finish(decode, &decode->slot[slot], PICO_FINISH_CANCELLED);
     }
 }
@@ -271,6 +310,29 @@ pico_status pico_request_check(const pico_decode *decode, const pico_request *re
     return PICO_OK;
 }
 
+uint32_t pico_slot_common(const pico_decode *decode, uint32_t slot_index,
+                          const pico_request *request) {
+    const pico_slot *slot = &decode->slot[slot_index];
+    uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
+    if (slot->base != 0 || pico_decode_base(decode, request->n_prompt) != 0) {
+        length = 0; /* the places of the tokens differ */
+    }
+    while (common < length && common + 1 < request->n_prompt &&
+           slot->token[common] == request->prompt[common]) {
+        common++;
+    }
+    return common;
+}
+
+pico_status pico_slot_rewind(pico_decode *decode, uint32_t slot_index, uint32_t *length,
+                             pico_error *err) {
+    if (pico_session_truncate(decode->session, slot_index, *length, NULL) == PICO_OK) {
+        return PICO_OK;
+    }
+    *length = 0; /* the window has moved on: start again */
+    return pico_session_truncate(decode->session, slot_index, 0, err);
+}
+
 pico_status pico_slot_begin(pico_decode *decode, uint32_t slot_index, const pico_request *request,
                             uint32_t n_reused, pico_error *err) {
     pico_slot *slot = &decode->slot[slot_index];
@@ -288,10 +350,10 @@ pico_status pico_slot_begin(pico_decode *decode, uint32_t slot_index, const pico
         pico_sampling_remember(slot, slot->token[i]);
     }
     pico_text_begin(&slot->text, slot->token[slot->n_token - 1], request->stop, request->n_stop,
-                    request->on_text, request->arg);
+                    decode->n_beam == 0 ? request->on_text : NULL, request->arg);
     slot->finish = PICO_FINISH_NONE;
     slot->running = 1;
-    slot->sequence.slot = slot_index;
+    slot->sequence.slot = sequence_of(decode, slot_index);
     slot->sequence.token = slot->token;
     slot->sequence.n_token = slot->sequence.n_prompt = slot->n_prompt;
     slot->sequence.sampling = slot;
@@ -315,29 +377,21 @@ pico_status pico_slot_begin(pico_decode *decode, uint32_t slot_index, const pico
 
 pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pico_request *request,
                               pico_error *err) {
-    assert(slot_index < decode->params.n_slots && !decode->slot[slot_index].running);
-    const pico_slot *slot = &decode->slot[slot_index];
+    assert(slot_index < decode->params.n_slots);
     pico_status status = pico_request_check(decode, request, err);
-    if (status != PICO_OK) {
-        return status;
+    if (status != PICO_OK || decode->n_beam != 0) {
+        return status == PICO_OK ? pico_beam_start(decode, slot_index, request, err) : status;
     }
-    /* Keep what the timeline and the prompt share, but leave at least one token to run. */
-    uint32_t length = pico_session_length(decode->session, slot_index), common = 0;
-    if (slot->base != 0 || pico_decode_base(decode, request->n_prompt) != 0) {
-        length = 0; /* the places of the tokens differ */
-    }
-    while (common < length && common + 1 < request->n_prompt &&
-           slot->token[common] == request->prompt[common]) {
-        common++;
-    }
-    if (pico_session_truncate(decode->session, slot_index, common, NULL) != PICO_OK) {
-        common = 0; /* the window has moved on: start again */
-        status = pico_session_truncate(decode->session, slot_index, 0, err);
-    }
+    assert(!decode->slot[slot_index].running);
+    uint32_t common = pico_slot_common(decode, slot_index, request);
+    status = pico_slot_rewind(decode, slot_index, &common, err);
     return status == PICO_OK ? pico_slot_begin(decode, slot_index, request, common, err) : status;
 }
 
 pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot) {
+    if (decode->n_beam != 0) {
+        return pico_beam_state(&decode->beam[slot], decode->slot);
+    }
     const pico_slot *s = &decode->slot[slot];
     return (pico_slot_state){.finish = s->finish,
                              .token = s->token,

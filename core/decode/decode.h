@@ -6,6 +6,9 @@
  * Invariant between rounds: the KV pages of a live slot hold every token of its timeline but the
  * newest. If a round fails, every timeline is as it was before the round; only when the decoder's
  * observe fails have the round's tokens been kept, and their text handed out.
+ *
+ * A decoder that steers (pico_decoder_need.n_beam) has n_beam hypotheses for each slot named here;
+ * what is said of a slot holds for the best of them. Its text comes at the end, all at once.
  */
 #ifndef PICO_DECODE_DECODE_H
 #define PICO_DECODE_DECODE_H
@@ -114,6 +117,17 @@ const pico_decode_stats *pico_decode_statistics(const pico_decode *decode);
 pico_session *pico_decode_session(const pico_decode *decode);
 /* Most proposals of the decoder for a sequence and round; 0: it never drafts. */
 uint32_t pico_decode_max_proposals(const pico_decode *decode);
+/* Hypotheses of a sequence; 0: the decoder does not steer. */
+uint32_t pico_decode_n_beam(const pico_decode *decode);
+/* Of a decoder that steers, when a slot is finished: the answers that were kept, the best one, which
+ * is the slot's own, first (rank 0); after cancelling, the best so far. Valid until it is started
+ * again. */
+uint32_t pico_decode_n_best(const pico_decode *decode, uint32_t slot);
+pico_slot_state pico_decode_best(const pico_decode *decode, uint32_t slot, uint32_t rank,
+                                 double *score);
+/* Hands out the text of one of them. */
+void pico_decode_best_text(pico_decode *decode, uint32_t slot, uint32_t rank, pico_text_fn fn,
+                           void *arg);
 const char *pico_finish_name(uint32_t finish);
 
 extern const pico_sampling_api pico_sampling_table;

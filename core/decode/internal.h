@@ -16,6 +16,7 @@ typedef struct pico_slot {
     uint32_t running; /* 1: started and not finished */
     uint32_t finish;
     uint32_t leader;  /* slot whose prompt this one waits for; PICO_NO_SLOT: none */
+    uint32_t origin;  /* slot whose timeline this one must become a copy of; PICO_NO_SLOT: none */
     uint64_t ordinal; /* of its start: who came first is prefilled first */
     int32_t *token;   /* (longest timeline + drafts) */
     uint32_t n_token, n_prompt, n_reused;
@@ -41,9 +42,46 @@ typedef struct pico_slot {
     uint32_t path[MAX_ROOM + 1]; /* rows of the forward that become part of the timeline */
 } pico_slot;
 
+/* A hypothesis that has ended. */
+typedef struct pico_ended {
+    double score;
+    uint32_t finish;
+    uint32_t n_token;
+    int32_t *token; /* (longest timeline + 1) prompt and answer */
+} pico_ended;
+
+/* A new hypothesis, as a checked extension says. */
+typedef struct pico_child {
+    uint32_t parent; /* index of a live hypothesis */
+    uint32_t slot;   /* of the new one; PICO_NO_SLOT: it has ended, or is dropped */
+    int32_t token;
+    uint32_t finish; /* PICO_FINISH_NONE: it goes on */
+    double score;
+} pico_child;
+
+/* A sequence of a decoder that steers: slots [first, first + n_beam) hold its live hypotheses. */
+typedef struct pico_beam {
+    pico_request request;
+    uint32_t first;
+    uint32_t running;
+    uint32_t finish;
+    uint32_t n_prompt, n_reused;
+    uint32_t n_live;
+    uint32_t live[PICO_BEAM_MAX]; /* (n_live) slots of the hypotheses, best first */
+    double score[PICO_BEAM_MAX];  /* (n_live) */
+    uint32_t n_ended;
+    pico_ended ended[PICO_BEAM_MAX + 1]; /* (n_ended) best first; one more to build in */
+    /* of the round at hand */
+    pico_child child[2 * PICO_BEAM_MAX]; /* (n_child) */
+    uint32_t n_child;
+    uint32_t chosen; /* 1: child and done say what becomes of it */
+    uint32_t done;
+} pico_beam;
+
 struct pico_decode {
     pico_model *model;
     pico_decode_params params;
+    uint32_t n_slot; /* of the session: params.n_slots, or n_beam for each of them */
     pico_session *session;
     uint32_t n_vocab;
     pico_sampler_need need;
@@ -57,6 +95,14 @@ struct pico_decode {
     pico_outcome *outcome;   /* (n_slots) */
     uint32_t *sequence_slot; /* (n_slots) */
     uint64_t n_started;
+    /* of a decoder that steers; n_beam 0: it does not */
+    uint32_t n_beam;
+    pico_beam *beam;                 /* (params.n_slots) */
+    pico_hypothesis *hypothesis;     /* (n_beam) */
+    pico_continuation *continuation; /* (n_beam, need.k) */
+    pico_extension *extension;       /* (2 * n_beam) */
+    double *ended_score;             /* (n_beam) */
+    char *scratch;                   /* for pico_text_would_stop */
     /* sampling work space */
     uint32_t max_out; /* output rows of one forward */
     uint32_t max_edits;
@@ -80,6 +126,8 @@ void pico_sampling_close(pico_decode *decode);
 /* Adds a token to a slot's history (its timeline has it already). */
 void pico_sampling_remember(pico_slot *slot, int32_t token);
 void pico_sampling_reset(pico_slot *slot);
+/* Gives a slot the history of another. */
+void pico_sampling_copy(pico_slot *to, const pico_slot *from);
 /* Edits the logits of the round and fetches what the sampler needs of them. */
 pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *out,
                                   pico_error *err);
@@ -96,6 +144,10 @@ pico_status pico_plugin_failed(const char *kind, const char *name, const char *s
 
 pico_status pico_request_check(const pico_decode *decode, const pico_request *request,
                                pico_error *err);
+/* How much of a timeline the prompt continues; at least one token is left to run. */
+uint32_t pico_slot_common(const pico_decode *decode, uint32_t slot, const pico_request *request);
+/* Truncates a timeline to *length, or, where a window has moved on, to nothing. */
+pico_status pico_slot_rewind(pico_decode *decode, uint32_t slot, uint32_t *length, pico_error *err);
 /* Everything of a start but the timeline, which holds the first n_reused tokens of the prompt. */
 pico_status pico_slot_begin(pico_decode *decode, uint32_t slot, const pico_request *request,
                             uint32_t n_reused, pico_error *err);
@@ -120,6 +172,26 @@ void pico_share_outputs(pico_decode *decode, uint32_t leader);
 pico_status pico_share_timelines(pico_decode *decode, pico_error *err);
 /* A leader that ends before its prompt is in: the first of its followers leads the others. */
 void pico_share_promote(pico_decode *decode, uint32_t leader);
+
+/* ---- beam.c, beam_round.c: sequences of a decoder that steers ---- */
+
+pico_status pico_beam_open(pico_decode *decode, pico_error *err);
+pico_status pico_beam_start(pico_decode *decode, uint32_t index, const pico_request *request,
+                            pico_error *err);
+/* Makes timelines the copies that the last round's choices need. What has been copied stays so when
+ * a later one fails. */
+pico_status pico_beam_copy_timelines(pico_decode *decode, pico_error *err);
+/* After the forward: asks the decoder what becomes of each sequence. Changes no sequence. */
+pico_status pico_beam_choose(pico_decode *decode, pico_error *err);
+/* Does what was chosen. */
+void pico_beam_apply(pico_decode *decode);
+/* Keeps a hypothesis that has ended, parent's tokens and one more (-1: none), if it is among the
+ * best. */
+void pico_beam_keep(pico_decode *decode, pico_beam *beam, const pico_slot *parent, int32_t token,
+                    uint32_t finish, double score);
+pico_slot_state pico_beam_state(const pico_beam *beam, const pico_slot *slots);
+/* Ends the search and hands out the best text. */
+void pico_beam_finish(pico_decode *decode, pico_beam *beam, uint32_t why);
 
 /* ---- verify.c ---- */
 

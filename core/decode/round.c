@@ -78,14 +78,20 @@ static pico_status check_proposals(const pico_decode *decode, const pico_slot *s
     return PICO_OK;
 }
 
-static pico_status propose(pico_decode *decode, pico_error *err) {
-    uint32_t n = 0;
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+static void forget_round(pico_decode *decode) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         pico_slot *slot = &decode->slot[s];
         slot->n_row = 0;
         slot->first_out = PICO_NO_OUTPUT;
         slot->sequence.n_proposal = 0;
         slot->sequence.n_q = 0;
+    }
+}
+
+static pico_status propose(pico_decode *decode, pico_error *err) {
+    uint32_t n = 0;
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
+        pico_slot *slot = &decode->slot[s];
         if (is_live(decode, s)) {
             slot->sequence.n_token = slot->n_token;
             slot->sequence.room = room_of(decode, slot);
@@ -173,7 +179,7 @@ static uint32_t add_prompt_rows(pico_decode *decode, pico_slot *slot, uint32_t s
 /* The slot that has waited longest for its prompt to be run. */
 static uint32_t next_prompt(const pico_decode *decode) {
     uint32_t first = PICO_NO_SLOT;
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         if (pico_slot_waits(decode, s) && decode->slot[s].leader == PICO_NO_SLOT &&
             (first == PICO_NO_SLOT || decode->slot[s].ordinal < decode->slot[first].ordinal)) {
             first = s;
@@ -185,7 +191,7 @@ static uint32_t next_prompt(const pico_decode *decode) {
 /* *prompt gets the slot whose prompt rides along, or PICO_NO_SLOT. */
 static uint32_t gather_rows(pico_decode *decode, uint32_t *prompt) {
     uint32_t n = 0, n_out = 0;
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         if (is_live(decode, s)) {
             n = add_live_rows(decode, &decode->slot[s], s, n, &n_out);
         }
@@ -241,10 +247,26 @@ static pico_status trim(pico_decode *decode, pico_slot *slot, uint32_t s, pico_e
                : pico_session_truncate(decode->session, s, slot->n_token - slot->base - 1, err);
 }
 
+/* Draws the tokens of every slot that has outputs, and keeps what they stand on. */
+static pico_status verify(pico_decode *decode, const pico_forward_out *out, pico_error *err) {
+    pico_status status = PICO_OK;
+    for (uint32_t s = 0; status == PICO_OK && s < decode->n_slot; s++) {
+        if (decode->slot[s].first_out != PICO_NO_OUTPUT) {
+            status = pico_verify(decode, &decode->slot[s], out, err);
+        }
+    }
+    for (uint32_t s = 0; status == PICO_OK && s < decode->n_slot; s++) {
+        if (decode->slot[s].n_row != 0 && !decode->slot[s].prefilling) {
+            status = keep_path(decode, &decode->slot[s], s, err);
+        }
+    }
+    return status == PICO_OK ? pico_share_timelines(decode, err) : status;
+}
+
 static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico_error *err) {
     uint32_t n = 0;
     pico_status status = PICO_OK;
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         pico_slot *slot = &decode->slot[s];
         if (slot->first_out == PICO_NO_OUTPUT) {
             continue;
@@ -290,7 +312,7 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
 
 /* After a failure behind the forward: the timelines as they were before the round. */
 static void restore(pico_decode *decode) {
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         pico_slot *slot = &decode->slot[s];
         uint32_t length = pico_session_length(decode->session, s);
         int follows = slot->leader != PICO_NO_SLOT;
@@ -318,7 +340,9 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
     double begin = now_seconds();
     uint32_t prompt = PICO_NO_SLOT;
     pico_forward_out out = {0};
-    pico_status status = propose(decode, err);
+    forget_round(decode);
+    pico_status status =
+        decode->n_beam != 0 ? pico_beam_copy_timelines(decode, err) : propose(decode, err);
     if (status != PICO_OK) {
         return status;
     }
@@ -332,29 +356,23 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
             return status;
         }
         status = pico_sampling_prepare(decode, &out, err);
-        for (uint32_t s = 0; status == PICO_OK && s < decode->params.n_slots; s++) {
-            pico_slot *slot = &decode->slot[s];
-            if (slot->first_out != PICO_NO_OUTPUT) {
-                status = pico_verify(decode, slot, &out, err);
-            }
-        }
-        for (uint32_t s = 0; status == PICO_OK && s < decode->params.n_slots; s++) {
-            if (decode->slot[s].n_row != 0 && !decode->slot[s].prefilling) {
-                status = keep_path(decode, &decode->slot[s], s, err);
-            }
-        }
         if (status == PICO_OK) {
-            status = pico_share_timelines(decode, err);
+            status =
+                decode->n_beam != 0 ? pico_beam_choose(decode, err) : verify(decode, &out, err);
         }
         if (status != PICO_OK) {
             restore(decode);
             return status;
         }
-        status = accept(decode, &out, err);
+        if (decode->n_beam != 0) {
+            pico_beam_apply(decode);
+        } else {
+            status = accept(decode, &out, err);
+        }
     }
     *n_live = 0;
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
-        *n_live += decode->slot[s].running;
+        *n_live += decode->n_beam != 0 ? decode->beam[s].running : decode->slot[s].running;
     }
     count_round(decode, n_chunk, again, now_seconds() - begin);
     return status;

@@ -26,8 +26,16 @@ void pico_sampling_reset(pico_slot *slot) {
         slot->count[slot->seen[i]] = 0;
     }
     slot->n_seen = 0;
-    if (slot->decode->params.sampler->state_init != NULL) {
+    if (slot->decode->n_beam == 0 && slot->decode->params.sampler->state_init != NULL) {
         slot->decode->params.sampler->state_init(slot->decode->params.sampler_self, slot->state);
+    }
+}
+
+void pico_sampling_copy(pico_slot *to, const pico_slot *from) {
+    pico_sampling_reset(to);
+    for (uint32_t i = 0; from->count != NULL && i < from->n_seen; i++) {
+        to->seen[to->n_seen++] = from->seen[i];
+        to->count[from->seen[i]] = from->count[from->seen[i]];
     }
 }
 
@@ -130,7 +138,7 @@ static pico_status write_edits(pico_decode *decode, const edit_list *edits,
 
 static pico_status edit_logits(pico_decode *decode, const pico_tensor *logits) {
     edit_list edits = edits_of(decode);
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         pico_slot *slot = &decode->slot[s];
         if (slot->n_row == 0) {
             continue;

@@ -15,8 +15,13 @@ static int same_prompt(const pico_slot *leader, const pico_request *request) {
 
 pico_status pico_decode_start_shared(pico_decode *decode, uint32_t slot, uint32_t leader,
                                      const pico_request *request, pico_error *err) {
-    assert(slot < decode->params.n_slots && !decode->slot[slot].running);
-    assert(leader < decode->params.n_slots && leader != slot);
+    assert(slot < decode->params.n_slots && leader < decode->params.n_slots && leader != slot);
+    if (decode->n_beam != 0) {
+        return pico_fail(err, PICO_E_UNSUPPORTED,
+                         "decoder %s makes several answers of one prompt itself",
+                         decode->params.decoder_name == NULL ? "" : decode->params.decoder_name);
+    }
+    assert(!decode->slot[slot].running);
     pico_status status = pico_request_check(decode, request, err);
     if (status == PICO_OK &&
         (!pico_slot_waits(decode, leader) || decode->slot[leader].leader != PICO_NO_SLOT ||
@@ -38,7 +43,7 @@ pico_status pico_decode_start_shared(pico_decode *decode, uint32_t slot, uint32_
 }
 
 void pico_share_outputs(pico_decode *decode, uint32_t leader) {
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         pico_slot *slot = &decode->slot[s];
         if (slot->leader == leader) {
             slot->prefilling = 1;
@@ -50,7 +55,7 @@ void pico_share_outputs(pico_decode *decode, uint32_t leader) {
 
 pico_status pico_share_timelines(pico_decode *decode, pico_error *err) {
     pico_status status = PICO_OK;
-    for (uint32_t s = 0; status == PICO_OK && s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; status == PICO_OK && s < decode->n_slot; s++) {
         const pico_slot *slot = &decode->slot[s];
         if (slot->leader != PICO_NO_SLOT && slot->first_out != PICO_NO_OUTPUT) {
             status = pico_session_copy(decode->session, slot->leader, s, err);
@@ -61,13 +66,13 @@ pico_status pico_share_timelines(pico_decode *decode, pico_error *err) {
 
 void pico_share_promote(pico_decode *decode, uint32_t leader) {
     uint32_t next = PICO_NO_SLOT;
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         if (decode->slot[s].leader == leader &&
             (next == PICO_NO_SLOT || decode->slot[s].ordinal < decode->slot[next].ordinal)) {
             next = s;
         }
     }
-    for (uint32_t s = 0; s < decode->params.n_slots; s++) {
+    for (uint32_t s = 0; s < decode->n_slot; s++) {
         if (decode->slot[s].leader == leader) {
             decode->slot[s].leader = s == next ? PICO_NO_SLOT : next;
         }

@@ -41,14 +41,14 @@ static void hand_out(pico_text_out *text, size_t n) {
     text->n_pending -= n;
 }
 
-/* Where the first complete stop string begins, or n_pending. */
-static size_t find_stop(const pico_text_out *text) {
-    size_t first = text->n_pending;
+/* Where the first complete stop string in bytes[0..n) begins, or n. */
+static size_t find_stop(const pico_text_out *text, const char *bytes, size_t n) {
+    size_t first = n;
     for (size_t i = 0; i < text->n_stop; i++) {
-        size_t n = strlen(text->stop[i]);
-        const char *at = n == 0 ? NULL : memmem(text->pending, text->n_pending, text->stop[i], n);
-        if (at != NULL && (size_t)(at - text->pending) < first) {
-            first = (size_t)(at - text->pending);
+        size_t length = strlen(text->stop[i]);
+        const char *at = length == 0 ? NULL : memmem(bytes, n, text->stop[i], length);
+        if (at != NULL && (size_t)(at - bytes) < first) {
+            first = (size_t)(at - bytes);
         }
     }
     return first;
@@ -79,7 +79,7 @@ int pico_text_add(pico_text_out *text, int32_t token) {
         pico_token_stream_next(&text->stream, token, text->pending + text->n_pending, room);
     assert(text->n_pending <= text->capacity);
     if (text->n_stop != 0) {
-        size_t at = find_stop(text);
+        size_t at = find_stop(text, text->pending, text->n_pending);
         if (at < text->n_pending) {
             hand_out(text, at);
             text->n_pending = 0;
@@ -89,6 +89,29 @@ int pico_text_add(pico_text_out *text, int32_t token) {
     }
     hand_out(text, text->n_pending - held_back(text));
     return 0;
+}
+
+int pico_text_would_stop(const pico_text_out *text, int32_t token, char *scratch) {
+    if (text->tokenizer == NULL || text->n_stop == 0) {
+        return 0;
+    }
+    pico_token_stream stream = text->stream;
+    size_t n = text->n_pending;
+    memcpy(scratch, text->pending, n);
+    n += pico_token_stream_next(&stream, token, scratch + n, text->capacity - n);
+    return find_stop(text, scratch, n) < n;
+}
+
+void pico_text_copy(pico_text_out *to, const pico_text_out *from) {
+    assert(to->capacity == from->capacity && from->fn == NULL);
+    if (from->tokenizer != NULL) {
+        memcpy(to->pending, from->pending, from->n_pending);
+    }
+    to->n_pending = from->n_pending;
+    to->stream = from->stream;
+    to->stop = from->stop;
+    to->n_stop = from->n_stop;
+    to->fn = NULL;
 }
 
 void pico_text_end(pico_text_out *text) {

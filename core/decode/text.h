@@ -30,6 +30,10 @@ void pico_text_begin(pico_text_out *text, int32_t prev, const char *const *stop,
 /* Adds a token; returns 1 if a stop string is complete: what precedes it has been handed out, and
  * the answer is over. */
 int pico_text_add(pico_text_out *text, int32_t token);
+/* Whether adding the token would complete a stop string. scratch: room for `capacity` bytes. */
+int pico_text_would_stop(const pico_text_out *text, int32_t token, char *scratch);
+/* Makes a text that hands out nothing the copy of another; both have been opened alike. */
+void pico_text_copy(pico_text_out *to, const pico_text_out *from);
 /* Hands out what is left. */
 void pico_text_end(pico_text_out *text);
 

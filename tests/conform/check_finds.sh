@@ -50,6 +50,7 @@ expect compressor/plans_are_kept "$compressor" --set lie=mood
 
 expect none "$plugins/train_toy.so"
 expect none "$plugins/decode_scripted.so"
+expect none "$plugins/decode_older.so"
 
 backend="$plugins/backend_deferred.so --set inner=$build/plugins/backend_cpu.so"
 expect none $backend --filter backend/activation

@@ -1,6 +1,7 @@
 /*
  * Decoders: on small random models the text is the plain decoder's, at temperature 0 and above,
- * alone and side by side, up to the token where it ends, and after failures of the device.
+ * alone and side by side, up to the token where it ends, and after failures of the device. A decoder
+ * that steers is compared with itself, running alone; see steering.c for more.
  */
 #include "conform/kit.h"
 
@@ -47,6 +48,7 @@ typedef struct loop {
 typedef struct text {
     int32_t token[MAX_TOKEN];
     uint32_t n, finish;
+    const char *by; /* whose it is, where it is what others must be */
 } text;
 
 /* plain 1: with decode_greedy instead of the plugin. Returns 0, with the reason, if the plugin
@@ -121,27 +123,34 @@ static void take(const loop *l, uint32_t slot, text *out) {
 
 static void compare(conform *c, const text *want, const text *got, const char *what) {
     for (uint32_t i = 0; i < want->n && i < got->n; i++) {
-        CHECK(c, want->token[i] == got->token[i], "%s: token %u is %d, the plain decoder's is %d",
-              what, i, got->token[i], want->token[i]);
+        CHECK(c, want->token[i] == got->token[i], "%s: token %u is %d, expected %d as by %s", what,
+              i, got->token[i], want->token[i], want->by);
     }
-    CHECK(c, want->n == got->n, "%s: %u tokens, the plain decoder gives %u", what, got->n, want->n);
-    CHECK(c, want->finish == got->finish, "%s: ended by %s, the plain decoder by %s", what,
-          pico_finish_name(got->finish), pico_finish_name(want->finish));
+    CHECK(c, want->n == got->n, "%s: %u tokens, expected %u as by %s", what, got->n, want->n,
+          want->by);
+    CHECK(c, want->finish == got->finish, "%s: ended by %s, expected %s as by %s", what,
+          pico_finish_name(got->finish), pico_finish_name(want->finish), want->by);
 }
 
-/* The plain decoder's answers, one at a time. */
-static void plain_texts(conform *c, uint32_t family, const char *sampling, text out[N_SLOT]) {
+/* The plain decoder's answers, one at a time; or those of a decoder that steers itself. */
+static void plain_texts(conform *c, uint32_t family, int steers, const char *sampling,
+                        text out[N_SLOT]) {
     loop l;
     char why[512];
     int32_t prompt[80];
-    CHECK(c, loop_open(c, &l, family, 1, sampling, PICO_ACCEPT_MATCH, why), "%s", why);
+    CHECK(c, loop_open(c, &l, family, !steers, sampling, PICO_ACCEPT_MATCH, why), "%s", why);
     for (uint32_t i = 0; i < N_SLOT; i++) {
         pico_request request = request_of(i, families[family].n_vocab, prompt);
         CHECK_OK(c, pico_decode_start(l.decode, 0, &request, error), "plain decoding");
         CHECK_OK(c, pico_decode_run(l.decode, NULL, NULL, error), "plain decoding");
         take(&l, 0, &out[i]);
+        out[i].by = steers ? "the same alone" : "the plain decoder";
     }
     loop_close(&l);
+}
+
+static int steers(const loop *l) {
+    return pico_decode_n_beam(l->decode) != 0;
 }
 
 /* The plugin's answers one at a time, then all at once, then again in used slots. */
@@ -155,7 +164,7 @@ static void texts_equal_plain_ones(conform *c, const char *sampling, uint32_t ac
         if (!loop_open(c, &l, family, 0, sampling, accept, why)) {
             continue;
         }
-        plain_texts(c, family, sampling, want);
+        plain_texts(c, family, steers(&l), sampling, want);
         for (uint32_t i = 0; i < N_SLOT; i++) {
             pico_request request = request_of(i, families[family].n_vocab, prompt[i]);
             CHECK_OK(c, pico_decode_start(l.decode, i, &request, error), "starting a text");
@@ -209,6 +218,10 @@ static void texts_end_where_they_end(conform *c) {
         if (!loop_open(c, &l, family, 0, sampling, PICO_ACCEPT_MATCH, why)) {
             continue;
         }
+        if (steers(&l)) {
+            loop_close(&l);
+            conform_skip(c, "it steers, so that its texts are its own");
+        }
         CHECK(c, loop_open(c, &plain, family, 1, sampling, PICO_ACCEPT_MATCH, why), "%s", why);
         for (uint32_t seed = 0; seed < 12; seed++) {
             pico_request request = request_of(1, families[family].n_vocab, prompt);
@@ -216,6 +229,7 @@ static void texts_end_where_they_end(conform *c) {
             CHECK_OK(c, pico_decode_start(plain.decode, 0, &request, error), "plain decoding");
             CHECK_OK(c, pico_decode_run(plain.decode, NULL, NULL, error), "plain decoding");
             take(&plain, 0, &want);
+            want.by = "the plain decoder";
             n_end += want.finish == PICO_FINISH_END;
             CHECK_OK(c, pico_decode_start(l.decode, 0, &request, error), "starting a text");
             CHECK_OK(c, pico_decode_run(l.decode, NULL, NULL, error), "a text");
@@ -246,7 +260,7 @@ static void texts_survive_failures(conform *c) {
     if (family == N_FAMILY) {
         conform_skip(c, "%s", why);
     }
-    plain_texts(c, family, sampling, want);
+    plain_texts(c, family, steers(&l), sampling, want);
     for (int64_t n = 0; n < 400; n += 23) {
         pico_request request = request_of(0, families[family].n_vocab, prompt);
         uint32_t live = 1, n_error = 0;
@@ -284,8 +298,14 @@ static void begins_again_after_its_end(conform *c) {
             CHECK(c, need.max_proposals <= 4096 && need.want_hidden <= 1 && need.want_q <= 1,
                   "it wants %u proposals, hidden rows %u, distributions %u", need.max_proposals,
                   need.want_hidden, need.want_q);
-            pico_sequence none;
-            CHECK_OK(c, ops->propose(l.r.decoder.self, &none, 0, error), "propose for no sequence");
+            CHECK(c,
+                  need.n_beam <= PICO_BEAM_MAX && (need.n_beam == 0) == (need.n_continuation == 0),
+                  "it wants %u hypotheses and %u continuations", need.n_beam, need.n_continuation);
+            if (need.n_beam == 0) {
+                pico_sequence none;
+                CHECK_OK(c, ops->propose(l.r.decoder.self, &none, 0, error),
+                         "propose for no sequence");
+            }
             ops->end(l.r.decoder.self);
         }
         loop_close(&l);

@@ -71,6 +71,7 @@ extern const conform_test conform_backend_attend[];
 extern const conform_test conform_attention[];
 extern const conform_test conform_sampler[];
 extern const conform_test conform_decoder[];
+extern const conform_test conform_steering[]; /* decoders that steer; others skip it */
 extern const conform_test conform_compressor[];
 extern const conform_test conform_trainer[];
 

@@ -151,7 +151,7 @@ static uint32_t select_tests(uint32_t kind, const char *filter, const conform_te
                                conform_backend_linear, conform_backend_attend, NULL},
         [PICO_KIND_ATTENTION] = {conform_common, conform_attention, NULL},
         [PICO_KIND_SAMPLER] = {conform_common, conform_sampler, NULL},
-        [PICO_KIND_DECODER] = {conform_common, conform_decoder, NULL},
+        [PICO_KIND_DECODER] = {conform_common, conform_decoder, conform_steering, NULL},
         [PICO_KIND_COMPRESSOR] = {conform_common, conform_compressor, NULL},
         [PICO_KIND_TRAINER] = {conform_common, conform_trainer, NULL}};
     uint32_t n = 0;
