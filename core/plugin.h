@@ -785,8 +785,8 @@ typedef struct pico_advance {
     /* the answer */
     pico_extension *extension; /* at most n_beam of them go on: those come best first */
     uint32_t n_extension;      /* 0 when advance is called */
-    uint32_t
-        done; /* 1: the sequence is over, what goes on is dropped. So it is when nothing goes on */
+    uint32_t done;             /* 1: the sequence is over, and what would go on is dropped; it is
+                                  over, too, when nothing goes on */
 } pico_advance;
 
 typedef struct pico_decoder_stats {

@@ -241,6 +241,52 @@ static void samples_are_numbered(void **state) {
     assert_contains(c->run.err, "up to 4 answers at once"); /* a fifth slot fits no pair */
 }
 
+/* ---- beam search ---- */
+
+/* The best answers of a search are the samples, in order; the first is what a plain run prints. */
+static void beams_are_samples(void **state) {
+    context *c = *state;
+    static char first[1 << 16];
+    static const char *const parallel[] = {"1", "2", "64"};
+    write_prompts(c, four);
+    for (size_t i = 0; i < sizeof parallel / sizeof *parallel; i++) {
+        cli_expect(RUN, 0, "run", "-m", MODEL, "--prompts", c->file, "--parallel", parallel[i],
+                   "-n", "20", "--decoder", "beam", "--samples", "3");
+        if (i == 0) {
+            memcpy(first, c->run.out, sizeof first);
+            assert_contains(c->run.err, "decoder beam keeps 4 hypotheses: the sampler is not used");
+        }
+        assert_string_equal(c->run.out, first);
+    }
+    assert_contains(c->run.err, "up to 4 answers at once");
+    parse(c);
+    assert_int_equal(c->n, 12);
+    for (size_t i = 0; i < 12; i++) {
+        double score = json_real_value(json_object_get(c->line[i], "score"));
+        assert_int_equal(number_of(c, i, "index"), i / 3);
+        assert_int_equal(number_of(c, i, "sample"), i % 3);
+        assert_true(score < 0);
+        if (i % 3 != 0) {
+            assert_true(score <= json_real_value(json_object_get(c->line[i - 1], "score")));
+        }
+    }
+    assert_single(c, 0,
+                  CLI_WORDS("run", "-m", MODEL, "-p", "hello", "-n", "20", "--decoder", "beam",
+                            "--temp", "2", QUIET));
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "hello", "-n", "20", "--decoder", "beam", "--set",
+               "decoder.beam.width=1", QUIET);
+    memcpy(first, c->run.out, sizeof first);
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "hello", "-n", "20", "--temp", "0", QUIET);
+    assert_string_equal(c->run.out, first);
+    cli_expect(RUN, 2, "run", "-m", MODEL, "-p", "hello", "--decoder", "beam", "--samples", "5");
+    assert_contains(c->run.err, "--samples 5: decoder beam keeps 4 answers");
+    cli_expect(RUN, 2, "run", "-m", MODEL, "-p", "x", "--decoder", "beam", "--set",
+               "decoder.beam.width=33");
+    assert_one_message(RUN);
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "x", "--decoder", "beam", "--overflow", "slide",
+               "-n", "200", "--ignore-eos", QUIET);
+}
+
 /* ---- mistakes ---- */
 
 static void mistakes_in_the_file_are_named(void **state) {
@@ -342,6 +388,7 @@ int main(void) {
         cmocka_unit_test(answers_are_those_of_single_runs),
         cmocka_unit_test(ends_and_echoes),
         cmocka_unit_test(samples_are_numbered),
+        cmocka_unit_test(beams_are_samples),
         cmocka_unit_test(mistakes_in_the_file_are_named),
         cmocka_unit_test(impossible_prompts_stand_aside),
         cmocka_unit_test(interrupt_keeps_what_is_finished),

@@ -527,7 +527,21 @@ static void searches_do_not_disturb_each_other(void **state) {
                 compare_answers(&d, s, &o[(s + turn) % N_SLOT], "side by side");
             }
         }
-        pico_request request = request_of(prompt[0], n_prompt[0], n_new[0], how);
+        /* one slot starts afresh again and again while another goes on */
+        pico_request request = request_of(prompt[1], n_prompt[1], n_new[1], how);
+        dk_start(&d, 0, &request);
+        request = request_of(prompt[2], n_prompt[2], 2, how);
+        for (uint32_t live = 2; live != 0;) {
+            if (pico_decode_slot(d.decode, 2).finish != PICO_FINISH_NONE &&
+                pico_decode_slot(d.decode, 0).finish == PICO_FINISH_NONE) {
+                pico_decode_forget(d.decode, 2);
+                dk_start(&d, 2, &request);
+                assert_int_equal(pico_decode_slot(d.decode, 2).n_reused, 0);
+            }
+            assert_int_equal(pico_decode_round(d.decode, &live, NULL), PICO_OK);
+        }
+        compare_answers(&d, 0, &o[1], "beside others that come and go");
+        request = request_of(prompt[0], n_prompt[0], n_new[0], how);
         dk_start(&d, 1, &request); /* its last prompt was another; then the same again */
         dk_run(&d);
         dk_start(&d, 1, &request);
@@ -600,7 +614,7 @@ static void cancelling_gives_the_best_so_far(void **state) {
         request.on_text = dk_collect;
         request.arg = &text;
         memset(&text, 0, sizeof text);
-        assert_int_equal(pico_session_truncate(pico_decode_session(d.decode), 0, 0, NULL), PICO_OK);
+        pico_decode_forget(d.decode, 0);
         dk_start(&d, 0, &request);
         for (uint32_t r = 0; r < rounds && live != 0; r++) {
             assert_int_equal(pico_decode_round(d.decode, &live, NULL), PICO_OK);

@@ -170,9 +170,8 @@ static void samples_are_what_they_are_alone(void **state) {
             dk_open(&d, *state, &how);
             for (uint32_t first = 0; first < N_SAMPLE; first += 3) {
                 uint64_t before = pico_decode_statistics(d.decode)->n_prefill;
-                pico_session *session = pico_decode_session(d.decode);
                 for (uint32_t s = 0; s < N_SAMPLE; s++) {
-                    assert_int_equal(pico_session_truncate(session, s, 0, NULL), PICO_OK);
+                    pico_decode_forget(d.decode, s);
                 }
                 start_samples(&d, prompt, n_prompt, first);
                 dk_run(&d);
@@ -399,9 +398,7 @@ static void slots_go_round(void **state) {
             while (done < N_PROMPT) {
                 for (uint32_t s = 0; s < n_slots; s++) {
                     while (holds[s] == N_PROMPT && next < N_PROMPT) {
-                        assert_int_equal(
-                            pico_session_truncate(pico_decode_session(d.decode), s, 0, NULL),
-                            PICO_OK);
+                        pico_decode_forget(d.decode, s);
                         dk_start(&d, s, &request[next]);
                         holds[s] = next++;
                     }

@@ -160,6 +160,12 @@ void pico_answer_describe(pico_runtime *runtime, const pico_decode *decode, doub
     const pico_model_file *file = runtime->model->file;
     const char *device = runtime->device.caps.device;
     pico_bench_about about;
+    if (pico_decode_n_beam(decode) != 0) {
+        pico_log_write(&runtime->log, PICO_LOG_INFO,
+                       "decoder %s keeps %u hypotheses: the sampler is not used, the text comes at "
+                       "the end",
+                       runtime->decoder.loaded->plugin.name, pico_decode_n_beam(decode));
+    }
     pico_bench_describe(runtime->model, "", &about);
     pico_log_write(&runtime->log, PICO_LOG_DEBUG, "model: %s, %s, %.2f million parameters, %.1f MB",
                    file->path, file->format_name, (double)about.n_params * 1e-6,

@@ -39,7 +39,7 @@ void pico_answer_figures(const pico_decode_stats *before, const pico_decode *dec
  * that of the whole time, because rounds run prompts and answers together. */
 void pico_answer_totals(const pico_decode *decode, char *out, size_t size);
 
-/* For -v: model, device, threads, memory of the KV pages and the seconds that opening took. */
+/* What a user of a decoder that steers must know; and for -v: model, device, threads, memory of the KV pages and the seconds that opening took. */
 void pico_answer_describe(pico_runtime *runtime, const pico_decode *decode, double seconds);
 /* A clock for it. */
 double pico_answer_clock(void);

@@ -96,7 +96,7 @@ static int read_many(run_state *run) {
     }
     run->is_many = pico_cli_has(cli, "--prompts") || samples != 0;
     run->many.samples = (uint32_t)samples;
-    run->many.parallel = (uint32_t)(parallel != 0 ? parallel : samples != 0 ? samples : 1);
+    run->many.parallel = (uint32_t)parallel;
     return parallel != 0 && !run->is_many
                ? pico_cli_usage(cli, "--parallel belongs to --prompts or --samples")
                : PICO_EXIT_OK;
@@ -253,10 +253,12 @@ static int run_command(const pico_cli *cli) {
 static const pico_cli_option options[] = {
     {"--file", "-f", "FILE", "the prompt is the content of FILE; - is standard input"},
     {"--prompts", NULL, "FILE", "many prompts, one JSON object a line; - is standard input"},
-    {"--parallel", NULL, "N", "answers that are made together; default 1, or as many as --samples"},
+    {"--parallel", NULL, "N",
+     "answers that are made together (searches of decoder beam); default 1, or as many as "
+     "--samples"},
     {"--samples", NULL, "K",
-     "answers to each prompt, all drawn differently; the prompt is run "
-     "once for all of them"}};
+     "answers to each prompt, all drawn differently; the prompt is run once for all of them. Of "
+     "decoder beam: its K best answers"}};
 
 const pico_command pico_command_run = {
     .name = "run",
@@ -272,7 +274,8 @@ const pico_command pico_command_run = {
                "\"n_prompt\": 5, \"n_tokens\": 17}\n"
                "index counts the prompts from 0; finish is end (of text), stop (a stop string), "
                "length\n(max_tokens) or context (full); n_tokens counts an end token too. With "
-               "--samples there is\n\"sample\", with --echo \"prompt\". Bytes that are no UTF-8 "
+               "--samples there is\n\"sample\", with --echo \"prompt\", of decoder beam \"score\". "
+               "Bytes that are no UTF-8 "
                "become U+FFFD. A line of the file\nis {\"prompt\": TEXT} with max_tokens and seed "
                "if they are its own; blank lines are skipped.\nAn answer is the same whatever runs "
                "beside it. A prompt that cannot be run (too long) gives\n{\"index\": 0, "

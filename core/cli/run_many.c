@@ -2,7 +2,8 @@
  * Many answers: prompts and their samples share a decode loop of a few slots; a slot that is done
  * takes the next prompt. The samples of a prompt start together, so that it is run once. Each
  * answer becomes one JSON object on a line of stdout, in the order of the prompts. Nothing of an
- * unfinished answer is printed.
+ * unfinished answer is printed. A decoder that steers takes one slot for all samples of a prompt,
+ * which are its best answers.
  */
 #include "cli/run_many.h"
 
@@ -19,8 +20,10 @@
 typedef struct job {
     char *text; /* (capacity) the answer so far */
     size_t n_text, capacity;
-    uint32_t done; /* 1: finished, or its prompt cannot be run */
+    uint32_t done;   /* 1: finished, or its prompt cannot be run */
+    uint32_t absent; /* 1: the decoder has no such answer */
     uint32_t finish, n_token;
+    double score;       /* of a decoder that steers */
     uint32_t no_memory; /* 1: some of the text could not be kept */
 } job;
 
@@ -29,6 +32,7 @@ typedef struct many {
     pico_runtime *runtime;
     pico_prompts *prompts;
     uint32_t n_sample; /* at least 1 */
+    uint32_t n_taken;  /* slots that the samples of a prompt take together */
     int numbered;      /* 1: the objects say which sample they are */
     int echo;
     pico_decode *decode;
@@ -75,8 +79,22 @@ static pico_status encode(many *m, uint64_t *total) {
 
 /* As many slots as there is use for; those that samples of one prompt cannot fill are left out. */
 static uint32_t slots_for(const many *m, uint32_t parallel) {
-    uint32_t n = m->n_job < parallel ? (uint32_t)m->n_job : parallel;
-    return n > m->n_sample ? n - n % m->n_sample : n;
+    uint64_t all = (uint64_t)m->prompts->n * m->n_taken;
+    uint32_t wanted = parallel == 0 ? m->n_taken : parallel;
+    uint32_t n = all < wanted ? (uint32_t)all : wanted;
+    return n > m->n_taken ? n - n % m->n_taken : n;
+}
+
+/* The samples of a decoder that steers are the answers that it keeps. */
+static pico_status check_samples(many *m) {
+    uint32_t n_beam = pico_decode_n_beam(m->decode);
+    return n_beam == 0 || m->n_sample <= n_beam
+               ? PICO_OK
+               : pico_fail(
+                     &m->err, PICO_E_INVALID,
+                     "--samples %u: decoder %s keeps %u answers of a prompt; ask for fewer or "
+                     "let it keep more",
+                     m->n_sample, m->runtime->decoder.loaded->plugin.name, n_beam);
 }
 
 static pico_status open_loop(many *m, const pico_many_params *params) {
@@ -91,6 +109,8 @@ static pico_status open_loop(many *m, const pico_many_params *params) {
                          m->n_sample, m->prompts->n);
     }
     m->n_job = (size_t)n_job;
+    /* Whether it really steers is known when it has begun, which needs the number of slots. */
+    m->n_taken = m->runtime->decoder.loaded->ops.decoder.advance != NULL ? 1 : m->n_sample;
     m->n_slots = slots_for(m, params->parallel);
     m->job = calloc(m->n_job, sizeof *m->job);
     m->slot_job = calloc(m->n_slots, sizeof *m->slot_job);
@@ -100,6 +120,10 @@ static pico_status open_loop(many *m, const pico_many_params *params) {
     status = pico_runtime_decode_params(m->runtime, m->n_slots, total, &decode, &m->err);
     if (status == PICO_OK) {
         status = pico_decode_open(m->runtime->model, &decode, &m->decode, &m->err);
+    }
+    if (status == PICO_OK) {
+        m->n_taken = pico_decode_n_beam(m->decode) != 0 ? 1 : m->n_sample;
+        status = check_samples(m);
     }
     if (status == PICO_OK) {
         pico_answer_describe(m->runtime, m->decode, pico_answer_clock() - params->begin);
@@ -149,6 +173,9 @@ static json_t *json_job(const many *m, size_t index) {
         failed |= json_object_set_new(object, "finish", json_string(pico_finish_name(j->finish)));
         failed |= json_object_set_new(object, "n_prompt", json_integer((json_int_t)prompt->n_ids));
         failed |= json_object_set_new(object, "n_tokens", json_integer(j->n_token));
+        if (pico_decode_n_beam(m->decode) != 0) {
+            failed |= json_object_set_new(object, "score", json_real(j->score));
+        }
     }
     if (failed) {
         json_decref(object);
@@ -160,7 +187,7 @@ static json_t *json_job(const many *m, size_t index) {
 static pico_status print_job(many *m, size_t index) {
     job *j = &m->job[index];
     int is_error = m->prompts->prompt[index / m->n_sample].error != NULL;
-    if (is_error && index % m->n_sample != 0) {
+    if (j->absent || (is_error && index % m->n_sample != 0)) {
         return PICO_OK; /* one object for all samples */
     }
     json_t *object = j->no_memory ? NULL : json_job(m, index);
@@ -168,7 +195,7 @@ static pico_status print_job(many *m, size_t index) {
         return pico_fail(&m->err, PICO_E_NOMEM, "out of memory for an answer");
     }
     errno = 0;
-    if (json_dumpf(object, stdout, 0) != 0 || putchar('\n') == EOF) {
+    if (json_dumpf(object, stdout, JSON_REAL_PRECISION(9)) != 0 || putchar('\n') == EOF) {
         m->write_error = errno == 0 ? EIO : errno;
     }
     json_decref(object);
@@ -225,7 +252,7 @@ static pico_request request_of(many *m, size_t index) {
                             .sample = (uint32_t)(index % m->n_sample),
                             .ignore_end =
                                 pico_config_bool(m->cli->config, "generate", "ignore_eos"),
-                            .on_text = keep_text,
+                            .on_text = pico_decode_n_beam(m->decode) == 0 ? keep_text : NULL,
                             .arg = &m->job[index]};
     request.stop = pico_runtime_stops(m->runtime, &request.n_stop);
     return request;
@@ -235,14 +262,12 @@ static pico_request request_of(many *m, size_t index) {
  * leader: slot that has just been started with the same prompt, or n_slots. */
 static pico_status start_job(many *m, size_t index, uint32_t slot, uint32_t leader) {
     pico_request request = request_of(m, index);
-    pico_session *session = pico_decode_session(m->decode);
-    pico_status status = pico_session_truncate(session, slot, 0, &m->err);
     int shared =
         leader < m->n_slots && pico_decode_slot(m->decode, leader).finish == PICO_FINISH_NONE;
-    if (status == PICO_OK) {
-        status = shared ? pico_decode_start_shared(m->decode, slot, leader, &request, &m->err)
-                        : pico_decode_start(m->decode, slot, &request, &m->err);
-    }
+    pico_decode_forget(m->decode, slot);
+    pico_status status = shared
+                             ? pico_decode_start_shared(m->decode, slot, leader, &request, &m->err)
+                             : pico_decode_start(m->decode, slot, &request, &m->err);
     m->slot_job[slot] = status == PICO_OK ? index + 1 : 0;
     return status;
 }
@@ -262,9 +287,9 @@ static uint32_t n_free(const many *m) {
     return n;
 }
 
-/* The next jobs that belong to one prompt and can run at once. */
+/* The slots for the next jobs that belong to one prompt and can run at once. */
 static uint32_t group_size(const many *m) {
-    uint32_t left = m->n_sample - (uint32_t)(m->next % m->n_sample);
+    uint32_t left = m->n_taken - (uint32_t)(m->next % m->n_sample);
     return left < m->n_slots ? left : m->n_slots;
 }
 
@@ -282,12 +307,34 @@ static pico_status start_jobs(many *m) {
                 status = set_aside(prompt, &m->err);
             }
         }
-        for (uint32_t i = 0; i < group; i++) {
+        uint32_t n_job = m->n_taken == m->n_sample ? group : m->n_sample;
+        for (uint32_t i = 0; i < n_job; i++) {
             m->job[m->next + i].done = prompt->error != NULL;
         }
-        m->next += group;
+        m->next += n_job;
     }
     return status;
+}
+
+static void finish_job(many *m, job *j, const pico_slot_state *slot) {
+    j->done = 1;
+    j->finish = slot->finish;
+    j->n_token = slot->n_token - slot->n_prompt;
+    m->n_full += slot->finish == PICO_FINISH_CONTEXT ? 1 : 0;
+}
+
+/* The best answers of a slot become the samples of its prompt. */
+static void collect_best(many *m, uint32_t slot, job *samples) {
+    uint32_t n_best = pico_decode_n_best(m->decode, slot);
+    for (uint32_t i = 0; i < m->n_sample; i++) {
+        samples[i].done = 1;
+        samples[i].absent = i >= n_best;
+        if (!samples[i].absent) {
+            pico_slot_state best = pico_decode_best(m->decode, slot, i, &samples[i].score);
+            finish_job(m, &samples[i], &best);
+            pico_decode_best_text(m->decode, slot, i, keep_text, &samples[i]);
+        }
+    }
 }
 
 /* Frees the slots whose answers are done. */
@@ -296,10 +343,11 @@ static void collect(many *m) {
         pico_slot_state slot = pico_decode_slot(m->decode, s);
         if (m->slot_job[s] != 0 && slot.finish != PICO_FINISH_NONE) {
             job *j = &m->job[m->slot_job[s] - 1];
-            j->done = 1;
-            j->finish = slot.finish;
-            j->n_token = slot.n_token - slot.n_prompt;
-            m->n_full += slot.finish == PICO_FINISH_CONTEXT;
+            if (pico_decode_n_beam(m->decode) != 0) {
+                collect_best(m, s, j);
+            } else {
+                finish_job(m, j, &slot);
+            }
             m->slot_job[s] = 0;
         }
     }

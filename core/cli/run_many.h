@@ -32,9 +32,10 @@ pico_status pico_prompts_one(const char *text, size_t n, const pico_prompt *defa
 void pico_prompts_close(pico_prompts *prompts);
 
 typedef struct pico_many_params {
-    uint32_t parallel; /* sequences at once */
-    uint32_t samples;  /* of each prompt; 0: one, and the objects do not number it */
-    double begin;      /* of pico_answer_clock(), when the command began */
+    uint32_t parallel; /* prompts' samples at once; 0: as many as samples, or one */
+    uint32_t samples; /* of each prompt; 0: one, and the objects do not number it. Of a decoder that
+                          steers: its best answers, at most as many as it keeps */
+    double begin;     /* of pico_answer_clock(), when the command began */
 } pico_many_params;
 
 /* Opens the decode loop on an open runtime and answers all prompts. Each answer is printed when all

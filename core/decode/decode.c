@@ -388,6 +388,14 @@ pico_status pico_decode_start(pico_decode *decode, uint32_t slot_index, const pi
     return status == PICO_OK ? pico_slot_begin(decode, slot_index, request, common, err) : status;
 }
 
+void pico_decode_forget(pico_decode *decode, uint32_t slot) {
+    uint32_t each = decode->n_beam == 0 ? 1 : decode->n_beam;
+    for (uint32_t s = slot * each; s < (slot + 1) * each; s++) {
+        assert(!decode->slot[s].running);
+        (void)pico_session_truncate(decode->session, s, 0, NULL); /* always possible */
+    }
+}
+
 pico_slot_state pico_decode_slot(const pico_decode *decode, uint32_t slot) {
     if (decode->n_beam != 0) {
         return pico_beam_state(&decode->beam[slot], decode->slot);

@@ -97,6 +97,8 @@ void pico_decode_close(pico_decode *decode); /* NULL is allowed */
  * longer than the context. */
 pico_status pico_decode_start(pico_decode *decode, uint32_t slot, const pico_request *request,
                               pico_error *err);
+/* Forgets what a slot that does not run still holds, so that its next prompt is run from the start. */
+void pico_decode_forget(pico_decode *decode, uint32_t slot);
 /* Gives a slot the prompt that another slot, the leader, has been started with and waits to run: it
  * is run once, and the slot gets a copy of the leader's timeline (full pages are shared) and draws
  * its own tokens from there, those that it would draw alone. Everything else may differ from the
