@@ -598,7 +598,8 @@ static void limits_end_searches(void **state) {
 /* Cancelling gives the best so far: nothing before the prompt is in, then what is live, then what has
  * ended. */
 static void cancelling_gives_the_best_so_far(void **state) {
-    const search how = {.width = 3, .penalty = 1, .repetition = 1};
+    const search how = {
+        .width = 3, .penalty = 1, .repetition = 1, .bias = {END, 1.5f}, .n_bias = 1};
     uint32_t n_empty = 0, n_some = 0, n_ended = 0;
     dk_options options;
     beam_words words;
@@ -618,7 +619,7 @@ static void cancelling_gives_the_best_so_far(void **state) {
         dk_start(&d, 0, &request);
         for (uint32_t r = 0; r < rounds && live != 0; r++) {
             assert_int_equal(pico_decode_round(d.decode, &live, NULL), PICO_OK);
-            assert_int_equal(text.n, 0);
+            assert_true(live == 0 || text.n == 0);
         }
         if (live == 0) {
             break;
@@ -636,7 +637,7 @@ static void cancelling_gives_the_best_so_far(void **state) {
         assert_int_equal(pico_decode_round(d.decode, &live, NULL), PICO_OK);
         assert_int_equal(live, 0);
     }
-    assert_true(n_empty >= 1 && n_some >= 3);
+    assert_true(n_empty >= 1 && n_some >= 3 && n_ended >= 1);
     dk_close(&d);
 }
 
