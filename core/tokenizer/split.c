@@ -1,17 +1,20 @@
 /*
- * Split patterns: PCRE2 in UTF and UCP mode cuts text into the pieces within which byte-level BPE
- * merges. Text that a pattern does not match is a piece of its own, so no byte is ever lost. It
- * refuses patterns that it does not know and gives up, with an error, on patterns that backtrack
- * without end.
+ * Split patterns: text is cut into the pieces within which byte-level BPE merges. The built-in
+ * patterns have matchers of their own (split_match.c); PCRE2 in UTF and UCP mode matches any other,
+ * and text that a pattern does not match is a piece of its own, so no byte is ever lost. It refuses
+ * patterns that it does not know and gives up, with an error, on patterns that backtrack without end.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tokenizer/split_match.h"
 #include "tokenizer/tokenizer_internal.h"
 
 struct pico_splitter {
+    pico_split_matcher *matcher; /* with classes; NULL: with code and context */
+    pico_classes *classes;
     pcre2_code *code;
     pcre2_match_context *context;
     int jit;
@@ -22,9 +25,9 @@ struct pico_split_state {
     pcre2_match_data *match;
 };
 
-/* White_Space, written out: PCRE2's own \s also takes U+180E, which Unicode no longer does. */
-#define WS "\\t-\\r\\x{85}\\p{Z}"
+#define WS PICO_SPLIT_WS
 
+/* What the matchers match. Tests hold them against these. */
 static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+"
                                    "| ?[^" WS "\\p{L}\\p{N}]+"
                                    "|[" WS "]+(?![^" WS "])|[" WS "]+";
@@ -41,12 +44,16 @@ static const char nanochat_pattern[] =
 
 static const struct {
     const char *name, *pattern;
+    pico_split_matcher *matcher;
     uint32_t whole_first; /* as the tokenizer that the pattern comes from does it */
 } known[] = {
-    {"default", gpt2_pattern, 0},      {"gpt-2", gpt2_pattern, 0},
-    {"llama-bpe", llama3_pattern, 1},  {"llama3", llama3_pattern, 1},
-    {"llama-v3", llama3_pattern, 1},   {"qwen2", qwen2_pattern, 0},
-    {"nanochat", nanochat_pattern, 1},
+    {"default", gpt2_pattern, pico_match_gpt2, 0},
+    {"gpt-2", gpt2_pattern, pico_match_gpt2, 0},
+    {"llama-bpe", llama3_pattern, pico_match_llama3, 1},
+    {"llama3", llama3_pattern, pico_match_llama3, 1},
+    {"llama-v3", llama3_pattern, pico_match_llama3, 1},
+    {"qwen2", qwen2_pattern, pico_match_qwen2, 0},
+    {"nanochat", nanochat_pattern, pico_match_nanochat, 1},
 };
 
 enum { N_KNOWN = sizeof known / sizeof known[0], OWN_PATTERN_MAX = 4096 };
@@ -66,9 +73,26 @@ static pico_status unknown_pattern(const char *pre, pico_error *err) {
                      pre, names);
 }
 
-static pico_status compile(pico_splitter *splitter, const char *pattern, int own, pico_error *err) {
+static size_t find_known(const char *name) {
+    size_t i = 0;
+    while (i < N_KNOWN && strcmp(name, known[i].name) != 0) {
+        i++;
+    }
+    return i;
+}
+
+const char *pico_split_pattern(const char *name) {
+    size_t i = find_known(name);
+    return i < N_KNOWN ? known[i].pattern : NULL;
+}
+
+static pico_status compile(pico_splitter *splitter, const char *pattern, pico_error *err) {
     int code;
     PCRE2_SIZE where;
+    if (strlen(pattern) > OWN_PATTERN_MAX) {
+        return pico_fail(err, PICO_E_LIMIT, "split pattern of %zu bytes; at most %d are taken",
+                         strlen(pattern), OWN_PATTERN_MAX);
+    }
     splitter->code =
         pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
                       PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &where, NULL);
@@ -83,10 +107,9 @@ static pico_status compile(pico_splitter *splitter, const char *pattern, int own
     if (splitter->context == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "no memory for a split pattern");
     }
-    /* The built-in patterns are linear: each step of a long run of spaces counts, none is wasted.
-     * Another pattern may nest its repeats and must not take forever. */
-    pcre2_set_match_limit(splitter->context, own ? 1000000u : UINT32_MAX);
-    pcre2_set_depth_limit(splitter->context, own ? 100000u : UINT32_MAX);
+    /* A pattern may nest its repeats and must not take forever. */
+    pcre2_set_match_limit(splitter->context, 1000000u);
+    pcre2_set_depth_limit(splitter->context, 100000u);
     /* No JIT on this machine is no error: the interpreter gives the same matches. */
     splitter->jit = pcre2_jit_compile(splitter->code, PCRE2_JIT_COMPLETE) == 0;
     return PICO_OK;
@@ -94,30 +117,19 @@ static pico_status compile(pico_splitter *splitter, const char *pattern, int own
 
 pico_status pico_splitter_open(const char *pre, pico_splitter **out, uint32_t *whole_first,
                                pico_error *err) {
-    const char *name = pre != NULL ? pre : "default", *pattern = NULL;
-    int own = strncmp(name, own_prefix, sizeof own_prefix - 1) == 0;
-    *whole_first = 0;
-    if (own) {
-        pattern = name + sizeof own_prefix - 1;
-        if (strlen(pattern) > OWN_PATTERN_MAX) {
-            return pico_fail(err, PICO_E_LIMIT, "split pattern of %zu bytes; at most %d are taken",
-                             strlen(pattern), OWN_PATTERN_MAX);
-        }
-    }
-    for (size_t i = 0; pattern == NULL && i < N_KNOWN; i++) {
-        if (strcmp(name, known[i].name) == 0) {
-            pattern = known[i].pattern;
-            *whole_first = known[i].whole_first;
-        }
-    }
-    if (pattern == NULL) {
+    const char *name = pre != NULL ? pre : "default";
+    size_t i = find_known(name), n_prefix = sizeof own_prefix - 1;
+    if (i == N_KNOWN && strncmp(name, own_prefix, n_prefix) != 0) {
         return unknown_pattern(name, err);
     }
     pico_splitter *splitter = calloc(1, sizeof *splitter);
     if (splitter == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "no memory for a split pattern");
     }
-    pico_status status = compile(splitter, pattern, own, err);
+    splitter->matcher = i < N_KNOWN ? known[i].matcher : NULL;
+    *whole_first = i < N_KNOWN ? known[i].whole_first : 0;
+    pico_status status = i < N_KNOWN ? pico_classes_open(&splitter->classes, err)
+                                     : compile(splitter, name + n_prefix, err);
     if (status != PICO_OK) {
         pico_splitter_close(splitter);
         return status;
@@ -128,6 +140,7 @@ pico_status pico_splitter_open(const char *pre, pico_splitter **out, uint32_t *w
 
 void pico_splitter_close(pico_splitter *splitter) {
     if (splitter != NULL) {
+        pico_classes_close(splitter->classes);
         pcre2_match_context_free(splitter->context);
         pcre2_code_free(splitter->code);
         free(splitter);
@@ -140,6 +153,9 @@ pico_split_state *pico_split_begin(const pico_splitter *splitter) {
         return NULL;
     }
     state->splitter = splitter;
+    if (splitter->matcher != NULL) {
+        return state;
+    }
     state->match = pcre2_match_data_create_from_pattern(splitter->code, NULL);
     if (state->match == NULL) {
         free(state);
@@ -177,8 +193,8 @@ static size_t next_character(const char *text, size_t n, size_t at) {
     return at;
 }
 
-pico_status pico_split_next(pico_split_state *state, const char *text, size_t n, size_t at,
-                            size_t *end, pico_error *err) {
+static pico_status next_match(pico_split_state *state, const char *text, size_t n, size_t at,
+                              size_t *end, pico_error *err) {
     for (size_t from = at; from < n; from = next_character(text, n, from)) {
         int rc = match_at(state, text, n, from);
         if (rc == PCRE2_ERROR_NOMATCH) {
@@ -199,4 +215,15 @@ pico_status pico_split_next(pico_split_state *state, const char *text, size_t n,
     }
     *end = n;
     return PICO_OK;
+}
+
+pico_status pico_split_next(pico_split_state *state, const char *text, size_t n, size_t at,
+                            size_t *end, pico_error *err) {
+    const pico_splitter *splitter = state->splitter;
+    if (splitter->matcher == NULL) {
+        return next_match(state, text, n, at, end, err);
+    }
+    pico_scan scan = {.classes = splitter->classes, .s = (const unsigned char *)text, .n = n};
+    *end = splitter->matcher(&scan, at);
+    return !scan.failed ? PICO_OK : pico_fail(err, PICO_E_NOMEM, "no memory to split text");
 }

@@ -81,7 +81,9 @@ int32_t pico_user_match(const pico_tokenizer *tokenizer, const char *s, size_t n
 typedef struct pico_split_state pico_split_state; /* of one encode call */
 pico_status pico_splitter_open(const char *pre, pico_splitter **out, uint32_t *whole_first,
                                pico_error *err);
-void pico_splitter_close(pico_splitter *splitter);
+void pico_splitter_close(pico_splitter *splitter); /* NULL is allowed */
+/* The regular expression that a built-in pattern stands for; NULL: no such pattern. */
+const char *pico_split_pattern(const char *name);
 pico_split_state *pico_split_begin(const pico_splitter *splitter); /* NULL: out of memory */
 void pico_split_end(pico_split_state *state);
 /* The end of the piece that starts at `at` < n. */
