@@ -469,6 +469,109 @@ static void bpe_equals_oracle(void **state) {
     }
 }
 
+/* "abc" is a token that merging never makes, since "bc" merges first: not the first time and not
+ * when it is known. " abc" is one that merging makes from the space and "a" first. */
+static void bpe_token_out_of_reach(void **state) {
+    (void)state;
+    static const char *const merges[] = {"b c", "a b", "ab c", "\xc4\xa0 a",
+                                         "\xc4\xa0"
+                                         "a bc"};
+    static const char *const pieces[] = {"bc", "ab", "abc",
+                                         "\xc4\xa0"
+                                         "a",
+                                         "\xc4\xa0"
+                                         "abc"};
+    maker m = maker_begin(PICO_VOCAB_BPE);
+    m.vocab.pre = "gpt-2";
+    maker_bytes(&m);
+    for (size_t i = 0; i < 5; i++) {
+        maker_piece(&m, pieces[i], PICO_PIECE_NORMAL, 0.0f);
+        maker_merge(&m, merges[i]);
+    }
+    pico_tokenizer *t = open_ok(&m.vocab);
+    for (int i = 0; i < 3; i++) {
+        check_ids(t, "abc", 0, IDS('a', 256));
+        check_ids(t, "abc abc\nabc", 0, IDS('a', 256, 260, '\n', 'a', 256));
+    }
+    pico_tokenizer_close(t);
+    maker_end(&m);
+}
+
+/* Ids of the piece s[0..n), as the pattern's tokenizer merges it; ends with -1. */
+static size_t oracle_piece(const oracle *o, const char *s, int whole_first, int32_t *ids) {
+    char escaped[128];
+    size_t n = to_alphabet(s, strlen(s), escaped), n_ids = 1;
+    ids[0] = oracle_find(o, escaped, n);
+    if (ids[0] < 0 || !whole_first) {
+        n_ids = oracle_merge(o, escaped, n, ids);
+    }
+    ids[n_ids] = -1;
+    return n_ids;
+}
+
+/* Words that come again and again, in a text long enough to be remembered in: each has the ids that
+ * it has alone. */
+static void repeated_words_equal_oracle(void **state) {
+    (void)state;
+    enum { N_WORD = 40, N_TEXT = 400 };
+    uint64_t seed = 19;
+    for (int round = 0; round < 200; round++) {
+        int whole_first = round & 2;
+        maker m = random_bpe(&seed, round & 1);
+        m.vocab.pre = whole_first ? "nanochat" : "gpt-2";
+        pico_tokenizer *t = open_ok(&m.vocab);
+        oracle o = oracle_open(&m.vocab);
+        char word[N_WORD][64] = {{0}}, text[N_TEXT * 64] = "", *end = text;
+        static int32_t ids[N_WORD][64], all[N_TEXT * 64];
+        size_t n_ids[N_WORD], n = 0;
+        for (int i = 0; i < N_WORD; i++) {
+            word[i][0] = ' ';
+            for (uint32_t left = 1 + random_below(&seed, i % 4 == 0 ? 24 : 4); left > 0; left--) {
+                strcat(word[i], &"a\0\0b\0\0\xc3\xa9"[3 * random_below(&seed, 3)]);
+            }
+            n_ids[i] = oracle_piece(&o, word[i], whole_first, ids[i]);
+            check_ids(t, word[i], 0, ids[i]);
+            check_ids(t, word[i], 0, ids[i]);
+        }
+        for (int i = 0; i < N_TEXT; i++) {
+            uint32_t pick = random_below(&seed, N_WORD);
+            end = stpcpy(end, word[pick]);
+            memcpy(all + n, ids[pick], n_ids[pick] * sizeof *all);
+            n += n_ids[pick];
+        }
+        all[n] = -1;
+        check_ids(t, text, 0, all);
+        oracle_close(&o);
+        pico_tokenizer_close(t);
+        maker_end(&m);
+    }
+}
+
+/* The same for SentencePiece, where words merge apart if no piece continues over a space. */
+static void repeated_spm_words_equal_oracle(void **state) {
+    (void)state;
+    for (uint32_t llama2c = 0; llama2c < 2; llama2c++) {
+        static const char *const words[] = {"ab", "bb", "abbab", "z", "\xc3\xa9", "\xc3\xa9z", ""};
+        maker m = little_spm(llama2c);
+        pico_tokenizer *t = open_ok(&m.vocab);
+        oracle o = oracle_open(&m.vocab);
+        uint64_t seed = 3;
+        char text[4096] = "", *end = text;
+        for (int i = 0; i < 400; i++) {
+            end = stpcpy(stpcpy(end, words[random_below(&seed, 7)]), " ");
+        }
+        int32_t *expected = NULL;
+        size_t n = oracle_spm(&o, text, (size_t)(end - text), &expected);
+        expected = realloc(expected, (n + 1) * sizeof *expected);
+        expected[n] = -1;
+        check_ids(t, text, 0, expected);
+        free(expected);
+        oracle_close(&o);
+        pico_tokenizer_close(t);
+        maker_end(&m);
+    }
+}
+
 /* The stream of random ids, among them control tokens, bytes and ids that do not exist, is the
  * one-shot text, and after no token does it end within a character. */
 static void streaming_equals_decoding(void **state) {
@@ -666,6 +769,9 @@ int main(void) {
         cmocka_unit_test(random_text_round_trips),
         cmocka_unit_test(spm_equals_oracle),
         cmocka_unit_test(bpe_equals_oracle),
+        cmocka_unit_test(bpe_token_out_of_reach),
+        cmocka_unit_test(repeated_words_equal_oracle),
+        cmocka_unit_test(repeated_spm_words_equal_oracle),
         cmocka_unit_test(streaming_equals_decoding),
         cmocka_unit_test(piece_respects_capacity),
         cmocka_unit_test(long_pieces_are_not_quadratic),

@@ -1,6 +1,6 @@
 /*
  * The built-in split patterns without a regular expression engine: one function for each, over
- * character classes that PCRE2 itself has given. Nothing outside the folder but tests includes it.
+ * character classes that PCRE2 itself has given. Nothing outside the folder includes it.
  */
 #ifndef PICO_TOKENIZER_SPLIT_MATCH_H
 #define PICO_TOKENIZER_SPLIT_MATCH_H

@@ -198,6 +198,14 @@ pico_status pico_tables_build(pico_tokenizer *tokenizer, const pico_vocab *vocab
     if (status == PICO_OK && vocab->kind == PICO_VOCAB_BPE && vocab->n_merge > 0) {
         status = build_merges(tokenizer, vocab, err);
     }
+    if (status == PICO_OK && vocab->kind == PICO_VOCAB_BPE && !tokenizer->whole_first) {
+        tokenizer->whole =
+            pico_arena_alloc(&tokenizer->arena, tokenizer->n, sizeof *tokenizer->whole);
+        if (tokenizer->whole == NULL) {
+            status = pico_fail(err, PICO_E_NOMEM, "no memory for a vocabulary of %u pieces",
+                               tokenizer->n);
+        }
+    }
     return status;
 }
 

@@ -1,7 +1,8 @@
 /*
  * Tokenizers: text to token ids and back. One interface for SentencePiece-style BPE (scores, byte
  * fallback) and byte-level BPE (merges, PCRE2 split patterns). Special tokens are never recognised
- * inside text. Encoding is thread-safe: an instance is immutable after open.
+ * inside text. Encoding is thread-safe: an instance does not change after open, but for what it
+ * remembers of questions that always have the same answer.
  */
 #ifndef PICO_TOKENIZER_TOKENIZER_H
 #define PICO_TOKENIZER_TOKENIZER_H

@@ -1,6 +1,6 @@
 /*
  * What the files of this folder share: the tables of an open tokenizer, the split patterns, the
- * merge engine. Nothing outside the folder includes it.
+ * merge engine, the memo of pieces. Nothing outside the folder but tests includes it.
  *
  * Pieces are kept as the bytes that they stand for (U+2581 is already a space, GPT-2's byte
  * alphabet is already undone), so that looking text up and printing tokens need no translation.
@@ -22,6 +22,8 @@ typedef struct pico_token {
     uint8_t type;       /* PICO_PIECE_x */
     uint8_t flags;      /* PICO_TOKEN_x */
 } pico_token;
+
+enum { PICO_WHOLE_UNKNOWN, PICO_WHOLE_NO, PICO_WHOLE_YES };
 
 /* Open addressing; all-zero slots are empty. */
 typedef struct pico_piece_slot {
@@ -56,6 +58,9 @@ struct pico_tokenizer {
     uint32_t max_merged;     /* bytes of the longest piece that may come out of merging */
     uint32_t words_apart;    /* no piece continues over a space: words merge independently */
     uint32_t whole_first;    /* a split piece that is a token is not merged */
+    /* (n) PICO_WHOLE_x: whether merging the bytes of a token makes that token. Found out when the
+     * token is first met; every thread finds the same. NULL if whole_first, and for SPM. */
+    _Atomic uint8_t *whole;
     pico_splitter *splitter; /* byte-level BPE only */
     pico_arena arena;
 };
@@ -116,9 +121,34 @@ typedef struct pico_work {
 /* Makes room for n symbols and empties the list. */
 pico_status pico_work_reserve(pico_work *work, size_t n, pico_error *err);
 void pico_work_symbol(pico_work *work, size_t start, size_t n, int32_t id);
+/* Makes room for n more ids. */
+pico_status pico_work_grow(pico_work *work, size_t n, pico_error *err);
 pico_status pico_work_emit(pico_work *work, int32_t id, pico_error *err);
 void pico_work_free(pico_work *work);
-/* Merges the symbols of `text` until no pair can be merged; walk them from symbol 0 by next. */
+/* Merges the symbols of `text` until no pair can be merged; those that are left come first, in
+ * order, n_symbol of them. */
 void pico_work_merge(const pico_tokenizer *tokenizer, pico_work *work, const char *text);
+
+/* memo.c: what short pieces became, so that a word is merged once and not each time it comes. */
+enum { PICO_MEMO_BYTES = 15, PICO_MEMO_IDS = 3 };
+
+typedef struct pico_memo_entry {
+    uint64_t key[2]; /* the bytes, then 0, and their number in the last byte; 0: empty */
+    int32_t id[PICO_MEMO_IDS];
+    uint32_t n;
+} pico_memo_entry;
+
+typedef struct pico_memo {
+    pico_memo_entry *entry; /* (mask + 1); NULL: off */
+    uint64_t mask;
+    const char *end; /* of the text that pieces point into */
+} pico_memo;
+
+/* For the pieces of text[0..n), which must stay where it is; off when n is small. */
+pico_status pico_memo_open(pico_memo *memo, const char *text, size_t n, pico_error *err);
+void pico_memo_close(pico_memo *memo);
+/* Where the piece s[0..n), 1 to PICO_MEMO_BYTES bytes of the text, is or may be put. The key is
+ * written to key[2]; the entry is the piece's if its key is the same. */
+pico_memo_entry *pico_memo_at(const pico_memo *memo, const char *s, size_t n, uint64_t *key);
 
 #endif
