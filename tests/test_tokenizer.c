@@ -343,7 +343,7 @@ static void random_text_round_trips(void **state) {
     (void)state;
     static const char *const patterns[] = {"gpt-2", "llama3", "qwen2", "nanochat", "regex:\\w*"};
     uint64_t seed = 1;
-    char text[400];
+    char text[800];
     for (size_t kind = 0; kind < 2 + sizeof patterns / sizeof patterns[0]; kind++) {
         maker m = kind < 2 ? little_spm((uint32_t)kind) : little_bpe(patterns[kind - 2]);
         pico_tokenizer *t = open_ok(&m.vocab);
@@ -354,6 +354,10 @@ static void random_text_round_trips(void **state) {
                 static const unsigned char some[] = "ab \n\xe2\x96\x82\xc3\xa9\xff\x80\xf0";
                 text[n] = (char)(random_below(&seed, 2) ? some[random_below(&seed, sizeof some)]
                                                         : random_below(&seed, 256));
+            }
+            check_round_trip(t, text, n);
+            for (n = 0; n < sizeof text; n++) { /* short pieces again and again, of NUL too */
+                text[n] = "a \0\0.\n"[random_below(&seed, 6)];
             }
             check_round_trip(t, text, n);
         }
