@@ -19,9 +19,11 @@
 #include "tokenizer/tokenizer.h"
 #include "tokenizer_oracle.h"
 #include "util/file.h"
+#include "vocab_kit.h"
 
 #define DATA PICO_SHARED_DIR "/data/"
 #define GGUF DATA "tokenizers/gguf/ggml-vocab-"
+#define GPT2 DATA "tokenizers/gpt2/"
 #define LLAMA2_BIN DATA "tokenizers/llama2-32k/tokenizer.bin"
 
 static void need(const char *path) {
@@ -110,11 +112,13 @@ static void expect_round_trip(const pico_tokenizer *t, const char *s, size_t n, 
     free(text);
 }
 
-/* Every text of the .inp file gives the ids of its line in the .out file, and comes back. */
-static void check_reference(const char *base) {
+/* With the tokenizer of model, every text of base.inp gives the ids of its line in base.out, and
+ * comes back. */
+static void check_reference(const char *model, const char *base) {
     char path[512];
     need(base);
-    pico_model_file *file = open_file(base, NULL);
+    need(model);
+    pico_model_file *file = open_file(model, NULL);
     pico_tokenizer *t = open_vocab(&file->vocab);
     size_t n_inp, n_out, checked = 0;
     (void)snprintf(path, sizeof path, "%s.inp", base);
@@ -152,12 +156,67 @@ static void check_reference(const char *base) {
 
 static void gguf_gpt2(void **state) {
     (void)state;
-    check_reference(GGUF "gpt-2.gguf");
+    check_reference(GGUF "gpt-2.gguf", GGUF "gpt-2.gguf");
 }
 
 static void gguf_llama(void **state) {
     (void)state;
-    check_reference(GGUF "llama-spm.gguf");
+    check_reference(GGUF "llama-spm.gguf", GGUF "llama-spm.gguf");
+}
+
+/* GPT-2's own two files, and the tokenizer.json that is made of them. */
+static void files_of_gpt2(void **state) {
+    (void)state;
+    need(GPT2 "encoder.json");
+    check_reference(GPT2, GGUF "gpt-2.gguf");
+    check_reference(GPT2 "encoder.json", GGUF "gpt-2.gguf");
+    kit_folder folder = kit_folder_make();
+    json_t *merges = json_array(), *pieces = json_load_file(GPT2 "encoder.json", 0, NULL);
+    size_t n;
+    char *text = read_text(GPT2 "vocab.bpe", &n);
+    for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        if (strncmp(line, "#version", 8) != 0) {
+            (void)json_array_append_new(merges, json_string(line));
+        }
+    }
+    json_t *root =
+        json_pack("{s:[{s:i, s:s, s:b}], s:{s:s, s:b}, s:{s:o, s:o}}", "added_tokens", "id", 50256,
+                  "content", "<|endoftext|>", "special", 1, "pre_tokenizer", "type", "ByteLevel",
+                  "add_prefix_space", 0, "model", "vocab", pieces, "merges", merges);
+    assert_int_equal(json_dump_file(root, kit_in(&folder, "tokenizer.json"), 0), 0);
+    check_reference(folder.path, GGUF "gpt-2.gguf");
+    pico_model_file *a = open_file(folder.path, NULL), *b = open_file(GPT2, NULL);
+    assert_same_vocab(&a->vocab, &b->vocab);
+    pico_model_file_close(a);
+    pico_model_file_close(b);
+    json_decref(root);
+    free(text);
+    kit_folder_remove(&folder);
+}
+
+/* Llama-2's vocabulary as tokenizer.model and as the tokenizer.json that is made of that. */
+static void files_of_llama2(void **state) {
+    (void)state;
+    need(GGUF "llama-spm.gguf");
+    kit_folder folder = kit_folder_make();
+    pico_model_file *file = open_file(GGUF "llama-spm.gguf", NULL);
+    kit_bytes model = kit_spm_file(&file->vocab, &kit_spm_plain);
+    kit_write(&folder, "tokenizer.model", model.at, model.n);
+    check_reference(folder.path, GGUF "llama-spm.gguf");
+    check_reference(kit_in(&folder, "tokenizer.model"), GGUF "llama-spm.gguf");
+    pico_model_file *same = open_file(folder.path, NULL);
+    file->vocab.pre = NULL; /* means nothing for this kind */
+    assert_same_vocab(&same->vocab, &file->vocab);
+    pico_model_file_close(same);
+    for (int as_pairs = 0; as_pairs < 2; as_pairs++) {
+        json_t *root = kit_spm_json(&file->vocab, as_pairs);
+        assert_int_equal(json_dump_file(root, kit_in(&folder, "tokenizer.json"), 0), 0);
+        check_reference(folder.path, GGUF "llama-spm.gguf");
+        json_decref(root);
+    }
+    free(model.at);
+    pico_model_file_close(file);
+    kit_folder_remove(&folder);
 }
 
 /* Encodings of Llama-2's vocabulary that are published with llama2.c's tests. */
@@ -419,6 +478,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_gpt2),
         cmocka_unit_test(gguf_llama),
+        cmocka_unit_test(files_of_gpt2),
+        cmocka_unit_test(files_of_llama2),
         cmocka_unit_test(llama2_published),
         cmocka_unit_test(llama2_files_agree),
         cmocka_unit_test(llama2c_small_vocabularies),
