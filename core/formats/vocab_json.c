@@ -237,7 +237,7 @@ static pico_status read_merges(const pico_map *map, pico_arena *arena, pico_voca
         stop = stop == NULL ? end : stop;
         stop -= stop > at && stop[-1] == '\r';
         size_t n = (size_t)(stop - at);
-        const char *space = n < 3 ? NULL : memchr(at + 1, ' ', n - 2);
+        const char *space = n < 3 || at[0] == ' ' ? NULL : memchr(at + 1, ' ', n - 2);
         int skipped = n == 0 || (line == 0 && n >= sizeof version - 1 &&
                                  memcmp(at, version, sizeof version - 1) == 0);
         if (!skipped && (n > PICO_VOCAB_MAX_PIECE || space == NULL ||

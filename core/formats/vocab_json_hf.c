@@ -53,7 +53,7 @@ static pico_status read_merge(const pico_tokenizer_json *r, const json_t *merge,
         return pico_fail(r->err, PICO_E_NOMEM, "out of memory for the merges");
     }
     size_t n = strlen(text);
-    const char *space = n < 3 ? NULL : memchr(text + 1, ' ', n - 2);
+    const char *space = n < 3 || text[0] == ' ' ? NULL : memchr(text + 1, ' ', n - 2);
     if (space == NULL || strchr(space + 1, ' ') != NULL || n > PICO_VOCAB_MAX_PIECE) {
         return pico_fail(r->err, PICO_E_CORRUPT,
                          "key \"merges\": entry %zu, \"%.64s\", is not two pieces with a space "
