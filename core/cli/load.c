@@ -35,7 +35,8 @@ void pico_load_advise(const pico_config *config, const char *path, pico_error *e
     }
     (void)snprintf(said, sizeof said, "%s", err->message);
     (void)pico_fail(err, err->code, "%.256s; expected %s%s", said,
-                    is_model ? "a GGUF file, a llama2.c .bin, a checkpoint folder or a .pt file"
+                    is_model ? "a GGUF file, a llama2.c .bin, a .pt or .safetensors file, or the "
+                               "folder of one"
                              : "a tokenizer file or a folder with one",
                     hint);
 }

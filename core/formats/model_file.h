@@ -110,9 +110,10 @@ typedef struct pico_open_params {
 /* Opens a model, detecting the format from the content. path is a GGUF file, a llama2.c .bin, a
  * nanochat checkpoint (model_*.pt with meta_*.json beside it, or the folder with them) or a
  * safetensors model (the folder with config.json, or the .safetensors file in it). The vocabulary
- * is the file's own, or the one that lies beside it; params->tokenizer replaces it. params may be
- * NULL. On failure nothing is left open. PICO_E_CORRUPT names tensor or key, offset, what was
- * expected and what is there. */
+ * is the file's own, or the one that lies beside it; params->tokenizer replaces it. A tokenizer
+ * file of Hugging Face, or a folder with nothing but a tokenizer, is a vocabulary without a model.
+ * params may be NULL. On failure nothing is left open. PICO_E_CORRUPT names tensor or key, offset,
+ * what was expected and what is there. */
 pico_status pico_model_file_open_with(const char *path, const pico_open_params *params,
                                       pico_model_file **out, pico_error *err);
 /* The same with nothing but a tokenizer (NULL: none). */

@@ -72,8 +72,11 @@ pico_status pico_hf_open(const char *path, int is_folder, pico_model_file *file,
 pico_status pico_vocab_read(const pico_map *map, uint32_t n_vocab, pico_arena *arena,
                             pico_vocab *vocab, pico_error *err);
 /* A tokenizer file, or the first one that a folder has of tokenizer.pkl, tokenizer/tokenizer.pkl,
- * tokenizer.json, vocab.json + merges.txt, encoder.json + vocab.bpe, tokenizer.model. Nothing of it
- * stays mapped. PICO_E_NOT_FOUND when a folder has none, with the names that were tried. */
+ * tokenizer.json, vocab.json + merges.txt, encoder.json + vocab.bpe, tokenizer.model. Of the last
+ * four also what lies beside them: tokenizer_config.json, chat_template.jinja, and the special ids
+ * of generation_config.json and config.json where the tokenizer names none. Such a vocabulary is
+ * filled up to n_vocab when at most 1024 tokens are missing. Nothing of it stays mapped.
+ * PICO_E_NOT_FOUND when a folder has none, with the names that were tried. */
 pico_status pico_vocab_open(const char *path, uint32_t n_vocab, pico_arena *arena,
                             pico_vocab *vocab, pico_error *err);
 
