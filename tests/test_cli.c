@@ -257,12 +257,12 @@ static void exit_codes(void **state) {
     assert_contains(c->run.err, "-m MODEL");
     cli_expect(RUN, 3, "run", "-m", "/nonexistent/model", "-p", "x");
     assert_contains(c->run.err, "/nonexistent/model");
-    assert_contains(c->run.err, "a checkpoint folder or a .pt file; correct -m");
+    assert_contains(c->run.err, "or the folder of one; correct -m");
     assert_one_message(RUN);
     cli_expect(RUN, 3, "run", "-m", MODEL, "--tokenizer", "/nonexistent/t", "-p", "x");
     assert_contains(c->run.err, "correct --tokenizer");
     cli_expect(RUN, 3, "inspect", "/nonexistent/model");
-    assert_contains(c->run.err, "a checkpoint folder or a .pt file\n");
+    assert_contains(c->run.err, "or the folder of one\n");
     cli_expect(RUN, 2, "run", "--config", "/nonexistent/a.ini", "-p", "x");
     assert_one_message(RUN);
     cli_expect(RUN, 4, "run", "-m", MODEL, "-p", "x", "--sampler", "nonesuch");

@@ -33,11 +33,13 @@ void pico_load_advise(const pico_config *config, const char *path, pico_error *e
         (void)snprintf(hint, sizeof hint, "; correct %.100s",
                        pico_config_origin(config, "model", key));
     }
+    const char *expected =
+        strstr(err->message, "expected ") != NULL ? "" /* it says so already */
+        : is_model ? "; expected a GGUF file, a llama2.c .bin, a .pt or .safetensors file, or the "
+                     "folder of one"
+                   : "; expected a tokenizer file or a folder with one";
     (void)snprintf(said, sizeof said, "%s", err->message);
-    (void)pico_fail(err, err->code, "%.256s; expected %s%s", said,
-                    is_model ? "a GGUF file, a llama2.c .bin, a .pt or .safetensors file, or the "
-                               "folder of one"
-                             : "a tokenizer file or a folder with one",
+    (void)pico_fail(err, err->code, "%.*s%s%s", *expected == '\0' ? 310 : 256, said, expected,
                     hint);
 }
 
