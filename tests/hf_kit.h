@@ -14,6 +14,39 @@
 #include "formats/hf.h"
 #include "util/half.h"
 
+static inline void expect_message(pico_status status, const pico_error *err, const char *message) {
+    if (status == PICO_OK || strstr(err->message, message) == NULL) {
+        fail_msg("expected a message with \"%s\", found: %s", message,
+                 status == PICO_OK ? "no error" : err->message);
+    }
+}
+
+static inline void expect_open_refused(const char *path, const char *message) {
+    pico_error err = {0};
+    pico_model_file *file = NULL;
+    pico_status status = pico_model_file_open(path, NULL, &file, &err);
+    expect_message(status, &err, message);
+    assert_null(file);
+}
+
+/* Names and values, whatever the type. */
+static inline void assert_equal_values(const pico_model_file *a, const pico_model_file *b) {
+    assert_int_equal(a->n_tensor, b->n_tensor);
+    for (uint32_t i = 0; i < a->n_tensor; i++) {
+        const pico_file_tensor *s = &a->tensor[i], *t = &b->tensor[i];
+        assert_string_equal(s->name, t->name);
+        size_t bytes = (size_t)s->data.cols * sizeof(float);
+        float *x = malloc(bytes), *y = malloc(bytes);
+        for (int64_t row = 0; row < s->data.rows; row++) {
+            pico_weight_row_f32(&s->data, row, x);
+            pico_weight_row_f32(&t->data, row, y);
+            assert_memory_equal(x, y, bytes);
+        }
+        free(x);
+        free(y);
+    }
+}
+
 /* ---- a safetensors file that grows ---- */
 
 typedef struct kit_st {

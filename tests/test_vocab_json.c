@@ -8,13 +8,6 @@
 
 #include "tokenizer/tokenizer.h"
 
-static void expect_message(pico_status status, const pico_error *err, const char *message) {
-    if (status == PICO_OK || strstr(err->message, message) == NULL) {
-        fail_msg("expected a message with \"%s\", found: %s", message,
-                 status == PICO_OK ? "no error" : err->message);
-    }
-}
-
 static pico_status read_bytes(const void *bytes, size_t n, uint32_t n_vocab, pico_arena *arena,
                               pico_vocab *vocab, pico_error *err) {
     unsigned char *copy = malloc(n + 1); /* exactly sized for sanitizers, and gone afterwards */
@@ -34,7 +27,7 @@ static void expect_refused(const char *text, const char *message) {
     pico_arena_free(&arena);
 }
 
-static void expect_open_refused(const char *path, const char *message) {
+static void expect_vocab_refused(const char *path, const char *message) {
     pico_arena arena = {0};
     pico_vocab vocab = {0};
     pico_error err = {0};
@@ -98,9 +91,10 @@ static void two_files(void **state) {
     assert_int_equal(file->vocab.add_bos, 0);
     pico_model_file_close(file);
     assert_int_equal(rename(kit_in(&folder, "vocab.json"), kit_in(&folder, "encoder.json")), 0);
-    expect_open_refused(folder.path, "the folder holds no tokenizer: expected tokenizer.pkl, "
-                                     "tokenizer/tokenizer.pkl, tokenizer.json, vocab.json with "
-                                     "merges.txt, encoder.json with vocab.bpe, or tokenizer.model");
+    expect_vocab_refused(folder.path,
+                         "the folder holds no tokenizer: expected tokenizer.pkl, "
+                         "tokenizer/tokenizer.pkl, tokenizer.json, vocab.json with "
+                         "merges.txt, encoder.json with vocab.bpe, or tokenizer.model");
     assert_int_equal(rename(kit_in(&folder, "merges.txt"), kit_in(&folder, "vocab.bpe")), 0);
     expect_ids(folder.path, "ab ab b", 5, want);
     kit_folder_remove(&folder);
@@ -133,7 +127,7 @@ static void two_files_that_are_wrong(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         kit_write_text(&folder, "vocab.json", cases[i].vocab);
         kit_write_text(&folder, "merges.txt", cases[i].merges);
-        expect_open_refused(folder.path, cases[i].message);
+        expect_vocab_refused(folder.path, cases[i].message);
     }
     kit_folder_remove(&folder);
     expect_refused(VOCAB, "a vocab.json or encoder.json needs its merges.txt");
@@ -300,7 +294,7 @@ static void settings_beside(void **state) {
     assert_string_equal(file->vocab.chat_template, "{% for m in messages %}\n");
     pico_model_file_close(file);
     kit_write(&folder, "chat_template.jinja", "a\0b", 3);
-    expect_open_refused(folder.path, "chat_template.jinja: a NUL at offset 1");
+    expect_vocab_refused(folder.path, "chat_template.jinja: a NUL at offset 1");
     kit_folder_remove(&folder);
 }
 
@@ -335,7 +329,7 @@ static void settings_that_are_wrong(void **state) {
         kit_folder folder = kit_folder_make();
         kit_write_text(&folder, "tokenizer.json", "{" OWN "," MODEL("") "}");
         kit_write_text(&folder, cases[i].file, cases[i].text);
-        expect_open_refused(folder.path, cases[i].message);
+        expect_vocab_refused(folder.path, cases[i].message);
         kit_folder_remove(&folder);
     }
 }

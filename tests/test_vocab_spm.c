@@ -125,11 +125,7 @@ static void expect_refused(const void *bytes, size_t n, const char *message) {
     pico_arena arena = {0};
     pico_vocab vocab;
     pico_error err = {0};
-    pico_status status = read_bytes(bytes, n, &arena, &vocab, &err);
-    if (status == PICO_OK || strstr(err.message, message) == NULL) {
-        fail_msg("expected a message with \"%s\", found: %s", message,
-                 status == PICO_OK ? "no error" : err.message);
-    }
+    expect_message(read_bytes(bytes, n, &arena, &vocab, &err), &err, message);
     pico_arena_free(&arena);
 }
 
