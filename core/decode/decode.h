@@ -34,10 +34,10 @@ typedef struct pico_decode_params {
     const pico_tokenizer *tokenizer;         /* NULL: no text, no stop strings, no end tokens */
     uint32_t n_slots;
     uint32_t max_positions; /* of the context; 0: the trained length */
-    uint32_t
-        max_timeline; /* 0: a timeline ends when the context is full. Else tokens of the longest
-                              one: when the context is full, all but its last half is forgotten, and
-                              that half is run again at positions 0, 1, ... */
+    /* 0: a timeline ends when the context is full. Else tokens of the longest timeline: when the
+     * context is full, all but its last half is forgotten, and that half is run again at positions
+     * 0, 1, ... */
+    uint32_t max_timeline;
     uint32_t window_limit;                 /* see pico_session_params; 0: none */
     uint32_t ubatch;                       /* rows of a prompt that go into one forward */
     uint32_t accept;                       /* PICO_ACCEPT_x */
