@@ -28,8 +28,10 @@ static int is_live(const pico_decode *decode, uint32_t s) {
 static uint32_t room_of(const pico_decode *decode, const pico_slot *slot) {
     uint64_t positions = pico_session_max_positions(decode->session) - (slot->n_token - slot->base);
     uint64_t left = slot->request.max_tokens - (slot->n_token - slot->n_prompt) - 1;
+    uint64_t timeline = pico_decode_max_timeline(decode) - slot->n_token;
     uint64_t room = decode->decoder_need.max_proposals;
     room = positions < room ? positions : room;
+    room = timeline < room ? timeline : room;
     return (uint32_t)(left < room ? left : room);
 }
 
@@ -215,8 +217,7 @@ static uint32_t take_fresh(pico_decode *decode, pico_slot *slot) {
             why = PICO_FINISH_STOP;
         } else if (slot->n_token - slot->n_prompt >= slot->request.max_tokens) {
             why = PICO_FINISH_LENGTH;
-        } else if (slot->n_token - slot->base > pico_session_max_positions(decode->session) &&
-                   slot->n_token > pico_decode_max_timeline(decode)) {
+        } else if (slot->n_token > pico_decode_max_timeline(decode)) {
             why = PICO_FINISH_CONTEXT;
         }
     }

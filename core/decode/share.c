@@ -23,9 +23,10 @@ pico_status pico_decode_start_shared(pico_decode *decode, uint32_t slot, uint32_
     }
     assert(!decode->slot[slot].running);
     pico_status status = pico_request_check(decode, request, err);
-    if (status == PICO_OK &&
-        (!pico_slot_waits(decode, leader) || decode->slot[leader].leader != PICO_NO_SLOT ||
-         !same_prompt(&decode->slot[leader], request))) {
+    int waits = pico_slot_waits(decode, leader) && /* for its prompt, not for what is run again */
+                decode->slot[leader].n_token == decode->slot[leader].n_prompt;
+    if (status == PICO_OK && (!waits || decode->slot[leader].leader != PICO_NO_SLOT ||
+                              !same_prompt(&decode->slot[leader], request))) {
         status = pico_fail(err, PICO_E_INVALID,
                            "slot %u cannot share a prompt with slot %u, which does not wait for it",
                            slot, leader);
