@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/arena.h"
@@ -128,6 +129,47 @@ static void writer_is_all_or_nothing(void **state) {
     assert_int_equal(pico_writer_open(&writer, "/nonexistent/x", &err), PICO_E_NOT_FOUND);
 }
 
+/* What is no regular file is refused and stays what it is; a link stays a link. All in a folder of
+ * its own: on real devices a failure of this test would do harm. */
+static void writer_replaces_regular_files_only(void **state) {
+    (void)state;
+    char folder[] = "/tmp/pico_writer_XXXXXX", path[3][64];
+    static const char *const names[] = {"pipe", "file", "link"};
+    struct stat info;
+    pico_error err = {0};
+    pico_writer writer;
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 3; i++) {
+        (void)snprintf(path[i], sizeof path[i], "%s/%s", folder, names[i]);
+    }
+    assert_int_equal(mkfifo(path[0], 0600), 0);
+    assert_int_equal(pico_writer_open(&writer, path[0], &err), PICO_E_INVALID);
+    assert_non_null(strstr(err.message, "not a regular file"));
+    pico_writer_close(&writer);
+    assert_true(stat(path[0], &info) == 0 && S_ISFIFO(info.st_mode));
+    assert_int_equal(pico_writer_open(&writer, folder, &err), PICO_E_INVALID);
+    pico_writer_close(&writer);
+    assert_int_equal(symlink(path[0], path[2]), 0); /* a link to the pipe */
+    assert_int_equal(pico_writer_open(&writer, path[2], &err), PICO_E_INVALID);
+    pico_writer_close(&writer);
+    assert_int_equal(unlink(path[2]), 0);
+
+    FILE *file = fopen(path[1], "w");
+    assert_non_null(file);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(symlink(path[1], path[2]), 0);
+    assert_int_equal(pico_writer_open(&writer, path[2], &err), PICO_OK);
+    assert_int_equal(pico_writer_write(&writer, "newer", 5, &err), PICO_OK);
+    assert_int_equal(pico_writer_commit(&writer, &err), PICO_OK);
+    pico_writer_close(&writer);
+    assert_true(lstat(path[2], &info) == 0 && S_ISLNK(info.st_mode));
+    assert_true(stat(path[1], &info) == 0 && info.st_size == 5);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(unlink(path[i]), 0);
+    }
+    assert_int_equal(rmdir(folder), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checked_refuses_overflow),
@@ -136,6 +178,7 @@ int main(void) {
         cmocka_unit_test(nearest_finds_typos_only),
         cmocka_unit_test(utf8_boundaries),
         cmocka_unit_test(writer_is_all_or_nothing),
+        cmocka_unit_test(writer_replaces_regular_files_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,8 +97,7 @@ cleanup:
     return status;
 }
 
-pico_status pico_writer_open(pico_writer *writer, const char *path, pico_error *err) {
-    *writer = (pico_writer){0};
+static pico_status open_target(pico_writer *writer, const char *path, pico_error *err) {
     size_t length = strlen(path);
     writer->path = malloc(length + 1);
     writer->temporary = malloc(length + sizeof ".XXXXXX");
@@ -128,6 +127,42 @@ pico_status pico_writer_open(pico_writer *writer, const char *path, pico_error *
         return status;
     }
     return PICO_OK;
+}
+
+/* The file that will be replaced: where a link leads. Replacing a device, a pipe or a folder would
+ * destroy it, and whoever runs this may be allowed to. */
+static pico_status find_target(const char *path, char **out, pico_error *err) {
+    struct stat info;
+    *out = NULL;
+    if (lstat(path, &info) != 0) {
+        *out = errno == ENOENT ? strdup(path) : NULL;
+        return *out != NULL      ? PICO_OK
+               : errno == ENOENT ? pico_fail(err, PICO_E_NOMEM, "%s: out of memory", path)
+                                 : fail_errno(err, "cannot look at it", path);
+    }
+    *out = realpath(path, NULL);
+    if (*out == NULL) {
+        return fail_errno(err, "cannot follow the link", path);
+    }
+    if (stat(*out, &info) != 0 || !S_ISREG(info.st_mode)) {
+        free(*out);
+        *out = NULL;
+        return pico_fail(err, PICO_E_INVALID,
+                         "%s: not a regular file, so it is not replaced; name a file to write",
+                         path);
+    }
+    return PICO_OK;
+}
+
+pico_status pico_writer_open(pico_writer *writer, const char *name, pico_error *err) {
+    char *path = NULL;
+    *writer = (pico_writer){0};
+    pico_status status = find_target(name, &path, err);
+    if (status == PICO_OK) {
+        status = open_target(writer, path, err);
+    }
+    free(path);
+    return status;
 }
 
 pico_status pico_writer_write(pico_writer *writer, const void *data, uint64_t bytes,

@@ -24,12 +24,15 @@ void pico_map_close(pico_map *map);
 pico_status pico_file_read(const char *path, uint64_t limit, char **out, uint64_t *size,
                            pico_error *err);
 
-/* Writing: a temporary file in the target's folder, then fsync and rename. */
+/* Writing: a temporary file in the target's folder, then fsync and rename. A link stays: the file
+ * that it leads to is replaced. */
 typedef struct pico_writer {
     FILE *file;
     char *path, *temporary; /* owned */
 } pico_writer;
 
+/* PICO_E_INVALID if path exists and is no regular file (a device, a pipe, a folder): it is left
+ * alone. */
 pico_status pico_writer_open(pico_writer *writer, const char *path, pico_error *err);
 pico_status pico_writer_write(pico_writer *writer, const void *data, uint64_t bytes,
                               pico_error *err);
