@@ -113,14 +113,14 @@ static void two_files_that_are_wrong(void **state) {
         {"{\"a\":0,\"b\":0}", MERGES, "tokens \"a\" and \"b\" have the id 0"},
         {"{\"a\":0,\"b\":-1}", MERGES, "token \"b\": its id is out of range"},
         {"{\"a\":0,\"b\":16000000}", MERGES,
-         "token \"b\": its id is out of range, expected a number "
+         "token \"b\": its id is out of range, expected an integer "
          "from 0 to 1025"},
         {"{\"a\":0,\"b\":\"1\"}", MERGES, "token \"b\": its id is a string"},
         {"{\"a\":0,\"b\":1.0}", MERGES, "token \"b\": its id is a number"},
         {"{\"a\":0,\"a\":1}", MERGES, "duplicate object key"},
         {"{}", MERGES, "the vocabulary has no token"},
         {"{\"a\":0", MERGES, "JSON, line 1"},
-        {"{\"a\":99999999999999999999}", MERGES, "too big integer"},
+        {"{\"a\":99999999999999999999}", MERGES, "token \"a\": its id is a number"},
         {"{\"model_type\":\"gpt2\"}", MERGES, "token \"model_type\": its id is a string"},
     };
     kit_folder folder = kit_folder_make();
@@ -298,6 +298,33 @@ static void settings_beside(void **state) {
     kit_folder_remove(&folder);
 }
 
+/* What Python makes of int(1e30) stands where a length has no limit; no integer of 64 bits holds it. */
+#define HUGE "1000000000000000019884624838656"
+static void integers_beyond_64_bits(void **state) {
+    (void)state;
+    static const char *const texts[] = {
+        "{\"model_max_length\":" HUGE ",\"add_bos_token\":true,\"bos_token\":\"a\"}",
+        "{\"x\":[-" HUGE ",1.5e3,12345678901234567890.5,{\"y\":" HUGE "}],\"add_bos_token\":true,"
+        "\"bos_token\":\"a\"}",
+        "{\"\\\"" HUGE "\":" HUGE ",\"add_bos_token\":true,\"bos_token\":\"a\"}",
+    };
+    kit_folder folder = kit_folder_make();
+    kit_write_text(&folder, "tokenizer.json", "{" OWN "," MODEL("") "}");
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        kit_write_text(&folder, "tokenizer_config.json", texts[i]);
+        pico_model_file *file = open_ok(folder.path, NULL);
+        assert_int_equal(file->vocab.add_bos, 1);
+        assert_int_equal(file->vocab.bos, 0);
+        pico_model_file_close(file);
+    }
+    kit_write_text(&folder, "tokenizer_config.json", "{\"bos_token\":" HUGE "}");
+    expect_vocab_refused(folder.path, "key \"bos_token\" is a number");
+    kit_write_text(&folder, "tokenizer_config.json", "{\"x\":" HUGE);
+    expect_vocab_refused(folder.path, "tokenizer_config.json: JSON, line 1");
+    kit_folder_remove(&folder);
+}
+#undef HUGE
+
 static void settings_that_are_wrong(void **state) {
     (void)state;
     static const struct {
@@ -385,6 +412,7 @@ int main(void) {
         cmocka_unit_test(byte_level_json),
         cmocka_unit_test(json_that_is_refused),
         cmocka_unit_test(settings_beside),
+        cmocka_unit_test(integers_beyond_64_bits),
         cmocka_unit_test(settings_that_are_wrong),
         cmocka_unit_test(models_with_more_tokens),
     };

@@ -2,11 +2,77 @@
 #include "formats/hf_json.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* ---- integers that no integer holds ---- */
+
+static int is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+static int is_of_real(char c) {
+    return c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-';
+}
+
+/* Behind the string that begins at `at`. */
+static uint64_t skip_string(const char *text, uint64_t n, uint64_t at) {
+    for (at++; at < n && text[at] != '"'; at++) {
+        at += text[at] == '\\'; /* what is escaped ends no string */
+    }
+    return at < n ? at + 1 : n;
+}
+
+/* A copy in which an integer of more than 18 digits has ".0" behind it, so that it is a real number:
+ * Python writes int(1e30) for a length without a limit. NULL: out of memory. */
+static char *widen_integers(const char *text, uint64_t n, size_t *out_n) {
+    enum { MOST_DIGITS = 18 };
+    char *out = n > SIZE_MAX / 2 ? NULL : malloc((size_t)n + (size_t)(n / MOST_DIGITS) * 2 + 1);
+    size_t to = 0;
+    for (uint64_t at = 0; out != NULL && at < n;) {
+        uint64_t begin = at, digits = 0;
+        int real = 0;
+        if (text[at] == '"') {
+            at = skip_string(text, n, at);
+        } else if (is_digit(text[at])) {
+            for (; at < n && (is_digit(text[at]) || is_of_real(text[at])); at++) {
+                real |= !is_digit(text[at]);
+            }
+            digits = at - begin;
+        } else {
+            at++;
+        }
+        memcpy(out + to, text + begin, (size_t)(at - begin));
+        to += (size_t)(at - begin);
+        if (!real && digits > MOST_DIGITS) {
+            memcpy(out + to, ".0", 2);
+            to += 2;
+        }
+    }
+    *out_n = to;
+    return out;
+}
+
+/* ---- objects ---- */
+
+static json_t *load(const char *text, uint64_t n, json_error_t *why) {
+    json_t *root = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, why);
+    if (root != NULL || json_error_code(why) != json_error_numeric_overflow) {
+        return root;
+    }
+    size_t n_wide = 0;
+    char *wide = widen_integers(text, n, &n_wide);
+    if (wide == NULL) {
+        return NULL;
+    }
+    root = json_loadb(wide, n_wide, JSON_REJECT_DUPLICATES, why);
+    free(wide);
+    return root;
+}
 
 pico_status pico_json_object(const void *text, uint64_t n, json_t **out, pico_error *err) {
     json_error_t why = {0};
-    *out = json_loadb(text == NULL ? "" : text, (size_t)n, JSON_REJECT_DUPLICATES, &why);
+    *out = load(text == NULL ? "" : text, n, &why);
     if (*out == NULL && json_error_code(&why) == json_error_out_of_memory) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory for JSON of %llu bytes",
                          (unsigned long long)n);
@@ -23,6 +89,8 @@ pico_status pico_json_object(const void *text, uint64_t n, json_t **out, pico_er
     }
     return PICO_OK;
 }
+
+/* ---- values ---- */
 
 static int is_space(unsigned char c) {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';

@@ -57,7 +57,7 @@ pico_status pico_vocab_from_object(const json_t *object, pico_arena *arena, pico
         int64_t value = json_is_integer(id) ? json_integer_value(id) : -1;
         if (value < 0 || value >= limit) {
             return pico_fail(err, PICO_E_CORRUPT,
-                             "token \"%.64s\": its id is %s, expected a number from 0 to %lld "
+                             "token \"%.64s\": its id is %s, expected an integer from 0 to %lld "
                              "(%zu tokens, and some gaps)",
                              text, json_is_integer(id) ? "out of range" : pico_json_type_name(id),
                              (long long)limit - 1, json_object_size(object));
