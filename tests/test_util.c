@@ -170,6 +170,24 @@ static void writer_replaces_regular_files_only(void **state) {
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* A pipe that nobody writes to is refused, not waited for. */
+static void only_regular_files_are_mapped(void **state) {
+    (void)state;
+    char folder[] = "/tmp/pico_test_XXXXXX", path[64];
+    pico_map map;
+    pico_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/pipe", folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    (void)alarm(20); /* ends a test that waits */
+    assert_int_equal(pico_map_open(path, &map, &err), PICO_E_IO);
+    assert_non_null(strstr(err.message, "not a regular file"));
+    assert_int_equal(pico_map_open(folder, &map, &err), PICO_E_IO);
+    (void)alarm(0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checked_refuses_overflow),
@@ -179,6 +197,7 @@ int main(void) {
         cmocka_unit_test(utf8_boundaries),
         cmocka_unit_test(writer_is_all_or_nothing),
         cmocka_unit_test(writer_replaces_regular_files_only),
+        cmocka_unit_test(only_regular_files_are_mapped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,7 @@ static pico_status fail_errno(pico_error *err, const char *what, const char *pat
 
 pico_status pico_map_open(const char *path, pico_map *out, pico_error *err) {
     *out = (pico_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for its writer */
     if (fd < 0) {
         return fail_errno(err, "cannot open", path);
     }
