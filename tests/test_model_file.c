@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "formats/expect.h"
 #include "util/half.h"
 
 /* ---- weight layouts ---- */
@@ -27,6 +28,16 @@ static void sizes_of_layouts(void **state) {
     assert_int_equal(pico_weight_n_scales(PICO_DTYPE_F32, 3, 70, 32), 0);
     assert_string_equal(pico_dtype_name(PICO_DTYPE_Q4_0), "Q4_0");
     assert_string_equal(pico_dtype_name(77), "unknown");
+}
+
+static void shapes_are_written_out(void **state) {
+    (void)state;
+    const int64_t shape[4] = {512, 64, INT64_MAX, INT64_MIN};
+    pico_shape_text text;
+    assert_string_equal(pico_shape_format(&text, 0, shape), "()");
+    assert_string_equal(pico_shape_format(&text, 1, shape), "(512)");
+    assert_string_equal(pico_shape_format(&text, 4, shape),
+                        "(512, 64, 9223372036854775807, -9223372036854775808)");
 }
 
 static char *read_fixture(const char *name, uint64_t bytes) {
@@ -321,6 +332,7 @@ static void refuses_to_write_nonsense(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_of_layouts),
+        cmocka_unit_test(shapes_are_written_out),
         cmocka_unit_test(decodes_quantised_fixtures),
         cmocka_unit_test(decodes_everything_around_codes),
         cmocka_unit_test(decodes_odd_nf4_rows),

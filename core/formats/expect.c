@@ -105,9 +105,10 @@ pico_status pico_expect_each(const pico_model_desc *d, pico_expect_fn visit, voi
 }
 
 const char *pico_shape_format(pico_shape_text *out, uint32_t rank, const int64_t *shape) {
-    size_t used = 0, room = sizeof out->text;
+    size_t used = 1, room = sizeof out->text;
+    (void)snprintf(out->text, room, "(");
     for (uint32_t i = 0; i < rank && i < 4; i++) {
-        int n = snprintf(out->text + used, room - used, "%s%lld", i == 0 ? "(" : ", ",
+        int n = snprintf(out->text + used, room - used, "%s%lld", i == 0 ? "" : ", ",
                          (long long)shape[i]);
         used += n > 0 ? (size_t)n : 0;
     }
