@@ -187,6 +187,30 @@ static void views_beyond_the_storage(void **state) {
     }
 }
 
+/* Views that share a storage may be copied a few times, but a small file cannot describe any number
+ * of copies. */
+static void copies_of_a_storage_have_a_limit(void **state) {
+    (void)state;
+    const kit_tensor turned = {.storage = "FloatStorage",
+                               .n_storage = N_VALUE,
+                               .rank = 2,
+                               .shape = {4, 6},
+                               .stride = {1, 4}};
+    size_t size;
+    unsigned char *data = one_tensor(&turned, ZIP_CM_STORE, &size);
+    reading r = read_archive(data, size);
+    assert_int_equal(r.status, PICO_OK);
+    uint32_t n = 1;
+    while (r.status == PICO_OK && n < 100) {
+        r.status = pico_torch_load(&r.torch, "w", &r.tensor, r.file, &r.data, &r.err);
+        n += r.status == PICO_OK;
+    }
+    assert_int_equal(r.status, PICO_E_LIMIT);
+    assert_non_null(strstr(r.err.message, "tensor w: tensors that share storages"));
+    assert_true(n >= 4 && n < 10);
+    done(&r);
+}
+
 /* ---- archives ---- */
 
 static void expect_refused(kit_archive *a, pico_status status, const char *said) {
@@ -236,6 +260,40 @@ static size_t find(const unsigned char *data, size_t size, const void *what, siz
     const unsigned char *at = memmem(data, size, what, n);
     assert_non_null(at);
     return (size_t)(at - data);
+}
+
+/* A second entry of the directory that says it lies where the first one does: together they take more
+ * than there is. */
+static void entries_do_not_share_bytes(void **state) {
+    (void)state;
+    enum { N = 1000, SIZES = 16, OFFSET = 42, HEADER = 46 };
+    static const kit_tensor t = {
+        .storage = "FloatStorage", .n_storage = N, .rank = 1, .shape = {N}, .stride = {1}};
+    static const float zeros[N];
+    size_t size;
+    kit_bytes b = {0};
+    kit_archive a = kit_archive_begin();
+    kit_begin(&b);
+    kit_tensor_value(&b, &t);
+    kit_op(&b, '.');
+    kit_archive_add(&a, "x/data.pkl", b.data, b.n, ZIP_CM_STORE);
+    kit_archive_add(&a, "x/data/0", zeros, sizeof zeros, ZIP_CM_STORE);
+    kit_archive_add(&a, "x/data/1", "", 0, ZIP_CM_STORE);
+    free(b.data);
+    unsigned char *data = kit_archive_end(&a, &size), *directory = data;
+    directory += find(data, size, "PK\1\2", 4);
+    size_t left = size - (size_t)(directory - data);
+    unsigned char *first = directory + find(directory, left, "x/data/0", 8) - HEADER;
+    unsigned char *second = directory + find(directory, left, "x/data/1", 8) - HEADER;
+    memcpy(second + SIZES, first + SIZES, 12); /* checksum and both sizes */
+    memcpy(second + OFFSET, first + OFFSET, 4);
+    reading r = read_archive(data, size);
+    assert_int_equal(r.status, PICO_OK);
+    r.tensor.key = "1";
+    r.status = pico_torch_load(&r.torch, "v", &r.tensor, r.file, &r.data, &r.err);
+    assert_int_equal(r.status, PICO_E_CORRUPT);
+    assert_non_null(strstr(r.err.message, "tensor v: entry x/data/1: the entries take more"));
+    done(&r);
 }
 
 /* A flipped bit in a storage is a checksum error with the entry's name. */
@@ -306,7 +364,9 @@ int main(void) {
         cmocka_unit_test(contiguous_views_point_into_the_storage),
         cmocka_unit_test(other_views_are_copied),
         cmocka_unit_test(views_beyond_the_storage),
+        cmocka_unit_test(copies_of_a_storage_have_a_limit),
         cmocka_unit_test(archives_that_are_none_of_torch),
+        cmocka_unit_test(entries_do_not_share_bytes),
         cmocka_unit_test(damage_is_named),
         cmocka_unit_test(any_damage_is_survived),
         cmocka_unit_test(reads_token_bytes),

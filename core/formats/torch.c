@@ -11,7 +11,8 @@ enum {
     MAX_PICKLE = 16 << 20, /* a state dict of a thousand layers has some 2 MB */
     BLOCK_ALIGNMENT = 64,
     MAP_FROM = 64 * 1024, /* bytes from which a storage gets a mapping of its own */
-    MAX_DEFLATION = 1032  /* deflate cannot do better */
+    MAX_DEFLATION = 1032, /* deflate cannot do better */
+    MAX_COPIES = 4        /* bytes of copied tensors for a byte of the storages */
 };
 
 typedef struct pico_torch_storage {
@@ -50,14 +51,18 @@ static pico_status open_archive(const pico_map *map, pico_torch *torch, pico_err
 
 /* ---- entries ---- */
 
-/* Size of an entry, checked against what the archive can hold. */
-static pico_status entry_size(const pico_torch *torch, uint64_t index, const char *name,
-                              uint64_t *out, pico_error *err) {
+typedef struct entry {
+    uint64_t index, size, stored; /* stored: bytes of the file that hold it */
+    const char *name;
+} entry;
+
+/* Sizes of the entry with that index, checked against what the archive can hold. */
+static pico_status measure(const pico_torch *torch, entry *e, pico_error *err) {
     zip_stat_t info;
     zip_stat_init(&info);
     const zip_uint64_t needed = ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD;
-    if (zip_stat_index(torch->zip, index, 0, &info) != 0 || (info.valid & needed) != needed) {
-        return pico_fail(err, PICO_E_CORRUPT, "entry %s: %s", name, zip_strerror(torch->zip));
+    if (zip_stat_index(torch->zip, e->index, 0, &info) != 0 || (info.valid & needed) != needed) {
+        return pico_fail(err, PICO_E_CORRUPT, "entry %s: %s", e->name, zip_strerror(torch->zip));
     }
     uint64_t most = info.comp_method == ZIP_CM_STORE ? info.comp_size : UINT64_MAX;
     if (info.comp_method == ZIP_CM_DEFLATE && info.comp_size < UINT64_MAX / MAX_DEFLATION) {
@@ -67,52 +72,68 @@ static pico_status entry_size(const pico_torch *torch, uint64_t index, const cha
         return pico_fail(err, PICO_E_CORRUPT,
                          "entry %s: %llu bytes, stored as %llu, in a file of %llu: truncated or "
                          "damaged",
-                         name, (unsigned long long)info.size, (unsigned long long)info.comp_size,
+                         e->name, (unsigned long long)info.size, (unsigned long long)info.comp_size,
                          (unsigned long long)torch->map.size);
     }
-    *out = info.size;
+    e->size = info.size;
+    e->stored = info.comp_size;
+    return PICO_OK;
+}
+
+/* Each byte of the file belongs to one entry; if entries could share them, a small file would hold
+ * any number of large ones. */
+static pico_status account(pico_torch *torch, const entry *e, pico_error *err) {
+    if (e->stored > torch->map.size - torch->n_stored) {
+        return pico_fail(err, PICO_E_CORRUPT,
+                         "entry %s: the entries take more than the %llu bytes of the file: they "
+                         "overlap",
+                         e->name, (unsigned long long)torch->map.size);
+    }
+    torch->n_stored += e->stored;
     return PICO_OK;
 }
 
 /* The whole entry; libzip verifies the checksum at its end. */
-static pico_status read_entry(const pico_torch *torch, uint64_t index, const char *name, void *out,
-                              uint64_t size, pico_error *err) {
-    zip_file_t *entry = zip_fopen_index(torch->zip, index, 0);
-    pico_status status = PICO_OK;
-    if (entry == NULL) {
+static pico_status read_entry(pico_torch *torch, const entry *e, void *out, pico_error *err) {
+    pico_status status = account(torch, e, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    zip_file_t *file = zip_fopen_index(torch->zip, e->index, 0);
+    if (file == NULL) {
         int code = zip_error_code_zip(zip_get_error(torch->zip));
-        return pico_fail(err, zip_code(code), "entry %s: %s", name, zip_strerror(torch->zip));
+        return pico_fail(err, zip_code(code), "entry %s: %s", e->name, zip_strerror(torch->zip));
     }
     uint64_t have = 0;
     char more;
     for (zip_int64_t got = 1; status == PICO_OK && got > 0; have += (uint64_t)got) {
-        got = have < size ? zip_fread(entry, (char *)out + have, size - have)
-                          : zip_fread(entry, &more, 1);
+        got = have < e->size ? zip_fread(file, (char *)out + have, e->size - have)
+                             : zip_fread(file, &more, 1);
         if (got < 0) {
-            int code = zip_error_code_zip(zip_file_get_error(entry));
-            status = pico_fail(err, zip_code(code), "entry %s: %s: the file is damaged", name,
-                               zip_file_strerror(entry));
+            int code = zip_error_code_zip(zip_file_get_error(file));
+            status = pico_fail(err, zip_code(code), "entry %s: %s: the file is damaged", e->name,
+                               zip_file_strerror(file));
             break;
         }
     }
-    if (status == PICO_OK && have != size) {
+    if (status == PICO_OK && have != e->size) {
         status = pico_fail(err, PICO_E_CORRUPT, "entry %s: %s than the %llu bytes it should have",
-                           name, have < size ? "fewer" : "more", (unsigned long long)size);
+                           e->name, have < e->size ? "fewer" : "more", (unsigned long long)e->size);
     }
-    (void)zip_fclose(entry);
+    (void)zip_fclose(file);
     return status;
 }
 
-/* Index of PREFIX/rest; *name is its full name, also on failure. */
-static pico_status find_entry(pico_torch *torch, const char *rest, int n_rest, uint64_t *index,
-                              const char **name, pico_error *err) {
-    *name = pico_arena_printf(&torch->arena, "%s/%.*s", torch->prefix, n_rest, rest);
-    if (*name == NULL) {
+/* PREFIX/rest; its name is there on PICO_E_NOT_FOUND too. */
+static pico_status find_entry(pico_torch *torch, const char *rest, int n_rest, entry *out,
+                              pico_error *err) {
+    out->name = pico_arena_printf(&torch->arena, "%s/%.*s", torch->prefix, n_rest, rest);
+    if (out->name == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
-    zip_int64_t found = zip_name_locate(torch->zip, *name, ZIP_FL_ENC_RAW);
-    *index = (uint64_t)found;
-    return found < 0 ? PICO_E_NOT_FOUND : PICO_OK;
+    zip_int64_t found = zip_name_locate(torch->zip, out->name, ZIP_FL_ENC_RAW);
+    out->index = (uint64_t)found;
+    return found < 0 ? PICO_E_NOT_FOUND : measure(torch, out, err);
 }
 
 /* ---- the pickle ---- */
@@ -146,50 +167,45 @@ static pico_status find_pickle(pico_torch *torch, uint64_t *index, pico_error *e
 
 static pico_status check_byte_order(pico_torch *torch, pico_error *err) {
     static const char little[] = "little";
-    uint64_t index, size;
-    const char *name;
+    entry e;
     char order[8] = "";
-    pico_status status = find_entry(torch, "byteorder", 9, &index, &name, err);
+    pico_status status = find_entry(torch, "byteorder", 9, &e, err);
     if (status == PICO_E_NOT_FOUND) {
         return PICO_OK; /* older files are little-endian */
     }
-    if (status == PICO_OK) {
-        status = entry_size(torch, index, name, &size, err);
-    }
-    if (status == PICO_OK && size < sizeof order) {
-        status = read_entry(torch, index, name, order, size, err);
+    if (status == PICO_OK && e.size < sizeof order) {
+        status = read_entry(torch, &e, order, err);
     }
     if (status == PICO_OK && strcmp(order, little) != 0) {
         status = pico_fail(err, PICO_E_UNSUPPORTED, "entry %s: byte order \"%s\", expected %s",
-                           name, order, little);
+                           e.name, order, little);
     }
     return status;
 }
 
 static pico_status read_pickle(pico_torch *torch, uint64_t index, pico_error *err) {
-    uint64_t size;
-    const char *name = zip_get_name(torch->zip, index, ZIP_FL_ENC_RAW);
+    entry e = {.index = index, .name = zip_get_name(torch->zip, index, ZIP_FL_ENC_RAW)};
     pico_error inner = {0};
-    pico_status status = entry_size(torch, index, name, &size, err);
+    pico_status status = measure(torch, &e, err);
     if (status != PICO_OK) {
         return status;
     }
-    if (size > MAX_PICKLE) {
-        return pico_fail(err, PICO_E_LIMIT, "entry %s has %llu bytes, expected at most %d", name,
-                         (unsigned long long)size, MAX_PICKLE);
+    if (e.size > MAX_PICKLE) {
+        return pico_fail(err, PICO_E_LIMIT, "entry %s has %llu bytes, expected at most %d", e.name,
+                         (unsigned long long)e.size, MAX_PICKLE);
     }
-    unsigned char *bytes = pico_arena_alloc(&torch->arena, (size_t)size, 1);
+    unsigned char *bytes = pico_arena_alloc(&torch->arena, (size_t)e.size, 1);
     if (bytes == NULL) {
-        return pico_fail(err, PICO_E_NOMEM, "out of memory for entry %s", name);
+        return pico_fail(err, PICO_E_NOMEM, "out of memory for entry %s", e.name);
     }
-    status = read_entry(torch, index, name, bytes, size, err);
+    status = read_entry(torch, &e, bytes, err);
     if (status != PICO_OK) {
         return status;
     }
-    const pico_map map = {.data = bytes, .size = size};
+    const pico_map map = {.data = bytes, .size = e.size};
     status = pico_pickle_read(&map, &torch->arena, &torch->root, &inner);
     return status == PICO_OK ? PICO_OK
-                             : pico_fail(err, status, "entry %s: %s", name, inner.message);
+                             : pico_fail(err, status, "entry %s: %s", e.name, inner.message);
 }
 
 pico_status pico_torch_open(const pico_map *map, pico_torch *out, pico_error *err) {
@@ -246,35 +262,33 @@ static pico_status new_block(pico_model_file *file, uint64_t size, unsigned char
 
 static pico_status load_storage(pico_torch *torch, const pico_torch_tensor *tensor,
                                 pico_model_file *file, const unsigned char **out, pico_error *err) {
-    uint64_t index, size;
-    const char *name;
+    entry e;
     unsigned char *data;
     char rest[64];
     int n = snprintf(rest, sizeof rest, "data/%.*s", (int)tensor->n_key, tensor->key);
-    pico_status status = find_entry(torch, rest, n, &index, &name, err);
+    pico_status status = find_entry(torch, rest, n, &e, err);
     if (status == PICO_E_NOT_FOUND) {
-        return pico_fail(err, PICO_E_CORRUPT, "entry %s is missing: truncated or damaged", name);
-    }
-    if (status == PICO_OK) {
-        status = entry_size(torch, index, name, &size, err);
+        return pico_fail(err, PICO_E_CORRUPT, "entry %s is missing: truncated or damaged", e.name);
     }
     if (status != PICO_OK) {
         return status;
     }
-    if (size % tensor->element_bytes != 0 || size / tensor->element_bytes != tensor->n_storage) {
+    if (e.size % tensor->element_bytes != 0 ||
+        e.size / tensor->element_bytes != tensor->n_storage) {
         return pico_fail(err, PICO_E_CORRUPT,
-                         "entry %s has %llu bytes, expected %llu elements of %llu bytes", name,
-                         (unsigned long long)size, (unsigned long long)tensor->n_storage,
+                         "entry %s has %llu bytes, expected %llu elements of %llu bytes", e.name,
+                         (unsigned long long)e.size, (unsigned long long)tensor->n_storage,
                          (unsigned long long)tensor->element_bytes);
     }
-    if (torch->storage[index].data == NULL) {
-        status = new_block(file, size, &data, err);
+    if (torch->storage[e.index].data == NULL) {
+        status = new_block(file, e.size, &data, err);
         if (status == PICO_OK) {
-            status = read_entry(torch, index, name, data, size, err);
+            status = read_entry(torch, &e, data, err);
         }
-        torch->storage[index].data = status == PICO_OK ? data : NULL;
+        torch->storage[e.index].data = status == PICO_OK ? data : NULL;
+        torch->n_loaded += status == PICO_OK ? e.size : 0;
     }
-    *out = torch->storage[index].data;
+    *out = torch->storage[e.index].data;
     return status;
 }
 
@@ -307,23 +321,38 @@ static void gather(const pico_torch_tensor *t, const unsigned char *storage, uns
     }
 }
 
+/* A copy of the tensor's elements. Tensors may share a storage, but there is a limit to it: else a
+ * small file could describe any number of copies. */
+static pico_status copy_tensor(pico_torch *torch, const pico_torch_tensor *tensor,
+                               const unsigned char *storage, pico_model_file *file,
+                               const void **out, pico_error *err) {
+    unsigned char *copy = NULL;
+    uint64_t bytes = (uint64_t)tensor->n * tensor->element_bytes; /* at most its storage's */
+    if (torch->n_copied / MAX_COPIES > torch->n_loaded) {
+        return pico_fail(err, PICO_E_LIMIT,
+                         "tensors that share storages without being contiguous in them take more "
+                         "than %d times the storages",
+                         MAX_COPIES);
+    }
+    pico_status status = new_block(file, bytes, &copy, err);
+    if (status == PICO_OK) {
+        torch->n_copied += bytes;
+        gather(tensor, storage, copy);
+    }
+    *out = copy;
+    return status;
+}
+
 pico_status pico_torch_load(pico_torch *torch, const char *name, const pico_torch_tensor *tensor,
                             pico_model_file *file, const void **out, pico_error *err) {
     const unsigned char *storage = NULL;
-    unsigned char *copy = NULL;
     pico_error inner = {0};
     pico_status status = load_storage(torch, tensor, file, &storage, &inner);
     if (status == PICO_OK && is_contiguous(tensor)) {
         *out = storage + (uint64_t)tensor->offset * tensor->element_bytes;
-        return PICO_OK;
+    } else if (status == PICO_OK) {
+        status = copy_tensor(torch, tensor, storage, file, out, &inner);
     }
-    if (status == PICO_OK) {
-        status = new_block(file, (uint64_t)tensor->n * tensor->element_bytes, &copy, &inner);
-    }
-    if (status != PICO_OK) {
-        return pico_fail(err, status, "tensor %s: %s", name, inner.message);
-    }
-    gather(tensor, storage, copy);
-    *out = copy;
-    return PICO_OK;
+    return status == PICO_OK ? PICO_OK
+                             : pico_fail(err, status, "tensor %s: %s", name, inner.message);
 }

@@ -16,7 +16,9 @@ typedef struct pico_torch {
     const pico_pickle_value *root;
     struct pico_torch_storage *storage; /* (entries of the archive) what has been loaded */
     uint64_t n_entry;
-    pico_arena arena; /* owns the above */
+    uint64_t n_stored, n_loaded, n_copied; /* bytes: of the file that entries read so far take, of
+                                              storages loaded, of tensors copied out of them */
+    pico_arena arena;                      /* owns the above */
 } pico_torch;
 
 /* Reads the directory and the pickle. Whatever it returns, close it. */
@@ -41,7 +43,7 @@ pico_status pico_torch_describe(const char *name, const pico_pickle_value *value
 
 /* The elements, row-major and contiguous, in memory that file owns: a storage is read once, tensors
  * that are contiguous in it point into it (aligned to their elements, to 64 bytes where a storage
- * begins), others are copied. */
+ * begins), others are copied. PICO_E_LIMIT when copies take much more than the storages. */
 pico_status pico_torch_load(pico_torch *torch, const char *name, const pico_torch_tensor *tensor,
                             pico_model_file *file, const void **out, pico_error *err);
 
