@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "formats/nanochat.h"
 #include "torch_kit.h"
@@ -535,6 +536,36 @@ static void extra_heads(void **state) {
     pico_model_file_close(file);
 }
 
+/* Sizes in a description are claims until the data are read. */
+static void absurd_sizes_of_extra_heads(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *said;
+    } cases[] = {
+        {"draft_head.fc2.weight", "number of draft slots is 4294967295"},
+        {"draft_head.fc1.weight", "width of the draft head is 4294967295"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const kit_tensor t = {.storage = "FloatStorage",
+                              .n_storage = INT64_MAX,
+                              .rank = 1,
+                              .shape = {INT64_MAX},
+                              .stride = {1}};
+        size_t size;
+        pico_error err = {0};
+        kit_checkpoint c = kit_checkpoint_begin();
+        add_all(&c, &g2);
+        kit_text(&c.pickle, cases[i].name);
+        kit_tensor_value(&c.pickle, &t);
+        kit_op(&c.pickle, 's');
+        unsigned char *data = kit_checkpoint_end(&c, &size);
+        assert_null(read_parts(data, size, pattern_meta, PICO_GENERATION_AUTO, &err));
+        if (err.code != PICO_E_CORRUPT || strstr(err.message, cases[i].said) == NULL) {
+            fail_msg("expected \"%s\", got %d \"%s\"", cases[i].said, (int)err.code, err.message);
+        }
+    }
+}
+
 /* Types stay as they are; those that no backend computes with are refused by name. */
 static void types(void **state) {
     (void)state;
@@ -859,6 +890,30 @@ static void finds_the_tokenizer(void **state) {
     remove_folder(&f);
 }
 
+/* Metadata that are no file, or no metadata by their size, are refused by name. */
+static void odd_metadata_are_refused(void **state) {
+    (void)state;
+    folder f = make_folder();
+    char path[256];
+    pico_error err = {0};
+    pico_model_file *file = NULL;
+    link_fixture(&f, "model_003200.pt", "nanochat/g4/model_003200.pt");
+    in_folder(path, &f, "meta_003200.json");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    (void)alarm(20); /* ends a test that waits for a writer */
+    assert_int_equal(pico_model_file_open(f.path, NULL, &file, &err), PICO_E_IO);
+    assert_non_null(strstr(err.message, "meta_003200.json: not a regular file"));
+    (void)alarm(0);
+    assert_int_equal(unlink(path), 0);
+    touch(&f, "meta_003200.json");
+    assert_int_equal(pico_model_file_open(f.path, NULL, &file, &err), PICO_E_CORRUPT);
+    assert_non_null(strstr(err.message, "meta_003200.json: line 1, column 0: not JSON"));
+    assert_int_equal(truncate(path, 2 << 20), 0);
+    assert_int_equal(pico_model_file_open(f.path, NULL, &file, &err), PICO_E_LIMIT);
+    assert_non_null(strstr(err.message, "meta_003200.json: 2097152 bytes"));
+    remove_folder(&f);
+}
+
 #define FIXTURE(i)                                                                                 \
     {                                                                                              \
         .name = fixtures[i].format, .test_func = reads_fixture,                                    \
@@ -880,6 +935,7 @@ int main(void) {
         cmocka_unit_test(contradictions),
         cmocka_unit_test(missing_and_left_over_tensors),
         cmocka_unit_test(extra_heads),
+        cmocka_unit_test(absurd_sizes_of_extra_heads),
         cmocka_unit_test(types),
         cmocka_unit_test(metadata),
         cmocka_unit_test(exports),
@@ -887,6 +943,7 @@ int main(void) {
         cmocka_unit_test(any_damage_of_the_pickle_is_survived),
         cmocka_unit_test(finds_checkpoints),
         cmocka_unit_test(finds_the_tokenizer),
+        cmocka_unit_test(odd_metadata_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,7 +107,7 @@ static pico_status check_parts(const parts *p, uint32_t generation, int asked, p
 /* ---- windows ---- */
 
 static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
+    return a / b + (a % b != 0);
 }
 
 /* Keys before its own that a query sees in a layer; -1: all of them. */

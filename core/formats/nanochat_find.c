@@ -9,7 +9,7 @@
 #include "formats/nanochat.h"
 #include "formats/reader.h"
 
-enum { MAX_META_BYTES = 16 << 20 };
+enum { MAX_META_BYTES = 1 << 20 };
 
 int pico_torch_detect(const pico_map *map) {
     return map->size >= 4 && map->data[0] == 'P' && map->data[1] == 'K' && map->data[2] == 3 &&
@@ -36,26 +36,34 @@ static const char *meta_path_of(const char *path, pico_arena *arena) {
                   : pico_arena_printf(arena, "%.*smeta_%.*s.json", folder, path, (int)n, digits);
 }
 
+/* An empty file has no map, but it is there. */
+static const char *text_of(const pico_map *map) {
+    return map->data == NULL ? "" : (const char *)map->data;
+}
+
 pico_status pico_nanochat_open(const char *path, uint32_t generation, pico_model_file *file,
                                pico_error *err) {
     pico_nanochat_source source = {.path = path};
-    char *meta = NULL;
-    uint64_t n_meta = 0;
+    pico_map meta = {0};
     source.meta_path = meta_path_of(path, &file->arena);
     if (source.meta_path == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", path);
     }
     pico_status status = pico_map_open(path, &source.map, err);
     if (status == PICO_OK) {
-        status = pico_file_read(source.meta_path, MAX_META_BYTES, &meta, &n_meta, err);
+        status = pico_map_open(source.meta_path, &meta, err);
+        source.meta = status == PICO_OK ? text_of(&meta) : NULL;
+        source.n_meta = (size_t)meta.size;
         status = status == PICO_E_NOT_FOUND ? PICO_OK : status; /* an int8 export needs none */
     }
+    if (status == PICO_OK && meta.size > MAX_META_BYTES) {
+        status = pico_fail(err, PICO_E_LIMIT, "%.200s: %llu bytes, expected at most %d",
+                           source.meta_path, (unsigned long long)meta.size, MAX_META_BYTES);
+    }
     if (status == PICO_OK) {
-        source.meta = meta;
-        source.n_meta = (size_t)n_meta;
         status = pico_nanochat_read(&source, generation, file, err);
     }
-    free(meta);
+    pico_map_close(&meta);
     pico_map_close(&source.map);
     return status;
 }
