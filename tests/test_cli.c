@@ -248,6 +248,24 @@ static void full_disk_is_noticed(void **state) {
 
 /* ---- exit codes ---- */
 
+/* A message about a part of a model says no more than what is wrong with that part. */
+static void parts_of_models_are_named(void **state) {
+    context *c = *state;
+    char *folder = cli_folder(), path[128];
+    (void)snprintf(path, sizeof path, "%s/model_000001.pt", folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    cli_expect(RUN, 3, "inspect", folder);
+    assert_contains(c->run.err, "/model_000001.pt: not a regular file\n");
+    cli_expect(RUN, 3, "inspect", folder, "--tokenizer", "/nonexistent/t");
+    assert_contains(c->run.err, "/model_000001.pt: not a regular file\n");
+    cli_expect(RUN, 3, "inspect", MODEL, "--tokenizer", folder);
+    assert_contains(c->run.err, "no tokenizer: expected tokenizer.pkl");
+    assert_contains(c->run.err, "correct --tokenizer\n");
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+    free(folder);
+}
+
 /* Each class of failure has its code and one message that names the culprit. */
 static void exit_codes(void **state) {
     context *c = *state;
@@ -535,6 +553,7 @@ int main(void) {
         cmocka_unit_test(context_fills_up),
         cmocka_unit_test(interrupt_ends_the_answer),
         cmocka_unit_test(full_disk_is_noticed),
+        cmocka_unit_test(parts_of_models_are_named),
         cmocka_unit_test(exit_codes),
         cmocka_unit_test(tokenize_both_ways),
         cmocka_unit_test(inspect_says_what_is_there),

@@ -20,13 +20,23 @@ static int model_code(pico_status status) {
     return code == 5 ? code : 3;
 }
 
+/* Whether the message begins with that path and one of the characters behind it. */
+static int is_about(const pico_error *err, const char *path, const char *behind) {
+    size_t n = strlen(path);
+    return strncmp(err->message, path, n) == 0 && err->message[n] != '\0' &&
+           strchr(behind, err->message[n]) != NULL;
+}
+
 void pico_load_advise(const pico_config *config, const char *path, pico_error *err) {
     char said[sizeof err->message], hint[192] = "";
     if (err->code != PICO_E_NOT_FOUND && err->code != PICO_E_IO) {
         return; /* it was opened; what is wrong with it is said */
     }
-    size_t n = strlen(path);
-    int is_model = strncmp(err->message, path, n) == 0 && err->message[n] == ':';
+    const char *tokenizer = pico_config_path(config, "model", "tokenizer");
+    int is_model = is_about(err, path, ":");
+    if (!is_model && (tokenizer == NULL || !is_about(err, tokenizer, ":/"))) {
+        return; /* about a part of the model, which it names */
+    }
     const char *key = is_model ? "path" : "tokenizer",
                *set = pico_config_path(config, "model", key);
     if (set != NULL && (!is_model || strcmp(set, path) == 0)) { /* else it was an argument */
