@@ -116,12 +116,13 @@ static void assert_single(context *c, size_t line, const char *const *words) {
 
 /* ---- many prompts ---- */
 
-static const char four[] = "{\"prompt\": \"hello\"}\n"
-                           "\n"
-                           "  \t\r\n"
-                           "{\"prompt\": \"a much longer prompt than the others\", \"seed\": 7}\n"
-                           "{\"max_tokens\": 3, \"prompt\": \"x\"}\n"
-                           "{\"prompt\": \"\\u00e4\\n\\\"\", \"seed\": -1, \"max_tokens\": 33}";
+static const char four[] =
+    "\xef\xbb\xbf{\"prompt\": \"hello\"}\n" /* a byte order mark does no harm */
+    "\n"
+    "  \t\r\n"
+    "{\"prompt\": \"a much longer prompt than the others\", \"seed\": 7}\n"
+    "{\"max_tokens\": 3, \"prompt\": \"x\"}\n"
+    "{\"prompt\": \"\\u00e4\\n\\\"\", \"seed\": -1, \"max_tokens\": 33}";
 
 static void answers_are_those_of_single_runs(void **state) {
     context *c = *state;

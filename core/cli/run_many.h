@@ -22,8 +22,9 @@ typedef struct pico_prompts {
 } pico_prompts;
 
 /* Reads a file of one JSON object a line ("-": stdin): "prompt" (a string, required), "max_tokens",
- * "seed" (whole numbers; those of `defaults` otherwise). Lines of blanks are skipped. PICO_E_INVALID
- * with FILE:LINE and the key; PICO_E_NOT_FOUND, PICO_E_IO, PICO_E_LIMIT, PICO_E_NOMEM. */
+ * "seed" (whole numbers; those of `defaults` otherwise). Lines of blanks are skipped, and so is a byte
+ * order mark. PICO_E_INVALID with FILE:LINE and the key; PICO_E_NOT_FOUND, PICO_E_IO, PICO_E_LIMIT,
+ * PICO_E_NOMEM. */
 pico_status pico_prompts_read(const char *path, const pico_prompt *defaults, pico_prompts *out,
                               pico_error *err);
 /* A list of one prompt with a copy of the text and the numbers of `defaults`. */

@@ -126,8 +126,8 @@ static pico_status add_prompt(pico_prompts *prompts, size_t *capacity, const pic
 static pico_status read_lines(place *at, const char *text, size_t n, const pico_prompt *defaults,
                               pico_prompts *out, pico_error *err) {
     pico_status status = PICO_OK;
-    size_t capacity = 0;
-    for (size_t begin = 0; status == PICO_OK && begin < n; at->line++) {
+    size_t capacity = 0, mark = n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+    for (size_t begin = mark; status == PICO_OK && begin < n; at->line++) {
         const char *newline = memchr(text + begin, '\n', n - begin);
         size_t length = newline == NULL ? n - begin : (size_t)(newline - text) - begin;
         if (!is_blank(text + begin, length)) {
