@@ -99,7 +99,8 @@ static pico_model_desc random_desc(uint32_t *seed, pico_layer_desc *layer) {
     d.attn_scale = 0.25f * (float)pick(seed, 0, 4);
     d.qk_scale = 0.1f * (float)pick(seed, 1, 20);
     d.logit_softcap = (float)pick(seed, 0, 30);
-    d.smear_width = pick(seed, 0, 4);
+    int can_smear = d.pos == PICO_POS_ROPE && d.norm_eps > 0.0f;
+    d.smear_width = can_smear ? pick(seed, 0, 4) : 0;
     d.ve_width = pick(seed, 1, 8);
     d.ve_scale = (float)pick(seed, 0, 3);
     d.backout_layer = (int32_t)pick(seed, 0, 2) - 1;
@@ -191,6 +192,25 @@ static void descriptions_are_checked(void **state) {
     layer[1].n_kv_head = 3;
     assert_int_equal(pico_desc_check(&good, &err), PICO_E_CORRUPT);
     assert_non_null(strstr(err.message, "layer 1: "));
+}
+
+/* The forward pass takes zeros for the embedding before the first token, and no places into account. */
+static void smear_goes_with_what_it_was_made_for(void **state) {
+    (void)state;
+    pico_layer_desc layer[2];
+    pico_error err = {0};
+    pico_model_desc d = small_llama(layer);
+    d.smear_width = 8;
+    d.norm_eps = 0.0f;
+    assert_int_equal(pico_desc_check(&d, &err), PICO_OK);
+    d.flags |= PICO_EMBED_NORM;
+    assert_int_equal(pico_desc_check(&d, &err), PICO_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "norm without epsilon"));
+    d.norm_eps = 1e-5f;
+    assert_int_equal(pico_desc_check(&d, &err), PICO_OK);
+    d.pos = PICO_POS_LEARNED;
+    assert_int_equal(pico_desc_check(&d, &err), PICO_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "learned positions"));
 }
 
 /* ---- layouts ---- */
@@ -787,6 +807,7 @@ int main(void) {
         cmocka_unit_test(every_description_survives),
         cmocka_unit_test(llama_only_where_the_standard_says_it_all),
         cmocka_unit_test(descriptions_are_checked),
+        cmocka_unit_test(smear_goes_with_what_it_was_made_for),
         cmocka_unit_test(every_layout_survives),
         cmocka_unit_test(odd_nf4_survives),
         cmocka_unit_test(hostile_files_are_refused),

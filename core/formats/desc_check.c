@@ -76,6 +76,18 @@ static pico_status check_floats(const pico_model_desc *d, pico_error *err) {
     return PICO_OK;
 }
 
+/* The forward pass looks the embedding of the token before up again, without its place, and takes
+ * zeros at the start of a text, which a norm without epsilon would turn into NaN. */
+static pico_status check_smear(const pico_model_desc *d, pico_error *err) {
+    int is_learned = d->pos == PICO_POS_LEARNED;
+    int makes_nan = (d->flags & PICO_EMBED_NORM) != 0 && !(d->norm_eps > 0.0f);
+    if (d->smear_width == 0 || (!is_learned && !makes_nan)) {
+        return PICO_OK;
+    }
+    return pico_fail(err, PICO_E_UNSUPPORTED, "a model with smear and %s is not computed here",
+                     is_learned ? "learned positions" : "an embedding norm without epsilon");
+}
+
 static pico_status check_layer(const pico_model_desc *d, uint32_t i, pico_error *err) {
     const pico_layer_desc *layer = &d->layer[i];
     char where[32];
@@ -115,6 +127,9 @@ pico_status pico_desc_check(const pico_model_desc *d, pico_error *err) {
     pico_status status = check_integers(d, err);
     if (status == PICO_OK) {
         status = check_floats(d, err);
+    }
+    if (status == PICO_OK) {
+        status = check_smear(d, err);
     }
     if (status == PICO_OK && d->pos == PICO_POS_ROPE) {
         const range ranges[] = {
