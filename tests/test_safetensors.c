@@ -167,6 +167,30 @@ static void refuses_deep_json(void **state) {
     free(header);
 }
 
+/* A header within its limit that would be gigabytes in memory; what strings hold does not count. */
+static void refuses_headers_of_too_many_values(void **state) {
+    (void)state;
+    static const struct {
+        const char *piece, *message;
+        size_t n;
+    } cases[] = {{"{},", "too many values", PICO_JSON_MAX_COST / 8},
+                 {"0,", "too many values", PICO_JSON_MAX_COST},
+                 {"{},", "JSON, line 1, column", 1000},
+                 {"\"[{,\\\",[\",", "JSON, line 1, column", PICO_JSON_MAX_COST / 4}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t length = strlen(cases[i].piece);
+        char *header = malloc(length * cases[i].n + 16);
+        assert_non_null(header);
+        memcpy(header, "{\"a\":[", 6);
+        for (size_t j = 0; j < cases[i].n; j++) {
+            memcpy(header + 6 + j * length, cases[i].piece, length);
+        }
+        memcpy(header + 6 + cases[i].n * length, "x", 2); /* no value: it is read up to here */
+        expect_header_refused(header, 0, cases[i].message);
+        free(header);
+    }
+}
+
 static void refuses_every_beginning(void **state) {
     (void)state;
     size_t size;
@@ -219,6 +243,7 @@ int main(void) {
         cmocka_unit_test(refuses_deep_json),
         cmocka_unit_test(refuses_every_beginning),
         cmocka_unit_test(survives_damage),
+        cmocka_unit_test(refuses_headers_of_too_many_values),
         cmocka_unit_test(refuses_long_headers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

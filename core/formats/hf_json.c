@@ -55,6 +55,23 @@ static char *widen_integers(const char *text, uint64_t n, size_t *out_n) {
 
 /* ---- objects ---- */
 
+/* What the text takes when it is parsed, in units of some 64 bytes: a value costs one, an object its
+ * table as well. Two bytes of text can stand for hundreds in memory; the largest tokenizers cost 2
+ * million. */
+static uint64_t cost_of(const char *text, uint64_t n) {
+    enum { OBJECT = 8 };
+    uint64_t cost = 0;
+    for (uint64_t at = 0; at < n;) {
+        if (text[at] == '"') {
+            at = skip_string(text, n, at);
+            continue;
+        }
+        cost += text[at] == '{' ? OBJECT : text[at] == '[' || text[at] == ',';
+        at++;
+    }
+    return cost;
+}
+
 static json_t *load(const char *text, uint64_t n, json_error_t *why) {
     json_t *root = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, why);
     if (root != NULL || json_error_code(why) != json_error_numeric_overflow) {
@@ -72,6 +89,13 @@ static json_t *load(const char *text, uint64_t n, json_error_t *why) {
 
 pico_status pico_json_object(const void *text, uint64_t n, json_t **out, pico_error *err) {
     json_error_t why = {0};
+    *out = NULL;
+    if (cost_of(text, n) > PICO_JSON_MAX_COST) {
+        return pico_fail(err, PICO_E_LIMIT,
+                         "JSON of %llu bytes with too many values: more than %d, an object counted "
+                         "as 8",
+                         (unsigned long long)n, PICO_JSON_MAX_COST);
+    }
     *out = load(text == NULL ? "" : text, n, &why);
     if (*out == NULL && json_error_code(&why) == json_error_out_of_memory) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory for JSON of %llu bytes",

@@ -11,9 +11,12 @@
 #include "formats/reader.h"
 
 enum { PICO_JSON_OPTIONAL = 0, PICO_JSON_REQUIRED = 1 };
+enum { PICO_JSON_MAX_COST = 8 << 20 };
 
 /* Parses text that must be one JSON object without duplicate keys; *out belongs to the caller
- * (json_decref). An integer beyond 64 bits is a real number. PICO_E_CORRUPT with line and column. */
+ * (json_decref). An integer beyond 64 bits is a real number. PICO_E_CORRUPT with line and column;
+ * PICO_E_LIMIT when it would take much more memory than any such file needs (PICO_JSON_MAX_COST values,
+ * an object counted as 8). */
 pico_status pico_json_object(const void *text, uint64_t n, json_t **out, pico_error *err);
 
 /* 1 if bytes begin like a JSON object. */
