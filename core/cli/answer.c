@@ -15,7 +15,7 @@ void pico_answer_open(pico_answer *answer, FILE *out, int trim_start, int keep) 
 }
 
 void pico_answer_close(pico_answer *answer) {
-    free(answer->text);
+    free(answer->text.data);
     *answer = (pico_answer){0};
 }
 
@@ -35,27 +35,12 @@ static void put(pico_answer *answer, const char *text, size_t n) {
     }
 }
 
-static void keep(pico_answer *answer, const char *text, size_t n) {
-    if (answer->capacity - answer->n_text < n) {
-        size_t capacity = 2 * answer->capacity + n + 256;
-        char *grown = realloc(answer->text, capacity);
-        if (grown == NULL) {
-            errno = ENOMEM;
-            fail(answer);
-            return;
-        }
-        answer->text = grown;
-        answer->capacity = capacity;
-    }
-    memcpy(answer->text + answer->n_text, text, n);
-    answer->n_text += n;
-}
-
 void pico_answer_text(void *arg, const char *text, size_t n) {
     pico_answer *answer = arg;
     size_t begin = 0, end = n;
-    if (answer->keep && n != 0) {
-        keep(answer, text, n);
+    if (answer->keep && !pico_string_add(&answer->text, text, n)) {
+        errno = ENOMEM;
+        fail(answer);
     }
     while (answer->trim_start && !answer->started && begin < n &&
            (text[begin] == ' ' || text[begin] == '\n')) {

@@ -7,6 +7,7 @@
 #define PICO_CLI_ANSWER_H
 
 #include "cli/cli.h"
+#include "util/text.h"
 
 typedef struct pico_answer {
     FILE *out;
@@ -15,8 +16,7 @@ typedef struct pico_answer {
     int started;       /* something was printed */
     int error;         /* errno of the first failed write; then nothing more is printed */
     uint64_t flush_ns; /* when out was last flushed */
-    char *text;        /* what the model said, blanks at its start included; only if keep */
-    size_t n_text, capacity;
+    pico_string text;  /* what the model said, blanks at its start included; only if keep */
     int keep;
 } pico_answer;
 

@@ -77,7 +77,7 @@ pico_status pico_chat_tokens_open(pico_chat_tokens *tokens, const pico_chat_temp
 void pico_chat_tokens_close(pico_chat_tokens *tokens) {
     free(tokens->ids);
     free(tokens->mask);
-    free(tokens->text);
+    free(tokens->text.data);
     *tokens = (pico_chat_tokens){0};
 }
 
@@ -114,7 +114,7 @@ static pico_status fail_memory(pico_error *err) {
 
 void pico_chat_tokens_truncate(pico_chat_tokens *tokens, size_t n) {
     tokens->n = n < tokens->n ? n : tokens->n;
-    tokens->n_text = 0;
+    tokens->text.n = 0;
     tokens->continues =
         tokens->n != 0 && !pico_tokenizer_is_control(tokens->tokenizer, tokens->ids[tokens->n - 1]);
 }
@@ -147,17 +147,17 @@ static pico_status append_ids(pico_chat_tokens *tokens, const int32_t *ids, size
 static pico_status flush(pico_chat_tokens *tokens, pico_error *err) {
     int32_t *ids = NULL;
     size_t n = 0;
-    if (tokens->n_text == 0) {
+    if (tokens->text.n == 0) {
         return PICO_OK;
     }
     pico_status status =
-        pico_tokenizer_encode(tokens->tokenizer, tokens->text, tokens->n_text,
+        pico_tokenizer_encode(tokens->tokenizer, tokens->text.data, tokens->text.n,
                               tokens->continues ? PICO_ENCODE_CONTINUES : 0, &ids, &n, err);
     if (status == PICO_OK) {
         status = append_ids(tokens, ids, n, tokens->text_mask, err);
     }
     free(ids);
-    tokens->n_text = 0;
+    tokens->text.n = 0;
     tokens->continues = 1;
     return status;
 }
@@ -173,17 +173,9 @@ static pico_status add_text(pico_chat_tokens *tokens, const char *text, size_t n
             return status;
         }
     }
-    if (tokens->text_capacity - tokens->n_text < n) {
-        size_t capacity = 2 * tokens->text_capacity + n + 256;
-        char *grown = realloc(tokens->text, capacity);
-        if (grown == NULL) {
-            return fail_memory(err);
-        }
-        tokens->text = grown;
-        tokens->text_capacity = capacity;
+    if (!pico_string_add(&tokens->text, text, n)) {
+        return fail_memory(err);
     }
-    memcpy(tokens->text + tokens->n_text, text, n);
-    tokens->n_text += n;
     tokens->text_mask = mask;
     return PICO_OK;
 }
@@ -289,7 +281,7 @@ pico_status pico_chat_end_answer(pico_chat_tokens *tokens, pico_error *err) {
     const char *after = tokens->chat_template->answer_after;
     size_t length;
     int32_t end = special_at(tokens, after, &length);
-    if (end >= 0 && tokens->n_text == 0 && tokens->n > tokens->answer_begin &&
+    if (end >= 0 && tokens->text.n == 0 && tokens->n > tokens->answer_begin &&
         tokens->ids[tokens->n - 1] == end) {
         after += length;
     }

@@ -12,6 +12,7 @@
 
 #include "cli/chat_template.h"
 #include "tokenizer/tokenizer.h"
+#include "util/text.h"
 
 enum { PICO_CHAT_SYSTEM = 1, PICO_CHAT_USER = 2, PICO_CHAT_ASSISTANT = 3 };
 enum { PICO_CHAT_TEXT = 1, PICO_CHAT_PYTHON = 2, PICO_CHAT_OUTPUT = 3 };
@@ -46,8 +47,7 @@ typedef struct pico_chat_tokens {
     size_t answer_begin; /* where the last answer begins */
     pico_chat_special special[PICO_CHAT_SPECIALS];
     uint32_t n_special;
-    char *text; /* (n_text) not yet encoded */
-    size_t n_text, text_capacity;
+    pico_string text; /* not yet encoded */
     uint8_t text_mask;
     uint8_t continues; /* 1: the tokens end with text, which what comes next continues */
 } pico_chat_tokens;

@@ -57,7 +57,7 @@ static pico_status run_once(pico_chat_turn *turn, turn_state *state, pico_error 
     int32_t ends[MAX_ENDS];
     pico_request request = turn->request;
     int32_t end = pico_chat_token(turn->tokens, turn->tokens->chat_template->answer_after, 1);
-    size_t before = turn->out->n_text;
+    size_t before = turn->out->text.n;
     if (end >= 0 && !request.ignore_end) {
         ends[request.n_end_token++] = end;
     }
@@ -84,8 +84,8 @@ static pico_status run_once(pico_chat_turn *turn, turn_state *state, pico_error 
     turn->finish = slot.finish;
     state->left -= n;
     if (slot.finish == PICO_FINISH_STOP) {
-        return keep_shown(turn, slot.token + slot.n_prompt, n, turn->out->text + before,
-                          turn->out->n_text - before, err);
+        return keep_shown(turn, slot.token + slot.n_prompt, n, turn->out->text.data + before,
+                          turn->out->text.n - before, err);
     }
     return pico_chat_add_ids(turn->tokens, slot.token + slot.n_prompt, n, 1, err);
 }

@@ -18,10 +18,9 @@
 
 /* One sample of one prompt. */
 typedef struct job {
-    char *text; /* (capacity) the answer so far */
-    size_t n_text, capacity;
-    uint32_t done;   /* 1: finished, or its prompt cannot be run */
-    uint32_t absent; /* 1: the decoder has no such answer */
+    pico_string text; /* the answer so far */
+    uint32_t done;    /* 1: finished, or its prompt cannot be run */
+    uint32_t absent;  /* 1: the decoder has no such answer */
     uint32_t finish, n_token;
     double score;       /* of a decoder that steers */
     uint32_t no_memory; /* 1: some of the text could not be kept */
@@ -169,7 +168,7 @@ static json_t *json_job(const many *m, size_t index) {
         failed |=
             json_object_set_new(object, "error", json_text(prompt->error, strlen(prompt->error)));
     } else {
-        failed |= json_object_set_new(object, "text", json_text(j->text, j->n_text));
+        failed |= json_object_set_new(object, "text", json_text(j->text.data, j->text.n));
         failed |= json_object_set_new(object, "finish", json_string(pico_finish_name(j->finish)));
         failed |= json_object_set_new(object, "n_prompt", json_integer((json_int_t)prompt->n_ids));
         failed |= json_object_set_new(object, "n_tokens", json_integer(j->n_token));
@@ -200,8 +199,8 @@ static pico_status print_job(many *m, size_t index) {
     }
     json_decref(object);
     m->n_error += is_error ? 1 : 0;
-    free(j->text);
-    j->text = NULL;
+    free(j->text.data);
+    j->text = (pico_string){0};
     return PICO_OK;
 }
 
@@ -226,21 +225,7 @@ static pico_status print_done(many *m, int all) {
 /* A pico_text_fn. */
 static void keep_text(void *arg, const char *text, size_t n) {
     job *j = arg;
-    if (j->no_memory) {
-        return;
-    }
-    if (j->capacity - j->n_text < n) {
-        size_t capacity = 2 * j->capacity + n + 64;
-        char *grown = realloc(j->text, capacity);
-        if (grown == NULL) {
-            j->no_memory = 1;
-            return;
-        }
-        j->text = grown;
-        j->capacity = capacity;
-    }
-    memcpy(j->text + j->n_text, text, n);
-    j->n_text += n;
+    j->no_memory |= !pico_string_add(&j->text, text, n);
 }
 
 static pico_request request_of(many *m, size_t index) {
@@ -419,7 +404,7 @@ int pico_run_many(const pico_cli *cli, pico_runtime *runtime, pico_prompts *prom
                                        : PICO_EXIT_OK;
     }
     for (size_t i = 0; m.job != NULL && i < m.n_job; i++) {
-        free(m.job[i].text);
+        free(m.job[i].text.data);
     }
     free(m.job);
     free(m.slot_job);

@@ -4,7 +4,6 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "formats/hf.h"
 
@@ -63,7 +62,7 @@ static pico_status read_parts(const pico_source *part, size_t n_part, pico_arena
         pico_error inner = {0};
         pico_status status = pico_safetensors_read(&part[i], arena, &parts[i], &inner);
         if (status != PICO_OK) {
-            return pico_json_in_file(part[i].path, status, &inner, err);
+            return pico_in_file(part[i].path, status, &inner, err);
         }
     }
     return join(parts, n_part, arena, out, err);
@@ -84,7 +83,7 @@ static pico_status read_config(const pico_source *source, const pico_hf_family *
         status = pico_desc_check(&file->desc, &inner);
     }
     json_decref(config);
-    return pico_json_in_file(source->path, status, &inner, err);
+    return pico_in_file(source->path, status, &inner, err);
 }
 
 static pico_status take_tensors(const pico_hf_family *family, const pico_safetensors *list,
@@ -94,7 +93,7 @@ static pico_status take_tensors(const pico_hf_family *family, const pico_safeten
     file->format_name = "safetensors";
     pico_status status = pico_hf_take_tensors(family, list, file, err);
     if (status == PICO_OK) {
-        status = pico_json_in_file(file->path, pico_expect_match(file, &inner), &inner, err);
+        status = pico_in_file(file->path, pico_expect_match(file, &inner), &inner, err);
     }
     return status;
 }
@@ -191,12 +190,7 @@ static pico_status read_index(folder *f, const char *path, pico_error *err) {
     }
     json_decref(index);
     pico_map_close(&map);
-    return pico_json_in_file(path, status, &inner, err);
-}
-
-static int is_file(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+    return pico_in_file(path, status, &inner, err);
 }
 
 static pico_status find_parts(folder *f, pico_error *err) {
@@ -207,18 +201,18 @@ static pico_status find_parts(folder *f, pico_error *err) {
     if (single == NULL || index == NULL || torch == NULL) {
         return no_memory(f, err);
     }
-    if (is_file(single)) {
+    if (pico_is_file(single)) {
         return add_part(f, single_name, err);
     }
-    if (is_file(index)) {
+    if (pico_is_file(index)) {
         return read_index(f, index, err);
     }
-    return pico_fail(err, PICO_E_UNSUPPORTED,
-                     "%.200s: the folder has config.json, but neither %s nor %s%s", f->path,
-                     single_name, index_name,
-                     is_file(torch) ? " (pytorch_model.bin is not read: save the model again with "
-                                      "safe_serialization=True)"
-                                    : "");
+    return pico_fail(
+        err, PICO_E_UNSUPPORTED, "%.200s: the folder has config.json, but neither %s nor %s%s",
+        f->path, single_name, index_name,
+        pico_is_file(torch) ? " (pytorch_model.bin is not read: save the model again with "
+                              "safe_serialization=True)"
+                            : "");
 }
 
 static pico_status read_folder(folder *f, const char *config_path, const pico_map *config,
@@ -244,9 +238,7 @@ static pico_status read_folder(folder *f, const char *config_path, const pico_ma
 
 pico_status pico_hf_open(const char *path, int is_folder, pico_model_file *file, pico_error *err) {
     pico_arena *arena = &file->arena;
-    const char *slash = strrchr(path, '/');
-    size_t n = is_folder ? strlen(path) : slash == NULL ? 0 : (size_t)(slash - path);
-    folder f = {.path = n == 0 && slash == NULL ? "." : pico_arena_strndup(arena, path, n),
+    folder f = {.path = is_folder ? path : pico_folder_of(path, arena),
                 .file = file,
                 .part = pico_arena_alloc(arena, MAX_PARTS, sizeof *f.part)};
     const char *config_path =
@@ -256,7 +248,7 @@ pico_status pico_hf_open(const char *path, int is_folder, pico_model_file *file,
     if (config_path == NULL || f.part == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", path);
     }
-    if (!is_file(config_path)) {
+    if (!pico_is_file(config_path)) {
         return pico_fail(err, PICO_E_NOT_FOUND,
                          "%.200s: there is no such file; the shapes of a safetensors model are in "
                          "the config.json beside it",

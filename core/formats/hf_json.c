@@ -228,8 +228,3 @@ pico_status pico_json_child(const json_t *object, const char *key, int required,
     *out = value;
     return PICO_OK;
 }
-
-pico_status pico_json_in_file(const char *path, pico_status status, const pico_error *inner,
-                              pico_error *err) {
-    return status == PICO_OK ? PICO_OK : pico_fail(err, status, "%.200s: %s", path, inner->message);
-}

@@ -38,8 +38,4 @@ pico_status pico_json_text(const json_t *object, const char *key, int required, 
 pico_status pico_json_child(const json_t *object, const char *key, int required, json_type type,
                             const json_t **out, pico_error *err);
 
-/* A message that begins with the path of the file at fault. */
-pico_status pico_json_in_file(const char *path, pico_status status, const pico_error *inner,
-                              pico_error *err);
-
 #endif

@@ -2,9 +2,6 @@
  * Opening a model, whatever it is: one file, a checkpoint with metadata beside it, a folder. Decides
  * which reader is asked, and where the vocabulary comes from. See model_file.h.
  */
-#include <string.h>
-#include <sys/stat.h>
-
 #include "formats/model_file.h"
 #include "formats/vocab_json.h"
 
@@ -20,29 +17,8 @@ pico_status pico_model_file_keep(pico_model_file *file, pico_map *map, pico_erro
     return PICO_OK;
 }
 
-static int is_folder(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-static int has_file(const char *folder, const char *name, pico_arena *arena) {
-    const char *path = pico_arena_printf(arena, "%s/%s", folder, name);
-    struct stat info;
-    return path != NULL && stat(path, &info) == 0 && S_ISREG(info.st_mode);
-}
-
-/* The folder that a file lies in. */
-static const char *folder_of(const char *path, pico_arena *arena) {
-    const char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        return ".";
-    }
-    return slash == path ? "/" : pico_arena_strndup(arena, path, (size_t)(slash - path));
-}
-
-/* A message that begins with the path. */
-static pico_status in_file(const char *path, pico_status status, const pico_error *inner,
-                           pico_error *err) {
+pico_status pico_in_file(const char *path, pico_status status, const pico_error *inner,
+                         pico_error *err) {
     return status == PICO_OK ? PICO_OK : pico_fail(err, status, "%.200s: %s", path, inner->message);
 }
 
@@ -61,7 +37,7 @@ static pico_status open_vocab(const char *path, pico_model_file *file, pico_erro
 static pico_status open_folder(const char *path, const pico_open_params *params,
                                pico_model_file *file, pico_error *err) {
     const char *checkpoint = NULL;
-    if (has_file(path, "config.json", &file->arena)) {
+    if (pico_file_in(path, "config.json", &file->arena) != NULL) {
         return pico_hf_open(path, 1, file, err);
     }
     pico_status status = pico_nanochat_find(path, &file->arena, &checkpoint, err);
@@ -96,7 +72,7 @@ static pico_status open_file(const char *path, const pico_open_params *params,
         return open_vocab(path, file, err);
     }
     status = pico_model_file_read(&file->map, params->tokenizer == NULL, file, &inner);
-    return in_file(path, status, &inner, err);
+    return pico_in_file(path, status, &inner, err);
 }
 
 /* What lies beside the model; a model without a tokenizer is no error here. */
@@ -109,7 +85,7 @@ static pico_status find_vocab(pico_model_file *file, const char *folder, pico_er
     if (status == PICO_E_NOT_FOUND && file->format == PICO_FORMAT_TORCH) {
         /* nanochat: BASE/tokenizer serves all of BASE/KIND_checkpoints/TAG */
         folder = pico_arena_printf(&file->arena, "%s/../../tokenizer", folder);
-        if (folder != NULL && has_file(folder, "tokenizer.pkl", &file->arena)) {
+        if (folder != NULL && pico_file_in(folder, "tokenizer.pkl", &file->arena) != NULL) {
             status = pico_vocab_open(folder, file->desc.n_vocab, &file->arena, &file->vocab, err);
         }
     }
@@ -118,7 +94,7 @@ static pico_status find_vocab(pico_model_file *file, const char *folder, pico_er
 
 static pico_status open_any(const char *path, const pico_open_params *params, pico_model_file *file,
                             pico_error *err) {
-    int folder = is_folder(path);
+    int folder = pico_is_folder(path);
     pico_status status =
         folder ? open_folder(path, params, file, err) : open_file(path, params, file, err);
     if (status != PICO_OK) {
@@ -130,7 +106,8 @@ static pico_status open_any(const char *path, const pico_open_params *params, pi
     }
     int alone = file->format == PICO_FORMAT_GGUF || file->format == PICO_FORMAT_LLAMA2C ||
                 file->desc.n_layer == 0;
-    return alone ? PICO_OK : find_vocab(file, folder ? path : folder_of(path, &file->arena), err);
+    return alone ? PICO_OK
+                 : find_vocab(file, folder ? path : pico_folder_of(path, &file->arena), err);
 }
 
 pico_status pico_model_file_open_with(const char *path, const pico_open_params *params,
@@ -147,7 +124,8 @@ pico_status pico_model_file_open_with(const char *path, const pico_open_params *
     status = open_any(path, params, file, err);
     if (status == PICO_OK) {
         status = pico_model_file_check_vocab(file, &inner);
-        status = in_file(params->tokenizer == NULL ? path : params->tokenizer, status, &inner, err);
+        status =
+            pico_in_file(params->tokenizer == NULL ? path : params->tokenizer, status, &inner, err);
     }
     if (status != PICO_OK) {
         pico_model_file_close(file);

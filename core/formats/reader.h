@@ -36,6 +36,10 @@ pico_status pico_llama2c_read(const pico_map *map, pico_model_file *file, pico_e
 pico_status pico_llama2c_read_vocab(const pico_map *map, uint32_t n_vocab, pico_arena *arena,
                                     pico_vocab *vocab, pico_error *err);
 
+/* PICO_OK, or the failure `inner` with the path of the file in front. */
+pico_status pico_in_file(const char *path, pico_status status, const pico_error *inner,
+                         pico_error *err);
+
 /* ---- models of several files: these readers open what lies beside the file they are given, and
  * their messages begin with the path of the file that is at fault ---- */
 

@@ -2,7 +2,6 @@
  * Tokenizer files: which reader is asked, by content, and which files of a folder are looked for.
  */
 #include <string.h>
-#include <sys/stat.h>
 
 #include "formats/gguf.h"
 #include "formats/vocab_json.h"
@@ -77,12 +76,6 @@ pico_status pico_vocab_read(const pico_map *map, uint32_t n_vocab, pico_arena *a
 
 /* ---- files ---- */
 
-static const char *file_in(const char *folder, const char *name, pico_arena *arena) {
-    const char *path = pico_arena_printf(arena, "%s/%s", folder, name);
-    struct stat info;
-    return path != NULL && stat(path, &info) == 0 && S_ISREG(info.st_mode) ? path : NULL;
-}
-
 /* A file that is a tokenizer by itself, or with what lies in its folder. */
 static pico_status open_file(const char *path, const char *folder, uint32_t n_vocab,
                              pico_arena *arena, pico_vocab *vocab, pico_error *err) {
@@ -93,22 +86,22 @@ static pico_status open_file(const char *path, const char *folder, uint32_t n_vo
     if (status != PICO_OK) {
         return status;
     }
-    const char *beside = pico_json_detect(&map) ? file_in(folder, "merges.txt", arena) : NULL;
+    const char *beside = pico_json_detect(&map) ? pico_file_in(folder, "merges.txt", arena) : NULL;
     if (beside == NULL && pico_json_detect(&map)) {
-        beside = file_in(folder, "vocab.bpe", arena);
+        beside = pico_file_in(folder, "vocab.bpe", arena);
     }
     status = beside == NULL ? PICO_OK : pico_map_open(beside, &merges, err);
     if (status == PICO_OK) {
         status =
             read_file(&map, beside == NULL ? NULL : &merges, n_vocab, arena, vocab, &more, &inner);
-        status = pico_json_in_file(path, status, &inner, err);
+        status = pico_in_file(path, status, &inner, err);
     }
     if (status == PICO_OK && more) {
         status = pico_vocab_beside(folder, arena, vocab, err);
     }
     if (status == PICO_OK && more) {
         status = pico_vocab_finish(n_vocab, arena, vocab, &inner);
-        status = pico_json_in_file(path, status, &inner, err);
+        status = pico_in_file(path, status, &inner, err);
     }
     pico_map_close(&merges);
     pico_map_close(&map);
@@ -117,10 +110,7 @@ static pico_status open_file(const char *path, const char *folder, uint32_t n_vo
 
 static pico_status open_path(const char *path, uint32_t n_vocab, pico_arena *arena,
                              pico_vocab *vocab, pico_error *err) {
-    const char *slash = strrchr(path, '/');
-    const char *folder = slash == NULL   ? "."
-                         : slash == path ? "/"
-                                         : pico_arena_strndup(arena, path, (size_t)(slash - path));
+    const char *folder = pico_folder_of(path, arena);
     return folder == NULL ? pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", path)
                           : open_file(path, folder, n_vocab, arena, vocab, err);
 }
@@ -132,13 +122,12 @@ pico_status pico_vocab_open(const char *path, uint32_t n_vocab, pico_arena *aren
     } files[] = {{"tokenizer.pkl", NULL},       {"tokenizer/tokenizer.pkl", NULL},
                  {"tokenizer.json", NULL},      {"vocab.json", "merges.txt"},
                  {"encoder.json", "vocab.bpe"}, {"tokenizer.model", NULL}};
-    struct stat info;
-    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) {
+    if (!pico_is_folder(path)) {
         return open_path(path, n_vocab, arena, vocab, err);
     }
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        const char *file = file_in(path, files[i].name, arena);
-        int complete = files[i].with == NULL || file_in(path, files[i].with, arena) != NULL;
+        const char *file = pico_file_in(path, files[i].name, arena);
+        int complete = files[i].with == NULL || pico_file_in(path, files[i].with, arena) != NULL;
         if (file != NULL && complete) {
             return open_path(file, n_vocab, arena, vocab, err);
         }

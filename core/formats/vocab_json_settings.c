@@ -4,7 +4,6 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "formats/vocab_json.h"
 
@@ -145,11 +144,6 @@ pico_status pico_vocab_ids_of_config(const json_t *config, pico_vocab *vocab, pi
 
 /* ---- the folder ---- */
 
-static int is_file(const char *path) {
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
-}
-
 typedef pico_status (*use_fn)(const json_t *object, pico_arena *arena, pico_vocab *vocab,
                               pico_error *err);
 
@@ -174,7 +168,7 @@ static pico_status use_file(const char *path, use_fn use, pico_arena *arena, pic
     }
     json_decref(object);
     pico_map_close(&map);
-    return pico_json_in_file(path, status, &inner, err);
+    return pico_in_file(path, status, &inner, err);
 }
 
 /* A template in a file of its own, as newer folders have it. */
@@ -210,7 +204,7 @@ pico_status pico_vocab_beside(const char *folder, pico_arena *arena, pico_vocab 
         const char *path = pico_arena_printf(arena, "%s/%s", folder, files[i].name);
         if (path == NULL) {
             status = pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", folder);
-        } else if (is_file(path)) {
+        } else if (pico_is_file(path)) {
             status = use_file(path, files[i].use, arena, vocab, err);
         }
     }
@@ -218,7 +212,7 @@ pico_status pico_vocab_beside(const char *folder, pico_arena *arena, pico_vocab 
     if (status == PICO_OK && path == NULL) {
         status = pico_fail(err, PICO_E_NOMEM, "%.200s: out of memory", folder);
     }
-    if (status == PICO_OK && is_file(path)) {
+    if (status == PICO_OK && pico_is_file(path)) {
         status = use_template(path, arena, vocab, err);
     }
     return status;

@@ -47,6 +47,29 @@ void pico_map_close(pico_map *map) {
     *map = (pico_map){0};
 }
 
+int pico_is_file(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+int pico_is_folder(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+const char *pico_file_in(const char *folder, const char *name, pico_arena *arena) {
+    const char *path = pico_arena_printf(arena, "%s/%s", folder, name);
+    return path != NULL && pico_is_file(path) ? path : NULL;
+}
+
+const char *pico_folder_of(const char *path, pico_arena *arena) {
+    const char *slash = strrchr(path, '/');
+    if (slash == NULL) {
+        return ".";
+    }
+    return slash == path ? "/" : pico_arena_strndup(arena, path, (size_t)(slash - path));
+}
+
 pico_status pico_file_read(const char *path, uint64_t limit, char **out, uint64_t *size,
                            pico_error *err) {
     int is_stdin = strcmp(path, "-") == 0;
@@ -144,7 +167,7 @@ static pico_status find_target(const char *path, char **out, pico_error *err) {
     if (*out == NULL) {
         return fail_errno(err, "cannot follow the link", path);
     }
-    if (stat(*out, &info) != 0 || !S_ISREG(info.st_mode)) {
+    if (!pico_is_file(*out)) {
         free(*out);
         *out = NULL;
         return pico_fail(err, PICO_E_INVALID,

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "plugin.h"
+#include "util/arena.h"
 
 typedef struct pico_map {
     const unsigned char *data; /* NULL when size is 0 */
@@ -18,6 +19,14 @@ typedef struct pico_map {
 /* Maps a regular file; PICO_E_NOT_FOUND or PICO_E_IO with path and reason. */
 pico_status pico_map_open(const char *path, pico_map *out, pico_error *err);
 void pico_map_close(pico_map *map);
+
+/* Links are followed. What cannot be looked at is neither. */
+int pico_is_file(const char *path); /* a regular file */
+int pico_is_folder(const char *path);
+/* FOLDER/NAME from the arena if that is a regular file, else NULL. */
+const char *pico_file_in(const char *folder, const char *name, pico_arena *arena);
+/* The folder that a file lies in, from the arena; NULL when memory is exhausted. */
+const char *pico_folder_of(const char *path, pico_arena *arena);
 
 /* Reads a whole file or pipe (path "-" is stdin) of at most limit bytes; *out is malloc-ed, with a
  * NUL after the last byte. */

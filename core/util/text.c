@@ -1,6 +1,7 @@
 /* Edit distance and UTF-8; see text.h. */
 #include "util/text.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { WORD_MAX = 64 };
@@ -112,4 +113,21 @@ size_t pico_utf8_encode(uint32_t code, char out[4]) {
     static const unsigned char lead[5] = {0, 0, 0xc0, 0xe0, 0xf0};
     out[0] = (char)(lead[length] | code);
     return length;
+}
+
+int pico_string_add(pico_string *string, const char *text, size_t n) {
+    if (string->capacity - string->n < n) {
+        size_t capacity = 2 * string->capacity + n + 256;
+        char *grown = realloc(string->data, capacity);
+        if (grown == NULL) {
+            return 0;
+        }
+        string->data = grown;
+        string->capacity = capacity;
+    }
+    if (n != 0) {
+        memcpy(string->data + string->n, text, n);
+        string->n += n;
+    }
+    return 1;
 }

@@ -1,5 +1,5 @@
 /*
- * Small text helpers: nearest names for error messages, UTF-8 boundaries. No locale.
+ * Small text helpers: nearest names for error messages, UTF-8 boundaries, text that grows. No locale.
  */
 #ifndef PICO_UTIL_TEXT_H
 #define PICO_UTIL_TEXT_H
@@ -20,5 +20,14 @@ size_t pico_utf8_decode(const char *s, size_t n, uint32_t *code);
 
 /* Writes code as UTF-8 into out (4 bytes of room); returns the length. */
 size_t pico_utf8_encode(uint32_t code, char out[4]);
+
+/* Text that grows; zero-initialise it, and free data. */
+typedef struct pico_string {
+    char *data; /* (n) not NUL-terminated; malloc-ed, NULL at first */
+    size_t n, capacity;
+} pico_string;
+
+/* Appends text[0..n); 0 when memory is exhausted, and then nothing has changed. */
+int pico_string_add(pico_string *string, const char *text, size_t n);
 
 #endif
