@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "formats/model_file.h"
+#include "llama_kit.h"
 #include "model/model.h"
 
 enum {
@@ -99,24 +100,11 @@ static inline float *ck_fill(pico_model_file *file, const char *name, float valu
 /* Closed by the caller, or taken over by a model; its vocabulary is static. */
 static inline pico_model_file *ck_make(const ck_script *script) {
     enum { N_EMBD = CK_VOCAB };
-    pico_layer_desc layer = {.n_head = 2, .n_kv_head = 1, .head_dim = 8, .n_ff = 16, .window = -1};
-    pico_model_desc desc = {.family = "llama",
-                            .n_layer = 1,
-                            .n_embd = N_EMBD,
-                            .n_vocab = CK_VOCAB,
-                            .n_vocab_rows = CK_VOCAB,
-                            .n_ctx_train = CK_CONTEXT,
-                            .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED,
-                            .norm = PICO_NORM_RMS,
-                            .norm_eps = 1e-5f,
-                            .pos = PICO_POS_ROPE,
-                            .rope_layout = PICO_ROPE_PAIRS,
-                            .rope_dim = 8,
-                            .rope_table = PICO_DTYPE_F32,
-                            .rope_base = 10000,
-                            .act = PICO_ACT_SILU,
-                            .backout_layer = -1,
-                            .layer = &layer};
+    pico_layer_desc layer;
+    pico_model_desc desc = small_llama(&layer, 1);
+    desc.n_embd = N_EMBD;
+    desc.n_vocab = desc.n_vocab_rows = CK_VOCAB;
+    desc.n_ctx_train = CK_CONTEXT;
     pico_model_file *file = NULL;
     pico_error err = {0};
     if (pico_model_synthetic_from(&desc, PICO_DTYPE_F32, 7, &file, &err) != PICO_OK) {

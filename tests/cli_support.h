@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "formats/model_file.h"
+#include "llama_kit.h"
 #include "model/model.h"
 #include "util/file.h"
 
@@ -219,28 +220,19 @@ static inline void cli_make_model(const char *path, const pico_model_desc *desc,
     pico_model_file_close(file);
 }
 
-/* Such a Llama of 2 layers with 4 query and 2 KV heads. */
+/* Such a Llama; layer: see small_llama. Its logits are made with the embeddings, as most are. */
+static inline pico_model_desc cli_tiny_desc(pico_layer_desc *layer, uint32_t n_layer) {
+    pico_model_desc desc = small_llama(layer, n_layer);
+    desc.n_vocab = desc.n_vocab_rows = TINY_VOCAB;
+    desc.n_ctx_train = TINY_CONTEXT;
+    desc.flags |= PICO_TIED_HEAD;
+    return desc;
+}
+
+/* It with 2 layers. */
 static inline void cli_make_tiny(const char *path, const char *chat_template) {
-    pico_layer_desc layers[2] = {
-        {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1},
-        {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1}};
-    pico_model_desc desc = {.family = "llama",
-                            .n_layer = 2,
-                            .n_embd = 32,
-                            .n_vocab = TINY_VOCAB,
-                            .n_vocab_rows = TINY_VOCAB,
-                            .n_ctx_train = TINY_CONTEXT,
-                            .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED | PICO_TIED_HEAD,
-                            .norm = PICO_NORM_RMS,
-                            .norm_eps = 1e-5f,
-                            .pos = PICO_POS_ROPE,
-                            .rope_layout = PICO_ROPE_PAIRS,
-                            .rope_dim = 8,
-                            .rope_table = PICO_DTYPE_F32,
-                            .rope_base = 10000,
-                            .act = PICO_ACT_SILU,
-                            .backout_layer = -1,
-                            .layer = layers};
+    pico_layer_desc layer[2];
+    pico_model_desc desc = cli_tiny_desc(layer, 2);
     cli_make_model(path, &desc, chat_template);
 }
 

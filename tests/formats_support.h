@@ -19,6 +19,7 @@
 #include "formats/expect.h"
 #include "formats/model_file.h"
 #include "formats/reader.h"
+#include "llama_kit.h"
 
 #define SHARED(path) PICO_SHARED_DIR "/" path
 
@@ -248,29 +249,17 @@ static inline pico_model_file *model_in_memory(const pico_model_desc *desc) {
     return file;
 }
 
-/* A small, ordinary Llama; layer must hold two. */
-static inline pico_model_desc small_llama(pico_layer_desc *layer) {
-    for (int i = 0; i < 2; i++) {
-        layer[i] =
-            (pico_layer_desc){.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 64, .window = -1};
+/* CRC-32 as zip has it, of what comes after what `crc` is of. */
+static inline uint32_t crc32_of(uint32_t crc, const void *data, uint64_t n) {
+    const unsigned char *bytes = data;
+    crc = ~crc;
+    for (uint64_t i = 0; i < n; i++) {
+        crc ^= bytes[i];
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
+        }
     }
-    return (pico_model_desc){.family = "llama",
-                             .n_layer = 2,
-                             .n_embd = 32,
-                             .n_vocab = 48,
-                             .n_vocab_rows = 48,
-                             .n_ctx_train = 64,
-                             .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED,
-                             .norm = PICO_NORM_RMS,
-                             .norm_eps = 1e-5f,
-                             .pos = PICO_POS_ROPE,
-                             .rope_layout = PICO_ROPE_PAIRS,
-                             .rope_dim = 8,
-                             .rope_table = PICO_DTYPE_F32,
-                             .rope_base = 10000.0,
-                             .act = PICO_ACT_SILU,
-                             .backout_layer = -1,
-                             .layer = layer};
+    return ~crc;
 }
 
 #endif

@@ -47,9 +47,6 @@ typedef struct kit {
     uint32_t memo_n;
 } kit;
 
-#define KIT_TEST(f, v)                                                                             \
-    { #f, f, NULL, NULL, v }
-
 /* Portable kernels without the optional slots, the best kernels with two threads, and the deferred
  * device around them if that plugin was built. */
 static inline uint32_t kit_variants(kit_variant out[KIT_VARIANTS]) {
@@ -68,6 +65,24 @@ static inline uint32_t kit_variants(kit_variant out[KIT_VARIANTS]) {
                    PICO_BUILD_DIR "/plugins/backend_cpu.so");
     return 3;
 }
+
+/* The tests on every backend: the state of each is the kit_variant. Gives the number of failures. */
+static inline int kit_run_group(const char *name, struct CMUnitTest *tests, size_t n) {
+    kit_variant variants[KIT_VARIANTS];
+    uint32_t n_variant = kit_variants(variants);
+    int failed = 0;
+    for (uint32_t i = 0; i < n_variant; i++) {
+        for (size_t t = 0; t < n; t++) {
+            tests[t].initial_state = &variants[i];
+        }
+        print_message("backend: %s\n", variants[i].name);
+        failed += _cmocka_run_group_tests(name, tests, n, NULL, NULL);
+    }
+    return failed;
+}
+
+/* On an array, as with cmocka's own macro. */
+#define KIT_RUN(name, tests) kit_run_group(name, tests, sizeof(tests) / sizeof *(tests))
 
 static inline float *kit_floats(size_t n) {
     float *values = calloc(n + 1, sizeof *values);

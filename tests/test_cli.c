@@ -221,6 +221,39 @@ static void context_fills_up(void **state) {
     assert_contains(c->run.err, "context 8");
 }
 
+/* What is advised about a full context is possible: a table of positions has an end. */
+static void advice_is_possible(void **state) {
+    static const char longer[] = "--ctx-size makes it longer", slide[] = "--overflow slide goes on";
+    context *c = *state;
+    pico_layer_desc layer[2];
+    pico_model_desc desc = cli_tiny_desc(layer, 2);
+    desc.pos = PICO_POS_LEARNED;
+    desc.rope_dim = 0;
+    cli_make_model(c->file, &desc, NULL);
+    cli_expect(RUN, 0, "run", "-m", MODEL, "-p", "x", "-n", "400", "--ignore-eos");
+    assert_contains(c->run.err, longer);
+    assert_contains(c->run.err, slide);
+    cli_expect(RUN, 0, "run", "-m", c->file, "-p", "x", "-n", "400", "--ignore-eos", "-c", "32");
+    assert_contains(c->run.err, longer);
+    cli_expect(RUN, 0, "run", "-m", c->file, "-p", "x", "-n", "400", "--ignore-eos");
+    assert_null(strstr(c->run.err, longer));
+    assert_contains(c->run.err, slide);
+    cli_expect(RUN, 2, "run", "-m", c->file, "-p", "x", "-c", "9999");
+    assert_null(strstr(c->run.err, "longer than"));
+    assert_one_message(RUN);
+}
+
+/* A row that reads no weights has no limit by bandwidth, and the notes speak of none. */
+static void bench_says_only_what_it_measured(void **state) {
+    context *c = *state;
+    cli_expect(RUN, 0, "bench", "-m", MODEL, "-p", "8", "-n", "0", "-k", "0", "-r", "1");
+    assert_contains(c->run.out, "GFLOP/s F32");
+    assert_null(strstr(c->run.out, "nan"));
+    assert_null(strstr(c->run.out, "GB/s read"));
+    cli_expect(RUN, 0, "bench", "-m", MODEL, "-p", "0", "-n", "8", "-k", "0", "-r", "1");
+    assert_contains(c->run.out, "GB/s read");
+}
+
 /* Ctrl-C ends the answer: the line is complete, the figures come, the exit code is 130. */
 static void interrupt_ends_the_answer(void **state) {
     context *c = *state;
@@ -551,6 +584,8 @@ int main(void) {
         cmocka_unit_test(prompt_is_needed),
         cmocka_unit_test(seeds_and_sizes),
         cmocka_unit_test(context_fills_up),
+        cmocka_unit_test(advice_is_possible),
+        cmocka_unit_test(bench_says_only_what_it_measured),
         cmocka_unit_test(interrupt_ends_the_answer),
         cmocka_unit_test(full_disk_is_noticed),
         cmocka_unit_test(parts_of_models_are_named),

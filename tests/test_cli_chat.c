@@ -147,6 +147,11 @@ static void commands_change_the_conversation(void **state) {
         assert_memory_equal(at - 1, counts[i], strlen(counts[i]));
         at++;
     }
+    at = strstr(c->run.err, "4 messages; "); /* what was taken back is not used any more */
+    assert_non_null(at);
+    int after_two = atoi(at + 12), after_undo = atoi(strstr(at, "2 messages; ") + 12);
+    assert_in_range(after_undo, 1, after_two - 1);
+    assert_contains(at, "0 messages; 0 of");
     assert_contains(c->run.err, "There is no command /systems.");
     assert_contains(c->run.err, "/regen  ");
     assert_int_equal(lines_of(c->run.out), 3);

@@ -17,28 +17,14 @@ typedef struct paths {
 static int make_files(void **state) {
     static paths p;
     static char text[CONTEXT - N_NEW - 1];
-    pico_layer_desc layers[N_LAYER];
+    pico_layer_desc layer[N_LAYER];
+    pico_model_desc desc = cli_tiny_desc(layer, N_LAYER);
     for (uint32_t i = 0; i < N_LAYER; i++) {
-        layers[i] = (pico_layer_desc){
-            .n_head = N_HEAD, .n_kv_head = N_HEAD, .head_dim = HEAD_DIM, .n_ff = 64, .window = -1};
+        layer[i].n_head = layer[i].n_kv_head = N_HEAD;
+        layer[i].head_dim = HEAD_DIM;
     }
-    pico_model_desc desc = {.family = "llama",
-                            .n_layer = N_LAYER,
-                            .n_embd = 64,
-                            .n_vocab = TINY_VOCAB,
-                            .n_vocab_rows = TINY_VOCAB,
-                            .n_ctx_train = CONTEXT,
-                            .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED | PICO_TIED_HEAD,
-                            .norm = PICO_NORM_RMS,
-                            .norm_eps = 1e-5f,
-                            .pos = PICO_POS_ROPE,
-                            .rope_layout = PICO_ROPE_PAIRS,
-                            .rope_dim = HEAD_DIM,
-                            .rope_table = PICO_DTYPE_F32,
-                            .rope_base = 10000,
-                            .act = PICO_ACT_SILU,
-                            .backout_layer = -1,
-                            .layer = layers};
+    desc.n_embd = desc.rope_dim = HEAD_DIM;
+    desc.n_ctx_train = CONTEXT;
     p.folder = cli_folder();
     (void)snprintf(p.model, sizeof p.model, "%s/model.gguf", p.folder);
     (void)snprintf(p.prompt, sizeof p.prompt, "%s/prompt.txt", p.folder);

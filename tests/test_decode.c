@@ -574,24 +574,16 @@ static void cancelling_is_local(void **state) {
 }
 
 int main(void) {
-    kit_variant variants[KIT_VARIANTS];
-    uint32_t n = kit_variants(variants);
-    int failed = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        kit_variant *v = &variants[i];
-        const struct CMUnitTest tests[] = {
-            KIT_TEST(speculation_gives_the_plain_tokens, v),
-            KIT_TEST(right_drafts_save_rounds, v),
-            KIT_TEST(answers_end_inside_accepted_runs, v),
-            KIT_TEST(own_tokens_end_answers, v),
-            KIT_TEST(limits_end_answers, v),
-            KIT_TEST(prefixes_are_reused, v),
-            KIT_TEST(a_window_that_moved_on_starts_afresh, v),
-            KIT_TEST(a_full_context_is_run_again, v),
-            KIT_TEST(cancelling_is_local, v),
-        };
-        print_message("backend: %s\n", v->name);
-        failed += cmocka_run_group_tests(tests, NULL, NULL);
-    }
-    return failed;
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(speculation_gives_the_plain_tokens),
+        cmocka_unit_test(right_drafts_save_rounds),
+        cmocka_unit_test(answers_end_inside_accepted_runs),
+        cmocka_unit_test(own_tokens_end_answers),
+        cmocka_unit_test(limits_end_answers),
+        cmocka_unit_test(prefixes_are_reused),
+        cmocka_unit_test(a_window_that_moved_on_starts_afresh),
+        cmocka_unit_test(a_full_context_is_run_again),
+        cmocka_unit_test(cancelling_is_local),
+    };
+    return KIT_RUN("decode", tests);
 }

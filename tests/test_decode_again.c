@@ -347,20 +347,12 @@ static void failures_change_nothing(void **state) {
 }
 
 int main(void) {
-    kit_variant variants[KIT_VARIANTS];
-    uint32_t n = kit_variants(variants);
-    int failed = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        kit_variant *v = &variants[i];
-        const struct CMUnitTest tests[] = {
-            KIT_TEST(the_longest_timeline_is_the_end, v),
-            KIT_TEST(drafts_and_company_change_nothing, v),
-            KIT_TEST(cancelling_at_any_round_changes_nothing, v),
-            KIT_TEST(who_runs_again_is_not_followed, v),
-            KIT_TEST(failures_change_nothing, v),
-        };
-        print_message("backend: %s\n", v->name);
-        failed += cmocka_run_group_tests(tests, NULL, NULL);
-    }
-    return failed;
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_longest_timeline_is_the_end),
+        cmocka_unit_test(drafts_and_company_change_nothing),
+        cmocka_unit_test(cancelling_at_any_round_changes_nothing),
+        cmocka_unit_test(who_runs_again_is_not_followed),
+        cmocka_unit_test(failures_change_nothing),
+    };
+    return KIT_RUN("decode_again", tests);
 }

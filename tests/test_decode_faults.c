@@ -452,23 +452,15 @@ static void an_empty_distribution_is_an_error(void **state) {
 }
 
 int main(void) {
-    kit_variant variants[KIT_VARIANTS];
-    uint32_t n = kit_variants(variants);
-    int failed = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        kit_variant *v = &variants[i];
-        const struct CMUnitTest tests[] = {
-            KIT_TEST(a_failing_op_changes_nothing, v),
-            KIT_TEST(a_failing_write_changes_nothing, v),
-            KIT_TEST(a_failing_read_changes_nothing, v),
-            KIT_TEST(a_failing_commit_changes_nothing, v),
-            KIT_TEST(impossible_proposals_are_refused, v),
-            KIT_TEST(a_failing_observer_does_not_lose_the_place, v),
-            KIT_TEST(state_follows_accepted_tokens, v),
-            KIT_TEST(an_empty_distribution_is_an_error, v),
-        };
-        print_message("backend: %s\n", v->name);
-        failed += cmocka_run_group_tests(tests, NULL, NULL);
-    }
-    return failed;
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_failing_op_changes_nothing),
+        cmocka_unit_test(a_failing_write_changes_nothing),
+        cmocka_unit_test(a_failing_read_changes_nothing),
+        cmocka_unit_test(a_failing_commit_changes_nothing),
+        cmocka_unit_test(impossible_proposals_are_refused),
+        cmocka_unit_test(a_failing_observer_does_not_lose_the_place),
+        cmocka_unit_test(state_follows_accepted_tokens),
+        cmocka_unit_test(an_empty_distribution_is_an_error),
+    };
+    return KIT_RUN("decode_faults", tests);
 }

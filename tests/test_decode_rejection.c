@@ -152,8 +152,8 @@ int main(void) {
     kit_variant variants[KIT_VARIANTS];
     (void)kit_variants(variants);
     const struct CMUnitTest tests[] = {
-        KIT_TEST(rejection_keeps_the_distribution, &variants[0]),
-        KIT_TEST(a_misstated_distribution_is_found_out, &variants[0]),
+        cmocka_unit_test_prestate(rejection_keeps_the_distribution, &variants[0]),
+        cmocka_unit_test_prestate(a_misstated_distribution_is_found_out, &variants[0]),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -269,12 +269,12 @@ int main(void) {
     }
     kit_variant *v = &variants[2];
     const struct CMUnitTest tests[] = {
-        KIT_TEST(ops_wait_until_something_is_read, v),
-        KIT_TEST(nothing_is_allocated_behind_an_op, v),
-        KIT_TEST(a_failure_shows_itself_late_and_once, v),
-        KIT_TEST(a_recorded_step_replays, v),
-        KIT_TEST(recorded_edits_replay, v),
-        KIT_TEST(late_failures_do_not_spoil_the_answer, v),
+        cmocka_unit_test_prestate(ops_wait_until_something_is_read, v),
+        cmocka_unit_test_prestate(nothing_is_allocated_behind_an_op, v),
+        cmocka_unit_test_prestate(a_failure_shows_itself_late_and_once, v),
+        cmocka_unit_test_prestate(a_recorded_step_replays, v),
+        cmocka_unit_test_prestate(recorded_edits_replay, v),
+        cmocka_unit_test_prestate(late_failures_do_not_spoil_the_answer, v),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

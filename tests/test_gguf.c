@@ -81,7 +81,7 @@ static uint32_t pick(uint32_t *seed, uint32_t min, uint32_t max) {
 
 /* Any combination of features, with every field of the description in play. */
 static pico_model_desc random_desc(uint32_t *seed, pico_layer_desc *layer) {
-    pico_model_desc d = small_llama(layer);
+    pico_model_desc d = small_llama(layer, 2);
     (void)snprintf(d.family, sizeof d.family, "family%u", pick(seed, 0, 99));
     d.n_embd = 2 * pick(seed, 4, 12);
     d.n_vocab = pick(seed, 3, 20);
@@ -99,7 +99,8 @@ static pico_model_desc random_desc(uint32_t *seed, pico_layer_desc *layer) {
     d.attn_scale = 0.25f * (float)pick(seed, 0, 4);
     d.qk_scale = 0.1f * (float)pick(seed, 1, 20);
     d.logit_softcap = (float)pick(seed, 0, 30);
-    int can_smear = d.pos == PICO_POS_ROPE && d.norm_eps > 0.0f;
+    int plain_norm = (d.flags & PICO_EMBED_NORM) == 0 || (d.flags & PICO_NORM_BIAS) == 0;
+    int can_smear = d.pos == PICO_POS_ROPE && d.norm_eps > 0.0f && plain_norm;
     d.smear_width = can_smear ? pick(seed, 0, 4) : 0;
     d.ve_width = pick(seed, 1, 8);
     d.ve_scale = (float)pick(seed, 0, 3);
@@ -137,7 +138,7 @@ static void every_description_survives(void **state) {
 static void llama_only_where_the_standard_says_it_all(void **state) {
     (void)state;
     pico_layer_desc layer[2];
-    pico_model_desc d = small_llama(layer);
+    pico_model_desc d = small_llama(layer, 2);
     layer[1] =
         (pico_layer_desc){.n_head = 2, .n_kv_head = 1, .head_dim = 8, .n_ff = 40, .window = -1};
     d.n_vocab = 45; /* of 48 rows */
@@ -165,7 +166,7 @@ static void llama_only_where_the_standard_says_it_all(void **state) {
 static void descriptions_are_checked(void **state) {
     (void)state;
     pico_layer_desc layer[2];
-    const pico_model_desc good = small_llama(layer);
+    const pico_model_desc good = small_llama(layer, 2);
     pico_error err = {0};
 #define REFUSED(field, bad, says)                                                                  \
     do {                                                                                           \
@@ -199,7 +200,7 @@ static void smear_goes_with_what_it_was_made_for(void **state) {
     (void)state;
     pico_layer_desc layer[2];
     pico_error err = {0};
-    pico_model_desc d = small_llama(layer);
+    pico_model_desc d = small_llama(layer, 2);
     d.smear_width = 8;
     d.norm_eps = 0.0f;
     assert_int_equal(pico_desc_check(&d, &err), PICO_OK);
@@ -208,6 +209,10 @@ static void smear_goes_with_what_it_was_made_for(void **state) {
     assert_non_null(strstr(err.message, "norm without epsilon"));
     d.norm_eps = 1e-5f;
     assert_int_equal(pico_desc_check(&d, &err), PICO_OK);
+    d.flags |= PICO_NORM_BIAS;
+    assert_int_equal(pico_desc_check(&d, &err), PICO_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "bias"));
+    d.flags &= ~(uint32_t)PICO_NORM_BIAS;
     d.pos = PICO_POS_LEARNED;
     assert_int_equal(pico_desc_check(&d, &err), PICO_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "learned positions"));
@@ -242,7 +247,7 @@ static void put_blob(pico_model_file *file, pico_file_tensor *t, uint32_t dtype,
 static void every_layout_survives(void **state) {
     (void)state;
     pico_layer_desc layer[2];
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     pico_model_file *file = model_in_memory(&desc);
     static const float book[16] = {-1.0f, 0.5f};
     static const int32_t outliers[2] = {3, 30};
@@ -291,7 +296,7 @@ static void every_layout_survives(void **state) {
 static void odd_nf4_survives(void **state) {
     (void)state;
     pico_layer_desc layer[2];
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     layer[0].n_ff = layer[1].n_ff = 33;
     pico_model_file *file = model_in_memory(&desc);
     static const float book[16] = {-1.0f, 0.5f};
@@ -346,13 +351,13 @@ static pico_status put_expected(void *arg, const pico_expected *e) {
 
 static void put_tensors(image *in) {
     pico_layer_desc layer[2];
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     assert_int_equal(pico_expect_each(&desc, put_expected, in), PICO_OK);
 }
 
 static void put_llama_keys(image *in) {
     pico_layer_desc layer[2];
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     in->version = 3;
     pico_gguf_key_text(&in->keys, "general.", "architecture", "llama");
     pico_gguf_write_desc(&in->keys, &desc);
@@ -703,7 +708,7 @@ static void wrong_hyper_parameters(void **state) {
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         image in = {.version = 3};
         pico_layer_desc layer[2];
-        pico_model_desc desc = small_llama(layer);
+        pico_model_desc desc = small_llama(layer, 2);
         /* The standard keys, with one of them replaced or left out. */
         const struct {
             const char *name;

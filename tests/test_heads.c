@@ -89,15 +89,9 @@ static void heads_match_double_precision(void **state) {
 }
 
 int main(void) {
-    kit_variant variants[KIT_VARIANTS];
-    uint32_t n = kit_variants(variants);
-    int failed = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        kit_variant *v = &variants[i];
-        const struct CMUnitTest tests[] = {KIT_TEST(heads_are_listed, v),
-                                           KIT_TEST(heads_match_double_precision, v)};
-        print_message("backend: %s\n", v->name);
-        failed += cmocka_run_group_tests(tests, NULL, NULL);
-    }
-    return failed;
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(heads_are_listed),
+        cmocka_unit_test(heads_match_double_precision),
+    };
+    return KIT_RUN("heads", tests);
 }

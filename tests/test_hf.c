@@ -15,7 +15,7 @@ static pico_model_file *write_llama(const kit_folder *folder, unsigned form, int
                                     size_t skew) {
     static const int64_t four[1] = {4};
     pico_layer_desc *layer = malloc(2 * sizeof *layer);
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     desc.flags |= (form & TIED) != 0 ? (uint32_t)PICO_TIED_HEAD : 0u;
     desc.flags |= (form & BIASED) != 0 ? PICO_BIAS_QKV | PICO_BIAS_OUT | PICO_BIAS_FFN : 0u;
     for (int i = 0; i < 2 && (form & WIDE_HEADS) != 0; i++) {

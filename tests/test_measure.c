@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "llama_kit.h"
 #include "measure/bench_internal.h"
 #include "measure/eval.h"
 #include "measure/probe.h"
@@ -37,35 +38,14 @@ static void no_progress(void *ctx, const char *what, uint64_t done, uint64_t tot
     assert_true(done <= total);
 }
 
-static const pico_layer_desc tiny_layers[2] = {
-    {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 80, .window = -1},
-    {.n_head = 4, .n_kv_head = 2, .head_dim = 8, .n_ff = 80, .window = -1},
-};
-
-static pico_model_desc tiny_llama(void) {
-    return (pico_model_desc){.family = "llama",
-                             .n_layer = 2,
-                             .n_embd = 32,
-                             .n_vocab = 97,
-                             .n_vocab_rows = 97,
-                             .n_ctx_train = 24,
-                             .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED | PICO_TIED_HEAD,
-                             .norm = PICO_NORM_RMS,
-                             .norm_eps = 1e-5f,
-                             .pos = PICO_POS_ROPE,
-                             .rope_layout = PICO_ROPE_PAIRS,
-                             .rope_dim = 8,
-                             .rope_table = PICO_DTYPE_F32,
-                             .rope_base = 10000.0,
-                             .act = PICO_ACT_SILU,
-                             .backout_layer = -1,
-                             .layer = tiny_layers};
-}
-
 static void open_tiny(test_run *run, int learned_positions) {
-    pico_model_desc desc = tiny_llama();
+    pico_layer_desc layer[2];
+    pico_model_desc desc = small_llama(layer, 2);
     pico_model_file *file = NULL;
     pico_error err = {0};
+    desc.n_vocab = desc.n_vocab_rows = 97;
+    desc.n_ctx_train = 24;
+    desc.flags |= PICO_TIED_HEAD;
     if (learned_positions) {
         desc.pos = PICO_POS_LEARNED;
     }

@@ -248,7 +248,7 @@ static void real_models_survive_conversion(void **state) {
 static void converts_in_place(void **state) {
     (void)state;
     pico_layer_desc layer[2];
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     pico_model_file *file = model_in_memory(&desc);
     char *path = temporary_path();
     assert_int_equal(pico_gguf_write(file, path, NULL), PICO_OK);
@@ -307,7 +307,7 @@ static void refuses_to_write_nonsense(void **state) {
     (void)state;
     pico_error err = {0};
     pico_layer_desc layer[2];
-    pico_model_desc desc = small_llama(layer);
+    pico_model_desc desc = small_llama(layer, 2);
     pico_model_file *file = model_in_memory(&desc);
     const char *path = "/tmp/picochat-test-never-written.gguf";
     file->n_tensor--;

@@ -408,25 +408,17 @@ static void a_sliding_session_is_small(void **state) {
 }
 
 int main(void) {
-    kit_variant variants[KIT_VARIANTS];
-    uint32_t n = kit_variants(variants);
-    int failed = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        kit_variant *v = &variants[i];
-        const struct CMUnitTest tests[] = {
-            KIT_TEST(any_schedule_gives_the_same_bits, v),
-            KIT_TEST(company_changes_nothing, v),
-            KIT_TEST(wants_are_independent, v),
-            KIT_TEST(truncation_at_every_offset, v),
-            KIT_TEST(random_lives_match_fresh_timelines, v),
-            KIT_TEST(random_lives_with_windows, v),
-            KIT_TEST(half_precision_pages_obey_the_same_rules, v),
-            KIT_TEST(logits_match_double_precision, v),
-            KIT_TEST(windows_match_a_masked_oracle, v),
-            KIT_TEST(a_sliding_session_is_small, v),
-        };
-        print_message("backend: %s\n", v->name);
-        failed += cmocka_run_group_tests(tests, NULL, NULL);
-    }
-    return failed;
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_schedule_gives_the_same_bits),
+        cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(wants_are_independent),
+        cmocka_unit_test(truncation_at_every_offset),
+        cmocka_unit_test(random_lives_match_fresh_timelines),
+        cmocka_unit_test(random_lives_with_windows),
+        cmocka_unit_test(half_precision_pages_obey_the_same_rules),
+        cmocka_unit_test(logits_match_double_precision),
+        cmocka_unit_test(windows_match_a_masked_oracle),
+        cmocka_unit_test(a_sliding_session_is_small),
+    };
+    return KIT_RUN("session", tests);
 }

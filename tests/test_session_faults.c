@@ -355,24 +355,16 @@ static void impossible_sessions_are_refused(void **state) {
 }
 
 int main(void) {
-    kit_variant variants[KIT_VARIANTS];
-    uint32_t n = kit_variants(variants);
-    int failed = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        kit_variant *v = &variants[i];
-        const struct CMUnitTest tests[] = {
-            KIT_TEST(bad_rows_are_refused, v),
-            KIT_TEST(bad_paths_are_refused, v),
-            KIT_TEST(paths_of_an_earlier_call_are_refused, v),
-            KIT_TEST(bad_truncations_and_copies_are_refused, v),
-            KIT_TEST(every_failing_op_leaves_the_timelines, v),
-            KIT_TEST(a_failing_page_copy_leaves_the_timelines, v),
-            KIT_TEST(a_failing_commit_leaves_the_timeline, v),
-            KIT_TEST(opening_fails_cleanly_at_every_allocation, v),
-            KIT_TEST(impossible_sessions_are_refused, v),
-        };
-        print_message("backend: %s\n", v->name);
-        failed += cmocka_run_group_tests(tests, NULL, NULL);
-    }
-    return failed;
+    struct CMUnitTest tests[] = {
+        cmocka_unit_test(bad_rows_are_refused),
+        cmocka_unit_test(bad_paths_are_refused),
+        cmocka_unit_test(paths_of_an_earlier_call_are_refused),
+        cmocka_unit_test(bad_truncations_and_copies_are_refused),
+        cmocka_unit_test(every_failing_op_leaves_the_timelines),
+        cmocka_unit_test(a_failing_page_copy_leaves_the_timelines),
+        cmocka_unit_test(a_failing_commit_leaves_the_timeline),
+        cmocka_unit_test(opening_fails_cleanly_at_every_allocation),
+        cmocka_unit_test(impossible_sessions_are_refused),
+    };
+    return KIT_RUN("session_faults", tests);
 }

@@ -44,7 +44,7 @@ static pico_model_desc small_desc(void) {
                             .draft_hidden = 32,
                             .layer = small_layers};
     desc.flags = PICO_BIAS_QKV | PICO_BIAS_OUT | PICO_BIAS_FFN | PICO_NORM_WEIGHT | PICO_NORM_BIAS |
-                 PICO_EMBED_NORM | PICO_QK_NORM | PICO_RESID_LAMBDAS;
+                 PICO_QK_NORM | PICO_RESID_LAMBDAS;
     return desc;
 }
 

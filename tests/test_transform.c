@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "formats/expect.h"
+#include "llama_kit.h"
 #include "model/model.h"
 #include "transform/compress.h"
 #include "transform/pool.h"
@@ -26,31 +27,13 @@
 enum { N_LAYER = 2, HEAD_DIM = 8, N_HEAD = 4, WIDTH = 32 };
 
 static pico_model_file *make_file(uint32_t n_kv_head, uint32_t dtype) {
-    pico_layer_desc layers[N_LAYER];
+    pico_layer_desc layer[N_LAYER];
+    pico_model_desc desc = small_llama(layer, N_LAYER);
     for (uint32_t i = 0; i < N_LAYER; i++) {
-        layers[i] = (pico_layer_desc){.n_head = N_HEAD,
-                                      .n_kv_head = n_kv_head,
-                                      .head_dim = HEAD_DIM,
-                                      .n_ff = 64,
-                                      .window = -1};
+        layer[i].n_kv_head = n_kv_head;
     }
-    pico_model_desc desc = {.family = "llama",
-                            .n_layer = N_LAYER,
-                            .n_embd = WIDTH,
-                            .n_vocab = 64,
-                            .n_vocab_rows = 64,
-                            .n_ctx_train = 64,
-                            .flags = PICO_NORM_WEIGHT | PICO_FFN_GATED | PICO_BIAS_QKV,
-                            .norm = PICO_NORM_RMS,
-                            .norm_eps = 1e-5f,
-                            .pos = PICO_POS_ROPE,
-                            .rope_layout = PICO_ROPE_PAIRS,
-                            .rope_dim = HEAD_DIM,
-                            .rope_table = PICO_DTYPE_F32,
-                            .rope_base = 10000,
-                            .act = PICO_ACT_SILU,
-                            .backout_layer = -1,
-                            .layer = layers};
+    desc.n_vocab = desc.n_vocab_rows = 64;
+    desc.flags |= PICO_BIAS_QKV;
     pico_model_file *file = NULL;
     pico_error err = {0};
     if (pico_model_synthetic_from(&desc, dtype, 7, &file, &err) != PICO_OK) {

@@ -380,7 +380,7 @@ static void models_with_more_tokens(void **state) {
     }
     kit_folder folder = kit_folder_make();
     pico_layer_desc layer[2];
-    const pico_model_desc desc = small_llama(layer);
+    const pico_model_desc desc = small_llama(layer, 2);
     pico_model_file *model = model_in_memory(&desc);
     kit_st st = {0};
     size_t size;

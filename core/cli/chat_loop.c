@@ -49,9 +49,9 @@ static void report(pico_chat_state *chat, const pico_decode_stats *before, uint3
     pico_log_write(log, PICO_LOG_DEBUG, "%s", chat->figures);
     if (finish == PICO_FINISH_CONTEXT) {
         pico_log_write(log, PICO_LOG_WARN,
-                       "the context of %u tokens is full; /clear begins anew, --overflow slide "
-                       "forgets the beginning instead",
-                       pico_session_max_positions(pico_decode_session(chat->decode)));
+                       "the context of %u tokens is full; /clear begins anew, %s",
+                       pico_session_max_positions(pico_decode_session(chat->decode)),
+                       pico_runtime_full_advice(&chat->runtime));
     }
 }
 
@@ -102,8 +102,9 @@ static int end_turn(pico_chat_state *chat, pico_status status) {
     }
     pico_log_write(&chat->runtime.log, PICO_LOG_WARN,
                    "the conversation no longer fits: %zu tokens, and the context has %u; /clear "
-                   "begins anew, --overflow slide forgets the beginning instead",
-                   n, pico_session_max_positions(pico_decode_session(chat->decode)));
+                   "begins anew, %s",
+                   n, pico_session_max_positions(pico_decode_session(chat->decode)),
+                   pico_runtime_full_advice(&chat->runtime));
     return PICO_EXIT_OK;
 }
 
@@ -126,11 +127,10 @@ static int say(pico_chat_state *chat, const char *text) {
 
 static void print_stats(pico_chat_state *chat) {
     pico_session *session = pico_decode_session(chat->decode);
-    (void)fprintf(stderr,
-                  "last answer: %s\nconversation: %zu messages; %u of %u tokens of the context are "
-                  "used\n",
-                  chat->figures[0] == '\0' ? "none yet" : chat->figures, 2 * chat->n_exchange,
-                  pico_session_length(session, 0), pico_session_max_positions(session));
+    (void)fprintf(stderr, "last answer: %s\n",
+                  chat->figures[0] == '\0' ? "none yet" : chat->figures);
+    (void)fprintf(stderr, "conversation: %zu messages; %zu of %u tokens of the context are used\n",
+                  2 * chat->n_exchange, chat->tokens.n, pico_session_max_positions(session));
 }
 
 static int change_system(pico_chat_state *chat, const char *text) {

@@ -180,9 +180,9 @@ static void report(run_state *run, const pico_slot_state *slot) {
     pico_decode_stats none = {0};
     if (slot->finish == PICO_FINISH_CONTEXT) {
         pico_log_write(&run->runtime.log, PICO_LOG_WARN,
-                       "the context of %u tokens is full, so the text ends here; --ctx-size makes "
-                       "it longer, --overflow slide goes on and forgets the beginning",
-                       pico_session_max_positions(pico_decode_session(run->decode)));
+                       "the context of %u tokens is full, so the text ends here; %s",
+                       pico_session_max_positions(pico_decode_session(run->decode)),
+                       pico_runtime_full_advice(&run->runtime));
     }
     pico_answer_figures(&none, run->decode, figures, sizeof figures);
     pico_log_write(&run->runtime.log, PICO_LOG_INFO, "%s, seed %lld", figures,
@@ -257,8 +257,9 @@ static const pico_cli_option options[] = {
      "answers that are made together (searches of decoder beam); default 1, or as many as "
      "--samples"},
     {"--samples", NULL, "K",
-     "answers to each prompt, all drawn differently; the prompt is run once for all of them. Of "
-     "decoder beam: its K best answers"}};
+     "answers to each prompt, all drawn differently; the prompt is run once for those that are "
+     "made "
+     "together. Of decoder beam: its K best answers"}};
 
 const pico_command pico_command_run = {
     .name = "run",

@@ -362,9 +362,9 @@ static void report(many *m) {
     pico_log *log = &m->runtime->log;
     if (m->n_full != 0) {
         pico_log_write(log, PICO_LOG_WARN,
-                       "%zu answers end where the context of %u tokens was full; --ctx-size makes "
-                       "it longer, --overflow slide goes on and forgets the beginning",
-                       m->n_full, pico_session_max_positions(pico_decode_session(m->decode)));
+                       "%zu answers end where the context of %u tokens was full; %s", m->n_full,
+                       pico_session_max_positions(pico_decode_session(m->decode)),
+                       pico_runtime_full_advice(m->runtime));
     }
     if (m->n_error != 0) {
         pico_log_write(log, PICO_LOG_WARN, "%zu of %zu prompts could not be run: see their errors",

@@ -293,29 +293,44 @@ const char *const *pico_runtime_stops(const pico_runtime *runtime, size_t *n) {
     return runtime->stop;
 }
 
+static int slides(const pico_config *config) {
+    return strcmp(pico_config_string(config, "generate", "overflow"), "slide") == 0;
+}
+
+const char *pico_runtime_full_advice(const pico_runtime *runtime) {
+    const pico_model_desc *desc = pico_model_describe(runtime->model);
+    int64_t context = pico_config_int(runtime->config, "model", "context");
+    int is_table = desc->pos == PICO_POS_LEARNED && (context == 0 || context >= desc->n_ctx_train);
+    if (slides(runtime->config)) {
+        return "no longer text is possible, sliding or not";
+    }
+    return is_table ? "--overflow slide goes on and forgets the beginning"
+                    : "--ctx-size makes it longer, --overflow slide goes on and forgets the "
+                      "beginning";
+}
+
 /* How long timelines may get, and how far back they see. */
 static void size_context(pico_runtime *runtime, uint64_t total, pico_decode_params *out) {
     const pico_config *config = runtime->config;
     const pico_model_desc *desc = pico_model_describe(runtime->model);
     uint64_t context = (uint64_t)pico_config_int(config, "model", "context");
     context = context == 0 ? desc->n_ctx_train : context;
-    int slides = strcmp(pico_config_string(config, "generate", "overflow"), "slide") == 0;
-    if (context > desc->n_ctx_train) {
+    if (context > desc->n_ctx_train && desc->pos != PICO_POS_LEARNED) { /* those are an error */
         pico_log_write(&runtime->log, PICO_LOG_WARN,
                        "a context of %llu tokens is longer than the %u that the model was trained "
                        "on",
                        (unsigned long long)context, desc->n_ctx_train);
     }
     uint64_t longest = total < context ? total : context;
-    if (slides) {
+    if (slides(config)) {
         uint64_t most = context > PICO_SLIDE_POSITIONS ? context : PICO_SLIDE_POSITIONS;
         longest = total < most ? total : most;
     }
     /* Positions beyond the table of learned ones do not exist: the text is run again instead. */
-    int again = slides && desc->pos == PICO_POS_LEARNED;
+    int again = slides(config) && desc->pos == PICO_POS_LEARNED;
     out->max_positions = (uint32_t)(again && longest > context ? context : longest);
     out->max_timeline = again ? (uint32_t)longest : 0;
-    out->window_limit = slides && !again ? (uint32_t)context : 0;
+    out->window_limit = slides(config) && !again ? (uint32_t)context : 0;
 }
 
 pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, uint64_t total,

@@ -53,6 +53,9 @@ void pico_runtime_close(pico_runtime *runtime);
  * strings come from [generate] stop. The arrays live as long as the runtime. */
 pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, uint64_t total,
                                        pico_decode_params *out, pico_error *err);
+/* What can be done about a full context, as the end of a sentence; it depends on the model's kind of
+ * positions and on what [generate] overflow is. */
+const char *pico_runtime_full_advice(const pico_runtime *runtime);
 /* The stop strings of [generate] stop. */
 const char *const *pico_runtime_stops(const pico_runtime *runtime, size_t *n);
 

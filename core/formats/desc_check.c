@@ -77,15 +77,22 @@ static pico_status check_floats(const pico_model_desc *d, pico_error *err) {
 }
 
 /* The forward pass looks the embedding of the token before up again, without its place, and takes
- * zeros at the start of a text, which a norm without epsilon would turn into NaN. */
+ * zeros at the start of a text; a norm must leave those zeros. */
 static pico_status check_smear(const pico_model_desc *d, pico_error *err) {
-    int is_learned = d->pos == PICO_POS_LEARNED;
-    int makes_nan = (d->flags & PICO_EMBED_NORM) != 0 && !(d->norm_eps > 0.0f);
-    if (d->smear_width == 0 || (!is_learned && !makes_nan)) {
+    const char *fault = NULL;
+    if (d->smear_width == 0) {
         return PICO_OK;
     }
-    return pico_fail(err, PICO_E_UNSUPPORTED, "a model with smear and %s is not computed here",
-                     is_learned ? "learned positions" : "an embedding norm without epsilon");
+    if (d->pos == PICO_POS_LEARNED) {
+        fault = "learned positions";
+    } else if ((d->flags & PICO_EMBED_NORM) && !(d->norm_eps > 0.0f)) {
+        fault = "an embedding norm without epsilon";
+    } else if ((d->flags & PICO_EMBED_NORM) && (d->flags & PICO_NORM_BIAS)) {
+        fault = "an embedding norm with a bias";
+    }
+    return fault == NULL ? PICO_OK
+                         : pico_fail(err, PICO_E_UNSUPPORTED,
+                                     "a model with smear and %s is not computed here", fault);
 }
 
 static pico_status check_layer(const pico_model_desc *d, uint32_t i, pico_error *err) {

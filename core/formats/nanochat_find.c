@@ -82,8 +82,8 @@ static void consider(finder *f, const char *name) {
     const char *digits;
     size_t length = strlen(name), n = step_digits(name, &digits);
     if (length < 4 || strcmp(name + length - 3, ".pt") != 0 || name[0] == '.' ||
-        strncmp(name, "optim_", 6) == 0) {
-        return; /* optim_*.pt is the state of the optimiser */
+        strncmp(name, "optim_", 6) == 0 || strncmp(name, "token_bytes", 11) == 0) {
+        return; /* the state of the optimiser, and what lies beside a tokenizer */
     }
     if (n == 0) {
         f->other = f->n_other++ == 0 ? pico_arena_strdup(f->arena, name) : f->other;

@@ -89,11 +89,12 @@ static void print_notes(const pico_bench_result *result, FILE *to) {
     if (result->note[0] != '\0') {
         (void)fprintf(to, "%s\n", result->note);
     } else {
-        (void)fprintf(to,
-                      "limits (%s probe): %.1f GB/s read, %.0f GFLOP/s F32; a decode step reads "
-                      "%.1f MB of weights\n",
-                      result->instructions, result->read_rate / 1e9, result->flop_rate / 1e9,
-                      (double)result->step_bytes / 1e6);
+        (void)fprintf(to, "limits (%s probe): ", result->instructions);
+        if (!isnan(result->read_rate)) { /* no row needed it */
+            (void)fprintf(to, "%.1f GB/s read, ", result->read_rate / 1e9);
+        }
+        (void)fprintf(to, "%.0f GFLOP/s F32; a decode step reads %.1f MB of weights\n",
+                      result->flop_rate / 1e9, (double)result->step_bytes / 1e6);
     }
     (void)fprintf(to, "peak memory ");
     print_size(to, result->peak_rss);

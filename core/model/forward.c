@@ -231,7 +231,7 @@ static pico_status smear(const pico_model *model, const pico_forward_args *args,
     pico_tensor head_of = *x;
     head_of.shape[1] = model->desc.smear_width;
     PICO_TRY(pico_op_lookup(model, model->embed, &args->batch.prev, &before, 0));
-    if (model->desc.flags & PICO_EMBED_NORM) { /* of zeros, at the start of a text: its bias */
+    if (model->desc.flags & PICO_EMBED_NORM) { /* of zeros, at the start of a text: zeros */
         PICO_TRY(
             pico_op_norm(model, &before, &model->embed_norm, &model->embed_norm_bias, &before));
     }
