@@ -259,7 +259,9 @@ static void reference_syntax(void) {
         "command line\n  at the working directory.\n"
         "- `[kind]` has the host's keys and says which plugin is used; `[kind.NAME]` has the keys "
         "of plugin\n  NAME, which are checked whether it is selected or not, if it can be "
-        "found.\n",
+        "found.\n\n"
+        "A variable that no key claims is an error where the section has no plugin, and ignored "
+        "elsewhere: its\nplugin may be one that is not loaded.\n",
         stdout);
 }
 
