@@ -340,7 +340,7 @@ static void failures_change_nothing(void **state) {
             n += plans[i].step;
         }
         if (n == 0) {
-            fail_msg("plan %zu: nothing failed", i);
+            fail_msg("plan %u: nothing failed", i);
         }
         assert_int_equal(remove(path), 0);
     }

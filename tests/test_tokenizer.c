@@ -473,18 +473,14 @@ static void bpe_equals_oracle(void **state) {
     }
 }
 
+#define SPACE "\xc4\xa0" /* the blank, as GPT-2 writes it */
+
 /* "abc" is a token that merging never makes, since "bc" merges first: not the first time and not
  * when it is known. " abc" is one that merging makes from the space and "a" first. */
 static void bpe_token_out_of_reach(void **state) {
     (void)state;
-    static const char *const merges[] = {"b c", "a b", "ab c", "\xc4\xa0 a",
-                                         "\xc4\xa0"
-                                         "a bc"};
-    static const char *const pieces[] = {"bc", "ab", "abc",
-                                         "\xc4\xa0"
-                                         "a",
-                                         "\xc4\xa0"
-                                         "abc"};
+    static const char *const merges[] = {"b c", "a b", "ab c", SPACE " a", SPACE "a bc"};
+    static const char *const pieces[] = {"bc", "ab", "abc", SPACE "a", SPACE "abc"};
     maker m = maker_begin(PICO_VOCAB_BPE);
     m.vocab.pre = "gpt-2";
     maker_bytes(&m);
