@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.2: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.3: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -59,9 +59,10 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 2u
+#define PICO_ABI_MINOR 3u
 #define PICO_ABI_MINOR_OLDEST 1u
-#define PICO_PLUGIN_MAGIC 0x4f434950u /* "PICO" in little-endian byte order */
+#define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
+#define PICO_PLUGIN_MAGIC 0x4f434950u       /* "PICO" in little-endian byte order */
 
 #if defined(__GNUC__)
 #define PICO_PRINTF(fmt_arg, first_arg) __attribute__((format(printf, fmt_arg, first_arg)))
@@ -186,6 +187,9 @@ typedef struct pico_tensor {
  *        row may be short); group = cols for one scale a row; group = 0 for one for the matrix.
  *   NF4: codes 4 bit, first element in the high nibble, each row on whole bytes; codebook[16],
  *        scales as for I8.
+ * input_quant says how the input of a product is rounded before it; PICO_INPUT_AUTO leaves it to the
+ * backend, which rounds where it has integer kernels for the layout: I8 with one scale a row or for
+ * the matrix as ROW, I8 in groups as GROUP, Q8_0 and Q4_0 as groups of 32; never for the others.
  * With input_perm, column j of codes belongs to input input_perm[j]; with input_scale, every column
  * of the effective weight, outliers too, is divided by its input's scale; outlier_col names
  * inputs. */
@@ -205,7 +209,18 @@ typedef struct pico_weight_desc {
     const int32_t *outlier_col; /* (n_outlier): columns kept apart in F16; their codes are 0 */
     const void *outlier_value;  /* F16 (rows, n_outlier) */
     int64_t n_outlier;
+    uint32_t input_quant; /* PICO_INPUT_x */
+    uint32_t reserved;    /* 0 */
 } pico_weight_desc;
+
+/* Rounding of the input of a product to int8, as codes = round(x * 127 / max|x|). Outlier columns
+ * take no part in it: they meet the input as it is. */
+enum {
+    PICO_INPUT_AUTO = 0,
+    PICO_INPUT_FLOAT = 1, /* not rounded to integers: weights are widened instead */
+    PICO_INPUT_ROW = 2,   /* one scale for each row of x */
+    PICO_INPUT_GROUP = 3  /* one scale for each group of columns that shares a weight scale */
+};
 
 enum {
     PICO_USE_PRODUCT = 1,   /* y = x W^T */
@@ -353,8 +368,8 @@ enum {
 
 /* How one layer stores K and V. The layout inside a page is the backend's own affair. */
 typedef struct pico_kv_desc {
-    uint32_t dtype; /* PICO_DTYPE_F32, F16, BF16 */
-    uint32_t n_kv_head, head_dim;
+    uint32_t dtype;               /* PICO_DTYPE_F32, F16, BF16 or Q8_0 */
+    uint32_t n_kv_head, head_dim; /* Q8_0: int8 with a scale for 32 values; head_dim % 32 == 0 */
 } pico_kv_desc;
 
 /* Device data about the rows of one forward pass, all I32. A cell is a place for one position's K
@@ -589,7 +604,7 @@ typedef struct pico_attention_layer {
     float scale;
     int32_t window;    /* as in pico_layer_desc */
     uint32_t n_sink;   /* leading positions that the window never hides */
-    uint32_t kv_dtype; /* PICO_DTYPE_F32, F16, BF16; NONE: the host's `kv_type` decides */
+    uint32_t kv_dtype; /* as in pico_kv_desc; NONE: the host's `kv_type` decides */
 } pico_attention_layer;
 
 typedef struct pico_attention_ops {
@@ -1006,6 +1021,23 @@ typedef struct pico_tensors_api {
                            pico_error *err);
 } pico_tensors_api;
 
+/* A model's tokens, for plugins that read text or compare two models. */
+enum { PICO_TEXT_BOS = 1 /* in front of the text, where the vocabulary has a token for that */ };
+
+typedef struct pico_text_api {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* The tokens of text[0..n): writes the first `capacity` of them to ids, *n_ids gets how many
+     * there are. Special tokens are not recognised in the text. May allocate.
+     * PICO_E_UNSUPPORTED if the model came without a tokenizer. */
+    pico_status (*encode)(pico_model *model, const char *text, uint64_t n, uint32_t flags,
+                          int32_t *ids, uint64_t capacity, uint64_t *n_ids, pico_error *err);
+    /* A token as the vocabulary stores it: *n bytes, which live as long as the model, and its type
+     * as GGUF numbers them (1 normal, 3 control, 6 byte, ...). PICO_E_NOT_FOUND beyond the last. */
+    pico_status (*piece)(const pico_model *model, int32_t token, const char **text, uint32_t *n,
+                         uint32_t *type);
+} pico_text_api;
+
 /* Called with each named activation of a forward pass; rows F32 (n, width) in host memory. In the
  * order of the pass: "embed" (layer 0); for each layer "attn_norm" (the input of Wq, Wk, Wv),
  * "attended" (of Wo), "ffn_norm" (of W1, W3), "ffn_inner" (of W2), "out" (the residual stream); for
@@ -1047,6 +1079,7 @@ typedef struct pico_host {
     const void *train; /* reserved for pico.train; NULL */
     /* The backend of the run, for plugins that handle device rows; its instance. */
     const pico_backend_ops *(*backend)(void *ctx, void **self);
+    const pico_text_api *text;
 } pico_host;
 
 /* ------------------------------------------------------------------------------------------------

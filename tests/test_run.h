@@ -69,7 +69,8 @@ static inline void test_run_open_plugins(test_run *run, const char *ini) {
                             .model_desc = pico_model_describe,
                             .model_close = pico_model_close,
                             .tap = pico_model_tap,
-                            .backend = test_backend};
+                            .backend = test_backend,
+                            .text = &pico_text_table};
     const struct {
         uint32_t kind;
         pico_instance *out;

@@ -113,7 +113,8 @@ static void fill_host(pico_runtime *runtime) {
                                 .model_open = host_model_open,
                                 .model_close = pico_model_close,
                                 .tap = pico_model_tap,
-                                .backend = host_backend};
+                                .backend = host_backend,
+                                .text = &pico_text_table};
 }
 
 /* ---- opening ---- */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "model/weights.h"
+#include "tokenizer/tokenizer.h"
 
 /* ---- what the device and the attention plugin say ---- */
 
@@ -121,6 +122,7 @@ void pico_model_close(pico_model *model) {
         return;
     }
     pico_weights_free(model);
+    pico_tokenizer_close(model->tokenizer);
     pico_model_file_close(model->file);
     pico_arena_free(&model->arena);
     free(model);

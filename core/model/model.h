@@ -59,6 +59,7 @@ struct pico_model {
     uint32_t max_heads_width, max_kv_width, max_ff; /* widest layer */
     uint32_t max_ve_head,
         max_ve_width; /* KV heads and their width in layers with a value embedding */
+    struct pico_tokenizer *tokenizer; /* opened when a plugin first asks for tokens */
     pico_tap_fn tap;
     void *tap_arg;
     pico_arena arena;
@@ -83,6 +84,7 @@ pico_status pico_model_tap(pico_model *model, pico_tap_fn fn, void *arg);
 /* Head 0 is "lm", then "mtp.2", "mtp.3", ... and "draft", as far as the model has them. All rows of
  * apply are of the decode class. Two sessions of one model may not apply heads at the same time. */
 extern const pico_heads_api pico_heads_table;
+extern const pico_text_api pico_text_table;
 /* Widest output of any head. */
 uint32_t pico_model_widest_head(const pico_model *model);
 

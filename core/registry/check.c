@@ -95,12 +95,14 @@ pico_status pico_check_descriptor(const char *path, uint32_t index, const pico_p
                          "this version's plugin.h",
                          path, index, PICO_ABI_MAJOR, raw->abi_major, raw->abi_minor);
     }
-    if (PICO_ABI_MINOR_OLDEST > raw->abi_minor) {
+    const uint32_t oldest = raw->kind == PICO_KIND_COMPRESSOR ? PICO_ABI_MINOR_OLDEST_COMPRESSOR
+                                                              : PICO_ABI_MINOR_OLDEST;
+    if (oldest > raw->abi_minor) {
         return pico_fail(err, PICO_E_ABI,
                          "%s: plugin %u: made for ABI version %u.%u, this picochat serves %u.%u to "
                          "%u.%u; build it with this version's plugin.h",
-                         path, index, raw->abi_major, raw->abi_minor, PICO_ABI_MAJOR,
-                         PICO_ABI_MINOR_OLDEST, PICO_ABI_MAJOR, PICO_ABI_MINOR);
+                         path, index, raw->abi_major, raw->abi_minor, PICO_ABI_MAJOR, oldest,
+                         PICO_ABI_MAJOR, PICO_ABI_MINOR);
     }
     if (raw->abi_minor > PICO_ABI_MINOR) {
         return pico_fail(err, PICO_E_ABI,

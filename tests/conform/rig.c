@@ -55,7 +55,8 @@ pico_status rig_open_host(rig *r, uint32_t n_threads, pico_error *err) {
                           .sampling = &pico_sampling_table,
                           .model_desc = pico_model_describe,
                           .tap = pico_model_tap,
-                          .backend = host_backend};
+                          .backend = host_backend,
+                          .text = &pico_text_table};
     return pico_pool_open(n_threads == 0 ? 1 : n_threads, &r->pool, err);
 }
 

@@ -138,7 +138,7 @@ static const pico_compressor_ops ops = {
 
 static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
                                    .abi_major = PICO_ABI_MAJOR,
-                                   .abi_minor = 1,
+                                   .abi_minor = PICO_ABI_MINOR_OLDEST_COMPRESSOR,
                                    .struct_size = sizeof(pico_plugin),
                                    .kind = PICO_KIND_COMPRESSOR,
                                    .name = "toy",
