@@ -187,9 +187,10 @@ typedef struct pico_tensor {
  *        row may be short); group = cols for one scale a row; group = 0 for one for the matrix.
  *   NF4: codes 4 bit, first element in the high nibble, each row on whole bytes; codebook[16],
  *        scales as for I8.
- * input_quant says how the input of a product is rounded before it; PICO_INPUT_AUTO leaves it to the
- * backend, which rounds where it has integer kernels for the layout: I8 with one scale a row or for
- * the matrix as ROW, I8 in groups as GROUP, Q8_0 and Q4_0 as groups of 32; never for the others.
+ * input_quant says how the input of a product may be rounded before it. PICO_INPUT_AUTO leaves it to
+ * the backend, which rounds where it computes that way: to int8 for I8, Q8_0 and Q4_0, as ROW where
+ * a row has one scale and as GROUP where it has more; to BF16 in prefill for BF16 and NF4. With AUTO,
+ * ROW and GROUP rows of the prefill class may meet I8, Q8_0 and Q4_0 with both sides in BF16.
  * With input_perm, column j of codes belongs to input input_perm[j]; with input_scale, every column
  * of the effective weight, outliers too, is divided by its input's scale; outlier_col names
  * inputs. */

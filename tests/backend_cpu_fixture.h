@@ -25,14 +25,19 @@
 #define FIX_SENTINEL 0x7fb1e55du /* a NaN that no op computes */
 #define FIX_MAX_THREADS 4
 
-enum { FIX_PORTABLE = 1, FIX_AVX512 = 2 };
+enum {
+    FIX_PORTABLE = 1,
+    FIX_AVX512 = 2,
+    FIX_AMX = 3,
+    FIX_FLOAT_INPUT = 16 /* activations = f32 */
+};
 
 typedef struct fix {
     const pico_plugin *plugin;
     const pico_backend_ops *ops;
     void *self;
     pico_host host;
-    uint32_t n_threads;
+    uint32_t n_threads, float_input;
     pico_buffer *buffer[1024];
     uint32_t n_buffer;
     pico_weight *weight[64];
@@ -105,15 +110,18 @@ static const pico_plugin *fix_plugin(void) {
 /* 1, or 0 when the machine lacks the instruction set. */
 static int fix_open(fix *f, uint32_t isa, uint32_t n_threads) {
     pico_error err = {0};
-    *f = (fix){.plugin = fix_plugin(), .n_threads = n_threads, .random = 88172645463325252u};
+    *f = (fix){.plugin = fix_plugin(),
+               .n_threads = n_threads,
+               .float_input = isa / FIX_FLOAT_INPUT,
+               .random = 88172645463325252u};
     f->host = (pico_host){.struct_size = sizeof f->host,
                           .ctx = f,
                           .n_threads = fix_n_threads,
                           .parallel_for = fix_parallel_for};
-    const uint32_t options[1] = {isa};
+    const uint32_t options[2] = {isa % FIX_FLOAT_INPUT, isa / FIX_FLOAT_INPUT};
     assert_int_equal(f->plugin->options_bytes, sizeof options);
     const pico_status status = f->plugin->create(&f->host, options, &f->self, &err);
-    if (status == PICO_E_DEVICE && isa == FIX_AVX512) {
+    if (status == PICO_E_DEVICE && isa % FIX_FLOAT_INPUT != FIX_PORTABLE) {
         assert_non_null(strstr(err.message, "portable")); /* says what to do instead */
         print_message("[  SKIPPED ] %s\n", err.message);
         return 0;
@@ -149,17 +157,21 @@ static void fix_close(fix *f) {
     f->plugin->destroy(f->self);
 }
 
-/* Calls test for each instruction set and for 1 and 2 threads. */
-static inline void fix_each(void (*test)(fix *f)) {
-    for (uint32_t isa = FIX_PORTABLE; isa <= FIX_AVX512; isa++) {
+/* Calls test for each instruction set, with FIX_x options, and for 1 and 2 threads. */
+static inline void fix_each_with(uint32_t options, void (*test)(fix *f)) {
+    for (uint32_t isa = FIX_PORTABLE; isa <= FIX_AMX; isa++) {
         for (uint32_t threads = 1; threads <= 2; threads++) {
             fix f;
-            if (fix_open(&f, isa, threads)) {
+            if (fix_open(&f, isa + options, threads)) {
                 test(&f);
                 fix_close(&f);
             }
         }
     }
+}
+
+static inline void fix_each(void (*test)(fix *f)) {
+    fix_each_with(0, test);
 }
 
 /* ---- data ---- */

@@ -251,7 +251,8 @@ static inline void golden_open(test_run *run, const char *path, const char *toke
     test_run_open_model(run, file);
 }
 
-/* Calls fn for the file as it is with portable and with the best kernels, and converted to GGUF. */
+/* Calls fn for the file as it is with portable and with the best kernels, and converted to GGUF;
+ * inputs of products are not rounded. */
 static inline void golden_each_form(const char *path, const char *tokenizer,
                                     void (*fn)(test_run *run, void *arg), void *arg) {
     char gguf[] = "/tmp/pico_golden_XXXXXX";
@@ -260,9 +261,9 @@ static inline void golden_each_form(const char *path, const char *tokenizer,
     test_run run;
     const struct {
         const char *path, *tokenizer, *isa, *what;
-    } forms[] = {{path, tokenizer, "isa = portable", "portable kernels"},
-                 {path, tokenizer, "isa = auto", "best kernels"},
-                 {gguf, NULL, "isa = auto", "as GGUF"}};
+    } forms[] = {{path, tokenizer, "isa = portable\nactivations = f32", "portable kernels"},
+                 {path, tokenizer, "isa = auto\nactivations = f32", "best kernels"},
+                 {gguf, NULL, "isa = auto\nactivations = f32", "as GGUF"}};
     int fd = mkstemp(gguf);
     assert_true(fd >= 0);
     (void)close(fd);

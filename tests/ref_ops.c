@@ -163,6 +163,40 @@ void ref_linear(const double *w, int64_t rows, int64_t cols, const float *x, int
     }
 }
 
+static int is_outlier(const pico_weight_desc *desc, int64_t input) {
+    for (int64_t i = 0; i < desc->n_outlier; i++) {
+        if (desc->outlier_col[i] == input) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+void ref_round_input(const pico_weight_desc *desc, int row, const float *x, float *out) {
+    const int blocks = desc->dtype == PICO_DTYPE_Q8_0 || desc->dtype == PICO_DTYPE_Q4_0;
+    const int64_t given = blocks ? 32 : desc->group;
+    const int64_t group = row || given == 0 ? desc->cols : given;
+    for (int64_t begin = 0; begin < desc->cols; begin += group) {
+        const int64_t end = begin + group < desc->cols ? begin + group : desc->cols;
+        double most = 0;
+        for (int pass = 0; pass < 2; pass++) { /* the largest, then the codes */
+            for (int64_t col = begin; col < end; col++) {
+                const int64_t input = desc->input_perm != NULL ? desc->input_perm[col] : col;
+                const double s = desc->input_scale != NULL ? (double)desc->input_scale[input] : 1;
+                const double value = (double)x[input] / s;
+                if (is_outlier(desc, input)) {
+                    out[input] = x[input];
+                } else if (pass == 0) {
+                    most = fabs(value) > most ? fabs(value) : most;
+                } else {
+                    const double step = most / 127;
+                    out[input] = most > 0 ? (float)(nearbyint(value / step) * step * s) : 0.0f;
+                }
+            }
+        }
+    }
+}
+
 void ref_norm(uint32_t kind, double eps, double scale, const float *x, const float *weight,
               const float *bias, double *y, int64_t width) {
     double mean = 0, square = 0;

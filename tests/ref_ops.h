@@ -23,6 +23,10 @@ void ref_weight(const pico_weight_desc *desc, double *out);
 void ref_linear(const double *w, int64_t rows, int64_t cols, const float *x, int64_t x_stride,
                 int64_t n, const float *bias, const float *before, double *y);
 
+/* A row of x (cols) rounded to int8 as input_quant = GROUP says for the weight (ROW: row is 1), as
+ * the exact matrix must meet it. */
+void ref_round_input(const pico_weight_desc *desc, int row, const float *x, float *out);
+
 /* One row. weight and bias may be NULL. */
 void ref_norm(uint32_t kind, double eps, double scale, const float *x, const float *weight,
               const float *bias, double *y, int64_t width);

@@ -7,7 +7,7 @@
 typedef struct layout {
     uint32_t dtype, scale_dtype;
     int64_t group; /* -1: one scale a row */
-    int extras;    /* outliers, permutation, input scale */
+    int extras;    /* 1: outliers, permutation, input scale; 2: one scale for a row of x */
 } layout;
 
 static const layout layouts[] = {
@@ -20,6 +20,12 @@ static const layout layouts[] = {
     {PICO_DTYPE_I8, PICO_DTYPE_F32, -1, 0},
     {PICO_DTYPE_I8, PICO_DTYPE_F16, 32, 0},
     {PICO_DTYPE_I8, PICO_DTYPE_F32, 24, 1},
+    {PICO_DTYPE_I8, PICO_DTYPE_F32, -1, 1},
+    {PICO_DTYPE_I8, PICO_DTYPE_F32, 64, 2},
+    {PICO_DTYPE_I8, PICO_DTYPE_F32, 5, 2},
+    {PICO_DTYPE_Q8_0, 0, 0, 2},
+    {PICO_DTYPE_Q4_0, 0, 0, 1},
+    {PICO_DTYPE_BF16, 0, 0, 1},
     {PICO_DTYPE_NF4, PICO_DTYPE_F32, 32, 0},
     {PICO_DTYPE_NF4, PICO_DTYPE_F16, -1, 1},
     {PICO_DTYPE_F32, 0, 0, 1},
@@ -124,7 +130,8 @@ static source make_source(fix *f, const layout *l, int64_t rows, int64_t cols) {
     if (l->dtype == PICO_DTYPE_NF4) {
         s.desc.codebook = s.owned[2] = fix_floats(f, 16, 1);
     }
-    if (l->extras) {
+    s.desc.input_quant = l->extras == 2 ? PICO_INPUT_ROW : PICO_INPUT_AUTO;
+    if (l->extras == 1) {
         add_extras(f, &s);
     }
     s.value = malloc(sizeof(double) * (size_t)(rows * cols));
@@ -146,11 +153,12 @@ static int allows(const layout *l, int64_t cols) {
 /* ---- products ---- */
 
 static float *product(fix *f, const pico_weight *weight, const pico_tensor *x, const float *bias,
-                      const float *before, int64_t out_width) {
+                      const float *before, int64_t out_width, int prefill) {
     const int64_t n = x->shape[0];
     pico_linear_args args = {.weight = weight,
                              .x = *x,
                              .y = fix_f32(f, before, n, out_width),
+                             .n_decode = prefill ? 0 : (uint32_t)n,
                              .accumulate = before != NULL};
     if (bias != NULL) {
         args.bias = fix_vector(f, PICO_DTYPE_F32, bias, out_width);
@@ -159,25 +167,48 @@ static float *product(fix *f, const pico_weight *weight, const pico_tensor *x, c
     return fix_get(f, &args.y);
 }
 
+/* What the input of a product is rounded to: nothing with activations = f32; else, where codes are
+ * integers, int8 as the weight says. Prompts may be rounded otherwise, to no less than that. */
+static double limit_of(const fix *f, const layout *l, int prefill, int *rounded) {
+    const int integers = l->dtype >= PICO_DTYPE_I8 && l->dtype <= PICO_DTYPE_Q4_0;
+    *rounded = 0;
+    if (f->float_input) {
+        return 1e-10;
+    }
+    if (integers) {
+        *rounded = !prefill;
+        return prefill ? 1e-3 : 2e-6; /* a code may fall to the other side of a tie */
+    }
+    return prefill && (l->dtype == PICO_DTYPE_BF16 || l->dtype == PICO_DTYPE_NF4) ? 1e-4 : 1e-10;
+}
+
 /* One layout and shape: near the oracle with every mix of bias and accumulation, the same bits for
  * a row alone as in the batch, for a copied as for a borrowed weight, and twice in a row. */
-static void check_product(fix *f, const layout *l, int64_t rows, int64_t cols, int64_t n) {
+static void check_product(fix *f, const layout *l, int64_t rows, int64_t cols, int64_t n,
+                          int prefill) {
     source s = make_source(f, l, rows, cols);
+    int rounded = 0;
+    const double limit = limit_of(f, l, prefill, &rounded);
     const pico_weight *weight = fix_weight(f, &s.desc, 1), *copied = fix_weight(f, &s.desc, 0);
     float *x = fix_floats(f, n * cols, 1), *bias = fix_floats(f, rows, 1);
-    float *before = fix_floats(f, n * rows, 1);
+    float *before = fix_floats(f, n * rows, 1), *seen = fix_floats(f, n * cols, 1);
     double *want = malloc(sizeof(double) * (size_t)(n * rows > 0 ? n * rows : 1));
     pico_tensor xt = fix_f32(f, x, n, cols);
+    for (int64_t r = 0; r < n && rounded; r++) {
+        ref_round_input(&s.desc, s.desc.input_quant == PICO_INPUT_ROW, x + r * cols,
+                        seen + r * cols);
+    }
     for (int mode = 0; mode < 3; mode++) {
         const float *b = mode > 0 ? bias : NULL, *old = mode > 1 ? before : NULL;
-        ref_linear(s.value, rows, cols, x, cols, n, b, old, want);
-        float *y = product(f, weight, &xt, b, old, rows);
-        float *again = product(f, copied, &xt, b, old, rows);
-        fix_close_to(y, want, n * rows, 1e-10);
+        ref_linear(s.value, rows, cols, rounded ? seen : x, cols, n, b, old, want);
+        float *y = product(f, weight, &xt, b, old, rows, prefill);
+        float *again = product(f, copied, &xt, b, old, rows, prefill);
+        fix_close_to(y, want, n * rows, limit);
         fix_same_bits(y, again, n * rows);
         for (int64_t r = 0; r < n; r++) {
             pico_tensor one = fix_f32(f, x + r * cols, 1, cols);
-            float *alone = product(f, weight, &one, b, old == NULL ? NULL : old + r * rows, rows);
+            float *alone =
+                product(f, weight, &one, b, old == NULL ? NULL : old + r * rows, rows, prefill);
             fix_same_bits(alone, y + r * rows, rows);
             free(alone);
         }
@@ -185,6 +216,7 @@ static void check_product(fix *f, const layout *l, int64_t rows, int64_t cols, i
         free(again);
     }
     free(x);
+    free(seen);
     free(bias);
     free(before);
     free(want);
@@ -192,23 +224,30 @@ static void check_product(fix *f, const layout *l, int64_t rows, int64_t cols, i
     fix_reset(f);
 }
 
-static void products(fix *f) {
-    static const int64_t shapes[][2] = {{1, 1}, {7, 31}, {33, 33}, {8, 65}, {64, 64}, {65, 352}};
+static void products_of(fix *f, int prefill) {
+    static const int64_t shapes[][2] = {{1, 1},   {7, 31},   {33, 33},  {8, 65},
+                                        {64, 64}, {65, 352}, {130, 416}};
     static const int64_t counts[] = {0, 1, 2, 3, 5, 7, 12, 33};
     for (size_t l = 0; l < N_LAYOUT; l++) {
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
                 if (allows(&layouts[l], shapes[s][1])) {
-                    check_product(f, &layouts[l], shapes[s][0], shapes[s][1], counts[n]);
+                    check_product(f, &layouts[l], shapes[s][0], shapes[s][1], counts[n], prefill);
                 }
             }
         }
     }
 }
 
+static void products(fix *f) {
+    products_of(f, 0);
+    products_of(f, 1);
+}
+
 static void products_match_the_oracle_and_do_not_depend_on_the_batch(void **state) {
     (void)state;
     fix_each(products);
+    fix_each_with(FIX_FLOAT_INPUT, products);
 }
 
 /* Wide enough for several blocks of rows, threads and the prefetching path. */
@@ -220,11 +259,11 @@ static void large_products(fix *f) {
     double *want = malloc(sizeof(double) * (size_t)(n * 600));
     ref_linear(s.value, 600, 2048, x, 2048, n, NULL, NULL, want);
     pico_tensor xt = fix_f32(f, x, n, 2048);
-    float *y = product(f, weight, &xt, NULL, NULL, 600);
+    float *y = product(f, weight, &xt, NULL, NULL, 600, 1);
     fix_close_to(y, want, n * 600, 1e-10);
     for (int64_t r = 0; r < n; r += 37) {
         pico_tensor one = fix_f32(f, x + r * 2048, 1, 2048);
-        float *alone = product(f, weight, &one, NULL, NULL, 600);
+        float *alone = product(f, weight, &one, NULL, NULL, 600, 1);
         fix_same_bits(alone, y + r * 600, 600);
         free(alone);
     }
@@ -242,7 +281,7 @@ static void a_prompt_gives_the_bits_of_its_rows_alone(void **state) {
 /* 1 and 2 threads give the same bits. */
 static void thread_count_does_not_matter(void **state) {
     (void)state;
-    for (uint32_t isa = FIX_PORTABLE; isa <= FIX_AVX512; isa++) {
+    for (uint32_t isa = FIX_PORTABLE; isa <= FIX_AMX; isa++) {
         float *result[2] = {NULL, NULL};
         for (uint32_t threads = 1; threads <= 2; threads++) {
             fix f;
@@ -252,7 +291,7 @@ static void thread_count_does_not_matter(void **state) {
             source s = make_source(&f, &layouts[6], 1000, 300);
             float *x = fix_floats(&f, 40 * 300, 1);
             pico_tensor xt = fix_f32(&f, x, 40, 300);
-            result[threads - 1] = product(&f, fix_weight(&f, &s.desc, 1), &xt, NULL, NULL, 1000);
+            result[threads - 1] = product(&f, fix_weight(&f, &s.desc, 1), &xt, NULL, NULL, 1000, 1);
             free(x);
             free_source(&s);
             fix_close(&f);
@@ -263,53 +302,67 @@ static void thread_count_does_not_matter(void **state) {
     }
 }
 
-/* linear_many and linear_gated give the bits of the ops that they stand for. */
+/* linear_many and linear_gated give the bits of the ops that they stand for, whether their weights
+ * are alike or not. */
+static void fused_of(fix *f, const layout *const of[3], int64_t n, int prefill) {
+    const int64_t k = 96;
+    const uint32_t n_decode = prefill ? 0 : (uint32_t)n;
+    source s[3] = {make_source(f, of[0], 200, k), make_source(f, of[1], 72, k),
+                   make_source(f, of[2], 200, k)};
+    float *x = fix_floats(f, n * k, 1), *bias = fix_floats(f, 72, 1), *part[3];
+    pico_tensor xt = fix_f32(f, x, n, k);
+    pico_linear_many_args many = {.n = 3, .x = xt, .n_decode = n_decode};
+    for (int i = 0; i < 3; i++) {
+        many.weight[i] = fix_weight(f, &s[i].desc, 1);
+        many.y[i] = fix_f32(f, NULL, n, s[i].desc.rows);
+    }
+    many.bias[1] = fix_vector(f, PICO_DTYPE_F32, bias, 72);
+    assert_int_equal(f->ops->linear_many(f->self, &many), PICO_OK);
+    for (int i = 0; i < 3; i++) {
+        float *y = fix_get(f, &many.y[i]);
+        part[i] =
+            product(f, many.weight[i], &xt, i == 1 ? bias : NULL, NULL, s[i].desc.rows, prefill);
+        fix_same_bits(y, part[i], n * s[i].desc.rows);
+        free(y);
+    }
+    for (uint32_t kind = PICO_ACT_SILU; kind <= PICO_ACT_RELU_SQUARED; kind++) {
+        pico_linear_gated_args gated = {.w1 = many.weight[0],
+                                        .w3 = many.weight[2],
+                                        .act = kind,
+                                        .n_decode = n_decode,
+                                        .x = xt,
+                                        .y = fix_f32(f, NULL, n, 200)};
+        pico_act_args act = {.kind = kind,
+                             .x = fix_f32(f, part[0], n, 200),
+                             .gate = fix_f32(f, part[2], n, 200),
+                             .y = fix_f32(f, NULL, n, 200)};
+        assert_int_equal(f->ops->linear_gated(f->self, &gated), PICO_OK);
+        assert_int_equal(f->ops->activation(f->self, &act), PICO_OK);
+        float *a = fix_get(f, &gated.y), *b = fix_get(f, &act.y);
+        fix_same_bits(a, b, n * 200);
+        free(a);
+        free(b);
+    }
+    for (int i = 0; i < 3; i++) {
+        free(part[i]);
+        free_source(&s[i]);
+    }
+    free(x);
+    free(bias);
+    fix_reset(f);
+}
+
 static void fused(fix *f) {
     static const int64_t counts[] = {1, 4, 40};
-    for (size_t c = 0; c < 3; c++) {
-        const int64_t n = counts[c], k = 96;
-        source s[3] = {make_source(f, &layouts[0], 200, k), make_source(f, &layouts[1], 72, k),
-                       make_source(f, &layouts[3], 200, k)};
-        float *x = fix_floats(f, n * k, 1), *bias = fix_floats(f, 72, 1);
-        pico_tensor xt = fix_f32(f, x, n, k);
-        pico_linear_many_args many = {.n = 3, .x = xt};
-        for (int i = 0; i < 3; i++) {
-            many.weight[i] = fix_weight(f, &s[i].desc, 1);
-            many.y[i] = fix_f32(f, NULL, n, s[i].desc.rows);
+    for (size_t l = 0; l < N_LAYOUT; l++) {
+        const layout *const mixed[3] = {&layouts[0], &layouts[l], &layouts[3]};
+        const layout *const same[3] = {&layouts[l], &layouts[l], &layouts[l]};
+        for (size_t c = 0; c < 3; c++) {
+            for (int prefill = 0; prefill < 2; prefill++) {
+                fused_of(f, mixed, counts[c], prefill);
+                fused_of(f, same, counts[c], prefill);
+            }
         }
-        many.bias[1] = fix_vector(f, PICO_DTYPE_F32, bias, 72);
-        assert_int_equal(f->ops->linear_many(f->self, &many), PICO_OK);
-        float *part[3];
-        for (int i = 0; i < 3; i++) {
-            float *y = fix_get(f, &many.y[i]);
-            part[i] = product(f, many.weight[i], &xt, i == 1 ? bias : NULL, NULL, s[i].desc.rows);
-            fix_same_bits(y, part[i], n * s[i].desc.rows);
-            free(y);
-        }
-        for (uint32_t kind = PICO_ACT_SILU; kind <= PICO_ACT_RELU_SQUARED; kind++) {
-            pico_linear_gated_args gated = {.w1 = many.weight[0],
-                                            .w3 = many.weight[2],
-                                            .act = kind,
-                                            .x = xt,
-                                            .y = fix_f32(f, NULL, n, 200)};
-            pico_act_args act = {.kind = kind,
-                                 .x = fix_f32(f, part[0], n, 200),
-                                 .gate = fix_f32(f, part[2], n, 200),
-                                 .y = fix_f32(f, NULL, n, 200)};
-            assert_int_equal(f->ops->linear_gated(f->self, &gated), PICO_OK);
-            assert_int_equal(f->ops->activation(f->self, &act), PICO_OK);
-            float *a = fix_get(f, &gated.y), *b = fix_get(f, &act.y);
-            fix_same_bits(a, b, n * 200);
-            free(a);
-            free(b);
-        }
-        for (int i = 0; i < 3; i++) {
-            free(part[i]);
-            free_source(&s[i]);
-        }
-        free(x);
-        free(bias);
-        fix_reset(f);
     }
 }
 
@@ -535,8 +588,8 @@ static void description_and_instances(void **state) {
     pico_error err = {0};
     void *self = NULL;
     const pico_host none = {.struct_size = sizeof none};
-    const uint32_t isa = FIX_PORTABLE;
-    assert_int_equal(a.plugin->create(&none, &isa, &self, &err), PICO_E_ABI);
+    const uint32_t bound[2] = {FIX_PORTABLE, 0};
+    assert_int_equal(a.plugin->create(&none, bound, &self, &err), PICO_E_ABI);
     const pico_reserve wide = {.max_head_dim = 513};
     assert_int_equal(a.ops->reserve(a.self, &wide, &err), PICO_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "513"));

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 
+#include "packed.h"
 #include "plugin.h"
 
 #define CPU_LANES_DOT 16       /* a dot product is 16 interleaved sums, whatever the width in use */
@@ -16,7 +17,7 @@
 #define CPU_PACK_SLACK 4
 #define CPU_ROW_UNIT 8       /* rows of a weight are handed to threads in units of 8 */
 #define CPU_EXPAND_ROWS 8    /* weight rows widened to F32 at once */
-#define CPU_GATED_ROWS 64    /* rows of W1 and W3 between two activations */
+#define CPU_GATED_MROWS 512  /* rows of x whose gated outputs wait in scratch */
 #define CPU_ATTN_QUERIES 32  /* (row, head) pairs that share the walk over the pages */
 #define CPU_ATTN_HEADS 8     /* query heads of one KV head that one thread takes */
 #define CPU_MAX_HEAD_DIM 512 /* widest head of a KV page */
@@ -31,9 +32,12 @@ struct pico_weight {
     pico_weight_desc desc;  /* codes, scales and the rest point to what the weight uses */
     uint64_t row_bytes;     /* from one row of codes to the next */
     uint64_t scale_row;     /* scales of a row */
-    void *owned[7];         /* copies, to free */
+    void *owned[9];         /* copies, to free */
     uint64_t aligned_bytes; /* of cpu_backend.copied */
     uint32_t uses;
+    cpu_packed packed;         /* kind NONE: the codes are used as they lie */
+    const float *outlier;      /* (n_outlier, rows), of packed weights */
+    const int32_t *input_perm; /* (cols) as given, of packed weights */
 };
 
 /* A strip of a product: y[m][r] = w[r] . x[m]. x is packed: (k / 16, n_x, 16), zero-padded; with
@@ -115,6 +119,8 @@ typedef struct cpu_kernels {
     const cpu_dot_kernels *dot;
     const cpu_row_kernels *row;
     const cpu_attn_kernels *attn;
+    const cpu_packed_kernels *packed;
+    const cpu_tile_kernels *tile; /* NULL: none */
 } cpu_kernels;
 
 extern const cpu_dot_kernels cpu_dot_portable, cpu_dot_avx512;
@@ -126,17 +132,18 @@ typedef struct cpu_backend {
     const cpu_kernels *kernels;
     uint32_t n_threads;
     char device[96];
-    uint64_t copied; /* bytes of small misaligned weights that were copied */
+    uint32_t float_input; /* 1: x is never rounded */
+    uint64_t copied;      /* bytes of small misaligned weights that were copied */
 
     pico_reserve need; /* the largest so far */
     uint8_t *scratch;  /* n_threads areas */
     uint64_t scratch_stride;
-    float *pack; /* packed rows of x */
-    uint64_t pack_floats;
+    uint8_t *pack; /* packed rows of x */
+    uint64_t pack_bytes;
 } cpu_backend;
 
 /* features.c */
-enum { CPU_ISA_AUTO = 0, CPU_ISA_PORTABLE = 1, CPU_ISA_AVX512 = 2 };
+enum { CPU_ISA_AUTO = 0, CPU_ISA_PORTABLE = 1, CPU_ISA_AVX512 = 2, CPU_ISA_AMX = 3 };
 pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error *err);
 void cpu_model_name(char out[64]);
 
@@ -172,12 +179,14 @@ pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err);
 
 /* Thread scratch: one area, used by one op at a time. */
 typedef struct cpu_scratch {
-    float *expanded; /* (CPU_EXPAND_ROWS, pad(max_in)) */
-    float *gated;    /* (CPU_MAX_MROWS, CPU_GATED_ROWS) */
-    float *score;    /* (CPU_ATTN_QUERIES, 64) */
-    float *acc;      /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
-    float *state;    /* (2, CPU_ATTN_QUERIES) */
-    uint8_t *gather; /* (2, 64, max_head_dim) of at most 4 bytes */
+    float *expanded;  /* (CPU_EXPAND_ROWS, pad(max_in)) */
+    float *gated;     /* (CPU_GATED_MROWS, CPU_STRIP) */
+    float *score;     /* (CPU_ATTN_QUERIES, 64) */
+    float *acc;       /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
+    float *state;     /* (2, CPU_ATTN_QUERIES) */
+    uint8_t *gather;  /* (2, 64, max_head_dim) of at most 4 bytes */
+    uint8_t *sums;    /* tiles: (4, CPU_GATED_MROWS / 32, 4) of CPU_TILE_BYTES */
+    uint8_t *widened; /* tiles: (2, CPU_TILE_K) of CPU_TILE_BYTES */
 } cpu_scratch;
 cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread);
 
@@ -195,6 +204,11 @@ pico_status cpu_weight_create(void *self, const pico_weight_desc *desc, uint32_t
 void cpu_weight_free(void *self, pico_weight *weight);
 pico_status cpu_weight_read(void *self, const pico_weight *weight, void *codes, void *scales,
                             pico_error *err);
+/* How a weight is packed (CPU_PACK_x), and the packing; desc and row_bytes of weight are set. */
+uint32_t cpu_pack_kind(const cpu_backend *cpu, const pico_weight_desc *desc);
+pico_status cpu_pack(const cpu_backend *cpu, const pico_weight *weight, uint32_t kind,
+                     cpu_packed *out, pico_error *err);
+void cpu_unpack(cpu_packed *packed);
 /* Row `row` of the matrix that the weight stands for, (cols). */
 void cpu_expand_row(const cpu_row_kernels *kernels, const pico_weight *weight, int64_t row,
                     float *out);

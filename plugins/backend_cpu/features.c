@@ -4,17 +4,43 @@
  */
 #include <string.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "cpu.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
-static const cpu_kernels portable = {"portable", &cpu_dot_portable, &cpu_row_portable,
-                                     &cpu_attn_portable};
+enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* of arch_prctl; not in every libc */
+
+static const cpu_kernels portable = {.name = "portable",
+                                     .dot = &cpu_dot_portable,
+                                     .row = &cpu_row_portable,
+                                     .attn = &cpu_attn_portable,
+                                     .packed = &cpu_packed_portable};
 
 #if defined(__x86_64__)
-static const cpu_kernels avx512 = {"avx512", &cpu_dot_avx512, &cpu_row_avx512, &cpu_attn_avx512};
+/* The instruction set avx512 is F, BW, VL, DQ; what more there is of it is used too. */
+static const cpu_kernels avx512 = {.name = "avx512",
+                                   .dot = &cpu_dot_avx512,
+                                   .row = &cpu_row_avx512,
+                                   .attn = &cpu_attn_avx512,
+                                   .packed = &cpu_packed_avx2};
+static const cpu_kernels avx512_vnni = {.name = "avx512 vnni",
+                                        .dot = &cpu_dot_avx512,
+                                        .row = &cpu_row_avx512,
+                                        .attn = &cpu_attn_avx512,
+                                        .packed = &cpu_packed_vnni};
+static const cpu_kernels amx = {.name = "amx",
+                                .dot = &cpu_dot_avx512,
+                                .row = &cpu_row_avx512,
+                                .attn = &cpu_attn_avx512,
+                                .packed = &cpu_packed_vnni,
+                                .tile = &cpu_tile_amx};
 
 static uint64_t read_xcr0(void) {
     uint32_t low, high;
@@ -42,6 +68,37 @@ static const char *avx512_missing(void) {
         return "AVX-512F";
     }
     return (b & need) == need ? NULL : "one of AVX-512 DQ, BW, VL";
+}
+
+static int has_vnni(void) {
+    uint32_t a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 11)) != 0;
+}
+
+/* NULL if tiles of BF16 and int8 can be used beside AVX-512 VNNI and BF16; else what is missing.
+ * Linux gives a process its tile registers when it asks. */
+static const char *amx_missing(void) {
+    uint32_t a, b, c, d;
+    const uint32_t tiles = (1u << 22) | (1u << 24) | (1u << 25); /* BF16, TILE, INT8 */
+    if (avx512_missing() != NULL || !has_vnni()) {
+        return "AVX-512 with VNNI";
+    }
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles) != tiles) {
+        return "AMX BF16 and INT8";
+    }
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & (1u << 5))) {
+        return "AVX-512 BF16";
+    }
+    if ((read_xcr0() & 0x60000u) != 0x60000u) {
+        return "an operating system that saves the tile registers";
+    }
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0
+               ? NULL
+               : "the system's permission to use the tile registers";
+#else
+    return "a system that is asked for the tile registers as Linux is";
+#endif
 }
 
 void cpu_model_name(char out[64]) {
@@ -75,20 +132,24 @@ void cpu_model_name(char out[64]) {
 
 #endif
 
-pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error *err) {
-    *out = &portable;
-    if (isa == CPU_ISA_PORTABLE) {
-        return PICO_OK;
-    }
 #if defined(__x86_64__)
-    const char *missing = avx512_missing();
+static pico_status choose_x86(uint32_t isa, const cpu_kernels **out, pico_error *err) {
+    const char *missing = isa == CPU_ISA_AVX512 ? "" : amx_missing();
     if (missing == NULL) {
-        *out = &avx512;
+        *out = &amx;
         return PICO_OK;
     }
-#else
-    const char *missing = "an x86-64 processor";
-#endif
+    if (isa == CPU_ISA_AMX) {
+        return pico_fail(err, PICO_E_DEVICE,
+                         "backend cpu: isa = amx needs AMX BF16 and INT8; this machine lacks %s. "
+                         "Use isa = auto, avx512 or portable",
+                         missing);
+    }
+    missing = avx512_missing();
+    if (missing == NULL) {
+        *out = has_vnni() ? &avx512_vnni : &avx512;
+        return PICO_OK;
+    }
     if (isa == CPU_ISA_AVX512) {
         return pico_fail(
             err, PICO_E_DEVICE,
@@ -97,4 +158,20 @@ pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error
             missing);
     }
     return PICO_OK;
+}
+#endif
+
+pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error *err) {
+    *out = &portable;
+    if (isa == CPU_ISA_PORTABLE) {
+        return PICO_OK;
+    }
+#if defined(__x86_64__)
+    return choose_x86(isa, out, err);
+#else
+    return isa == CPU_ISA_AUTO ? PICO_OK
+                               : pico_fail(err, PICO_E_DEVICE,
+                                           "backend cpu: this isa needs an x86-64 processor. Use "
+                                           "isa = auto or isa = portable");
+#endif
 }

@@ -181,34 +181,56 @@ static uint32_t larger(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
 
+enum { N_PART = 8 };
+
 /* Offsets of the parts of a thread's area, in floats; returns the size of the area in floats. */
-static uint64_t scratch_layout(const pico_reserve *need, uint64_t part[6]) {
+static uint64_t scratch_layout(const cpu_backend *cpu, const pico_reserve *need,
+                               uint64_t part[N_PART]) {
     const uint64_t head = (uint64_t)cpu_pad16(need->max_head_dim);
-    const uint64_t size[6] = {CPU_EXPAND_ROWS * (uint64_t)cpu_pad16(need->max_in),
-                              (uint64_t)CPU_MAX_MROWS * CPU_GATED_ROWS,
-                              (uint64_t)CPU_ATTN_QUERIES * PICO_PAGE_POSITIONS,
-                              CPU_ATTN_QUERIES * head,
-                              2 * CPU_ATTN_QUERIES,
-                              2 * (uint64_t)PICO_PAGE_POSITIONS * head};
+    const uint64_t tiles = cpu->kernels->tile == NULL ? 0 : CPU_TILE_BYTES / sizeof(float);
+    const uint64_t size[N_PART] = {CPU_EXPAND_ROWS * (uint64_t)cpu_pad16(need->max_in),
+                                   (uint64_t)CPU_GATED_MROWS * CPU_STRIP,
+                                   (uint64_t)CPU_ATTN_QUERIES * PICO_PAGE_POSITIONS,
+                                   CPU_ATTN_QUERIES * head,
+                                   2 * CPU_ATTN_QUERIES,
+                                   2 * (uint64_t)PICO_PAGE_POSITIONS * head,
+                                   (uint64_t)4 * (CPU_GATED_MROWS / 32) * 4 * tiles,
+                                   (uint64_t)2 * CPU_TILE_K * tiles};
     uint64_t at = 0;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < N_PART; i++) {
         part[i] = at;
-        at += size[i] + 16; /* a line apart, so that no two threads write to one */
+        at += ((size[i] + 15) & ~(uint64_t)15) + 16; /* a line apart: no two threads write to one */
     }
     return (at + 31) & ~(uint64_t)31;
 }
 
 cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread) {
     assert(thread < cpu->n_threads && cpu->scratch != NULL);
-    uint64_t part[6];
-    (void)scratch_layout(&cpu->need, part);
+    uint64_t part[N_PART];
+    (void)scratch_layout(cpu, &cpu->need, part);
     float *base = (float *)(void *)(cpu->scratch + thread * cpu->scratch_stride);
     return (cpu_scratch){.expanded = base + part[0],
                          .gated = base + part[1],
                          .score = base + part[2],
                          .acc = base + part[3],
                          .state = base + part[4],
-                         .gather = (uint8_t *)(base + part[5])};
+                         .gather = (uint8_t *)(base + part[5]),
+                         .sums = (uint8_t *)(base + part[6]),
+                         .widened = (uint8_t *)(base + part[7])};
+}
+
+/* Bytes for the rows of x that share a walk over the weights. */
+static uint64_t pack_bytes_of(const cpu_backend *cpu, const pico_reserve *need) {
+    const uint64_t floats =
+        (uint64_t)(CPU_PACK_MIN_ROWS + CPU_PACK_SLACK) * (uint64_t)cpu_pad16(need->max_in);
+    uint64_t bytes = (floats < CPU_PACK_FLOATS ? CPU_PACK_FLOATS : floats) * sizeof(float);
+    if (cpu->kernels->tile != NULL) { /* BF16, up to three parts of a row */
+        uint64_t rows = (uint64_t)need->max_rows * 3;
+        rows = rows < 96 ? 96 : rows > CPU_GATED_MROWS ? CPU_GATED_MROWS : (rows + 31) / 32 * 32;
+        const uint64_t tiles = 4096 + rows * (((uint64_t)need->max_in + 63) / 64 * 64) * 2;
+        bytes = tiles > bytes ? tiles : bytes;
+    }
+    return bytes;
 }
 
 pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err) {
@@ -228,28 +250,24 @@ pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err) {
                          "backend cpu: a head is %u wide, the widest it can do is %d",
                          all.max_head_dim, CPU_MAX_HEAD_DIM);
     }
-    uint64_t part[6];
-    const uint64_t stride = scratch_layout(&all, part) * sizeof(float);
-    uint64_t pack =
-        (uint64_t)(CPU_PACK_MIN_ROWS + CPU_PACK_SLACK) * (uint64_t)cpu_pad16(all.max_in);
-    if (pack < CPU_PACK_FLOATS) {
-        pack = CPU_PACK_FLOATS;
-    }
+    uint64_t part[N_PART];
+    const uint64_t stride = scratch_layout(cpu, &all, part) * sizeof(float);
+    const uint64_t pack = pack_bytes_of(cpu, &all);
     void *scratch = NULL, *packed = NULL;
     if (posix_memalign(&scratch, 4096, (size_t)(stride * cpu->n_threads)) != 0 ||
-        posix_memalign(&packed, 4096, (size_t)(pack * sizeof(float))) != 0) {
+        posix_memalign(&packed, 4096, (size_t)pack) != 0) {
         free(scratch);
         return pico_fail(err, PICO_E_NOMEM, "backend cpu: no memory for %llu bytes of scratch",
-                         (unsigned long long)(stride * cpu->n_threads + pack * sizeof(float)));
+                         (unsigned long long)(stride * cpu->n_threads + pack));
     }
     memset(scratch, 0, (size_t)(stride * cpu->n_threads)); /* touched now, not in the token loop */
-    memset(packed, 0, (size_t)(pack * sizeof(float)));
+    memset(packed, 0, (size_t)pack);
     free(cpu->scratch);
     free(cpu->pack);
     cpu->scratch = scratch;
     cpu->scratch_stride = stride;
     cpu->pack = packed;
-    cpu->pack_floats = pack;
+    cpu->pack_bytes = pack;
     cpu->need = all;
     return PICO_OK;
 }

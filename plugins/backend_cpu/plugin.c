@@ -10,9 +10,11 @@
 
 typedef struct cpu_options {
     uint32_t isa;
+    uint32_t activations;
 } cpu_options;
 
-static const char *const isa_choices[] = {"auto", "portable", "avx512", NULL};
+static const char *const isa_choices[] = {"auto", "portable", "avx512", "amx", NULL};
+static const char *const activation_choices[] = {"auto", "f32", NULL};
 
 static const pico_option options[] = {
     {.name = "isa",
@@ -20,7 +22,15 @@ static const pico_option options[] = {
      .offset = offsetof(cpu_options, isa),
      .def = "auto",
      .choices = isa_choices,
-     .help = "instruction set: the best that the CPU has, plain C, or AVX-512 (F, BW, VL, DQ)"},
+     .help = "instruction set: the best that the CPU has, plain C, AVX-512 (F, BW, VL, DQ; VNNI "
+             "where there), or AMX"},
+    {.name = "activations",
+     .type = PICO_OPT_ENUM,
+     .offset = offsetof(cpu_options, activations),
+     .def = "auto",
+     .choices = activation_choices,
+     .help = "what products see of their input: rounded as the weights ask (int8), or as the "
+             "kernels are fastest (BF16 in prompts, with AMX); f32: never rounded, and slow"},
 };
 
 static pico_status cpu_create(const pico_host *host, const void *bound, void **self,
@@ -40,6 +50,7 @@ static pico_status cpu_create(const pico_host *host, const void *bound, void **s
     }
     cpu->host = host;
     cpu->kernels = kernels;
+    cpu->float_input = opt != NULL && opt->activations != 0;
     cpu->n_threads = host->n_threads(host->ctx);
     if (cpu->n_threads == 0) {
         cpu->n_threads = 1;

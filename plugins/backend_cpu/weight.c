@@ -19,7 +19,9 @@ enum {
     OWN_INPUT_SCALE,
     OWN_PERM,
     OWN_OUTLIER_COL,
-    OWN_OUTLIER
+    OWN_OUTLIER,
+    OWN_OUTLIER_COLUMNS,
+    OWN_PLAIN_PERM
 };
 
 static int mul(uint64_t a, uint64_t b, uint64_t *out) {
@@ -207,6 +209,44 @@ static pico_status own_extras(pico_weight *weight, const pico_weight_desc *desc,
     return status;
 }
 
+/* What a packed weight needs beside its panels: outlier columns as F32, one after the other, and the
+ * permutation as it was given. */
+static pico_status own_input(const cpu_backend *cpu, pico_weight *weight, const int32_t *perm,
+                             pico_error *err) {
+    const pico_weight_desc *desc = &weight->desc;
+    const uint64_t n = (uint64_t)desc->n_outlier, rows = (uint64_t)desc->rows;
+    const void *kept = NULL;
+    pico_status status = PICO_OK;
+    if (perm != NULL) {
+        status = own(weight, OWN_PLAIN_PERM, perm, (uint64_t)desc->cols * 4, &kept, err);
+        weight->input_perm = kept;
+    }
+    if (status != PICO_OK || n == 0) {
+        return status;
+    }
+    float *columns = malloc((size_t)(n * rows) * sizeof *columns);
+    if (columns == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "backend cpu: no memory for outlier columns");
+    }
+    for (uint64_t i = 0; i < n * rows; i++) {
+        const char *value = (const char *)desc->outlier_value + i * 2;
+        cpu->kernels->row->widen(PICO_DTYPE_F16, value, columns + i % n * rows + i / n, 1);
+    }
+    weight->owned[OWN_OUTLIER_COLUMNS] = columns;
+    weight->outlier = columns;
+    return PICO_OK;
+}
+
+static pico_status pack(const cpu_backend *cpu, pico_weight *weight, const int32_t *perm,
+                        pico_error *err) {
+    const uint32_t kind = cpu_pack_kind(cpu, &weight->desc);
+    if (kind == CPU_PACK_NONE || !(weight->uses & PICO_USE_PRODUCT)) {
+        return PICO_OK;
+    }
+    const pico_status status = cpu_pack(cpu, weight, kind, &weight->packed, err);
+    return status == PICO_OK ? own_input(cpu, weight, perm, err) : status;
+}
+
 static int worth_aligning(const cpu_backend *cpu, const pico_weight_desc *desc) {
     return desc->dtype <= PICO_DTYPE_BF16 && (uintptr_t)desc->codes % 64 != 0 &&
            desc->codes_bytes <= ALIGN_COPY_BYTES &&
@@ -251,6 +291,9 @@ pico_status cpu_weight_create(void *self, const pico_weight_desc *desc, uint32_t
     if (status == PICO_OK) {
         status = own_extras(weight, desc, err);
     }
+    if (status == PICO_OK) {
+        status = pack(cpu, weight, desc->input_perm, err);
+    }
     if (status != PICO_OK) {
         cpu_weight_free(cpu, weight);
         return status;
@@ -270,6 +313,7 @@ void cpu_weight_free(void *self, pico_weight *weight) {
         for (size_t i = 0; i < sizeof weight->owned / sizeof *weight->owned; i++) {
             free(weight->owned[i]);
         }
+        cpu_unpack(&weight->packed);
         free(weight);
     }
 }

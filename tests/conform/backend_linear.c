@@ -52,8 +52,9 @@ static void linear_of(conform *c, uint32_t dtype) {
             ref_linear(exact, s->out, s->in, x, s->in, rows, mode & 1 ? bias : NULL,
                        mode & 2 ? before : NULL, want);
             dev_ok(&d, d.ops->linear(d.self, &args), "linear");
+            int narrow = rows > 32 && dtype == PICO_DTYPE_BF16; /* x may be, too */
             dev_near(&d, dev_dtype(dtype), dev_get(&d, &args.y), want, rows * s->out,
-                     dev_limit(dtype));
+                     narrow ? 1e-4 : dev_limit(dtype));
             dev_check_guards(&d, "linear");
             dev_reset(&d);
             free(x), free(before), free(want);
