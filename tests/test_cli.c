@@ -254,6 +254,36 @@ static void bench_says_only_what_it_measured(void **state) {
     assert_contains(c->run.out, "GB/s read");
 }
 
+/* Each row of the JSON text says all that it takes to be read alone. */
+static void bench_rows_stand_alone(void **state) {
+    static const char *const texts[] = {"test", "kind", "dtype", "backend", "device", "share_of"};
+    static const char *const numbers[] = {"n",       "sequences",    "depth", "threads",
+                                          "repeats", "tokens_per_s", "sd",    "median"};
+    context *c = *state;
+    cli_expect(RUN, 0, "bench", "-m", MODEL, "-p", "8", "-n", "4", "-k", "4", "--parallel", "2",
+               "-r", "2", "-o", "json");
+    json_t *root = json_loads(c->run.out, 0, NULL), *row;
+    size_t i;
+    assert_non_null(root);
+    assert_int_equal(json_array_size(json_object_get(root, "rows")), 4); /* pp8, tg4, tg4x2, v4 */
+    json_array_foreach(json_object_get(root, "rows"), i, row) {
+        int is_v = strcmp(json_string_value(json_object_get(row, "kind")), "v") == 0;
+        for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
+            assert_true(json_string_length(json_object_get(row, texts[k])) > 0);
+        }
+        for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {
+            assert_true(json_is_number(json_object_get(row, numbers[k])));
+        }
+        assert_string_equal(json_string_value(json_object_get(row, "dtype")), "F32");
+        assert_int_equal(json_integer_value(json_object_get(row, "repeats")), 2);
+        assert_true(json_number_value(json_object_get(row, "limit")) > 0.0);
+        assert_true(json_number_value(json_object_get(row, "share")) > 0.0);
+        assert_int_equal(json_object_get(row, "ratio") != NULL, is_v);
+        assert_int_equal(json_object_get(row, "ratio_sd") != NULL, is_v);
+    }
+    json_decref(root);
+}
+
 /* Ctrl-C ends the answer: the line is complete, the figures come, the exit code is 130. */
 static void interrupt_ends_the_answer(void **state) {
     context *c = *state;
@@ -586,6 +616,7 @@ int main(void) {
         cmocka_unit_test(context_fills_up),
         cmocka_unit_test(advice_is_possible),
         cmocka_unit_test(bench_says_only_what_it_measured),
+        cmocka_unit_test(bench_rows_stand_alone),
         cmocka_unit_test(interrupt_ends_the_answer),
         cmocka_unit_test(full_disk_is_noticed),
         cmocka_unit_test(parts_of_models_are_named),

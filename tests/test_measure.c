@@ -480,13 +480,15 @@ static void tables_are_well_formed(void **state) {
     (void)state;
     pico_bench_result *r = calloc(1, sizeof *r);
     pico_bench_about about = {.model = "m F32",
+                              .dtype = "F32",
                               .model_bytes = 438119424,
                               .n_params = 109529856,
+                              .device = "a machine",
                               .backend = "cpu",
                               .decoder = "spec",
                               .threads = 2};
     assert_non_null(r);
-    r->n_row = 3;
+    r->n_row = 4;
     r->instructions = "portable";
     r->row[0] = (pico_bench_row){.kind = PICO_BENCH_GENERATE,
                                  .test = "tg8",
@@ -500,26 +502,35 @@ static void tables_are_well_formed(void **state) {
     r->row[1].share = r->row[1].limit = (double)NAN;
     r->row[2] = (pico_bench_row){
         .kind = PICO_BENCH_ROWS_OF_ONE, .test = "v4", .ratio = {.mean = 1.25}, .share = 0.9};
+    r->row[3] = (pico_bench_row){.kind = PICO_BENCH_PREFILL, .test = "pp9", .share = 2.5};
     char *text = NULL;
     size_t size = 0;
     FILE *to = open_memstream(&text, &size);
     pico_bench_print_md(&about, r, to);
     (void)fclose(to);
-    assert_int_equal(count(text, '|'), 5 * 9);
+    assert_int_equal(count(text, '|'), 6 * 9);
+    assert_non_null(strstr(text, "| 250.0 % of FMA |"));
     assert_non_null(strstr(text, "| m F32 | 417.82 MiB | 109.53 M | cpu | 2 | tg8 | 71.50"));
     assert_non_null(strstr(text, "105.0 % (!) |"));
     assert_non_null(strstr(text, "| v4 | 1.250 x"));
     assert_non_null(strstr(text, "| - |"));
+    assert_non_null(strstr(text, "device: a machine\n"));
     assert_non_null(strstr(text, "probe fault"));
     assert_non_null(strstr(text, "decoder spec;"));
     assert_non_null(strstr(text, "tg8: 75.0 % of 8 drafts accepted\n"));
     free(text);
+    about.dtype = "Q8_0"; /* more than the F32 units can do is no percentage of them */
+    to = open_memstream(&text, &size);
+    pico_bench_print_md(&about, r, to);
+    (void)fclose(to);
+    assert_non_null(strstr(text, "| 2.50 x F32 FMA |"));
+    free(text);
     to = open_memstream(&text, &size);
     pico_bench_print_csv(&about, r, to);
     (void)fclose(to);
-    assert_int_equal(count(text, '\n'), 4);
-    assert_int_equal(count(text, ','), 4 * 16);
-    assert_non_null(strstr(text, ",1,spec,8,6\n"));
+    assert_int_equal(count(text, '\n'), 5);
+    assert_int_equal(count(text, ','), 5 * 18);
+    assert_non_null(strstr(text, ",1,spec,8,6,Q8_0,0\n"));
     assert_null(strstr(text, "nan"));
     free(text);
     free(r);

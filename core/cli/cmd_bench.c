@@ -26,16 +26,30 @@ static json_t *number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-static json_t *json_row(const pico_bench_row *row) {
-    int is_ratio = row->kind == PICO_BENCH_ROWS_OF_ONE;
-    const pico_stats *stats = is_ratio ? &row->ratio : &row->tokens_per_s;
+/* One row, with what it takes to be read without the rest. tokens_per_s, sd and median are always
+ * tokens/s; of a v row the ratio has its own. */
+static json_t *json_row(const pico_bench_about *about, const pico_bench_row *row) {
+    static const char *const kinds[] = {"", "pp", "tg", "v", "nokv"}; /* by PICO_BENCH_x */
     json_t *object = json_pack(
-        "{s:s, s:f, s:f, s:f, s:o, s:o, s:s, s:b}", "test", row->test, "tokens_per_s",
-        row->tokens_per_s.mean, "sd", stats->sd, "median", stats->median, "limit",
-        number(row->limit), "share", number(row->share), "share_of",
-        row->kind == PICO_BENCH_PREFILL ? "fma" : "read", "probe_fault", row->probe_fault);
-    if (is_ratio) {
+        "{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:s, s:b}",
+        "test", row->test, "kind", kinds[row->kind], "n", (json_int_t)row->n, "sequences",
+        (json_int_t)row->n_seq, "depth", (json_int_t)row->depth, "dtype", about->dtype, "backend",
+        about->backend, "device", about->device, "threads", (json_int_t)about->threads, "repeats",
+        (json_int_t)row->tokens_per_s.n, "tokens_per_s", row->tokens_per_s.mean, "sd",
+        row->tokens_per_s.sd, "median", row->tokens_per_s.median, "limit", number(row->limit),
+        "share", number(row->share), "share_of",
+        row->kind == PICO_BENCH_PREFILL ? "fma_f32" : "read", "probe_fault", row->probe_fault);
+    if (row->kind == PICO_BENCH_ROWS_OF_ONE) {
         (void)json_object_set_new(object, "ratio", number(row->ratio.mean));
+        (void)json_object_set_new(object, "ratio_sd", number(row->ratio.sd));
+        (void)json_object_set_new(object, "ratio_median", number(row->ratio.median));
+    }
+    if (row->kind == PICO_BENCH_PREFILL) {
+        (void)json_object_set_new(
+            object, "flop_per_s",
+            number(row->operations / (double)row->n * row->tokens_per_s.median));
+    } else if (row->kind != PICO_BENCH_NO_KV) {
+        (void)json_object_set_new(object, "bytes_per_step", json_integer((json_int_t)row->bytes));
     }
     if (row->n_drafted != 0) {
         (void)json_object_set_new(object, "drafted", json_integer((json_int_t)row->n_drafted));
@@ -48,7 +62,7 @@ static int print_json(const bench_state *state) {
     const pico_bench_result *r = state->result;
     json_t *rows = json_array();
     for (size_t i = 0; i < r->n_row; i++) {
-        (void)json_array_append_new(rows, json_row(&r->row[i]));
+        (void)json_array_append_new(rows, json_row(&state->about, &r->row[i]));
     }
     json_t *limits = json_pack("{s:o, s:o, s:I, s:s}", "read_bytes_per_s", number(r->read_rate),
                                "fma_flop_per_s", number(r->flop_rate), "bytes_per_step",
@@ -57,9 +71,10 @@ static int print_json(const bench_state *state) {
         (void)json_object_set_new(limits, "note", json_string(r->note));
     }
     json_t *root = json_pack(
-        "{s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "model", state->about.model,
-        "model_bytes", (json_int_t)state->about.model_bytes, "params",
-        (json_int_t)state->about.n_params, "backend", state->about.backend, "decoder",
+        "{s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "model",
+        state->about.model, "dtype", state->about.dtype, "model_bytes",
+        (json_int_t)state->about.model_bytes, "params", (json_int_t)state->about.n_params,
+        "backend", state->about.backend, "device", state->about.device, "decoder",
         state->about.decoder, "threads", (json_int_t)state->about.threads, "peak_rss_bytes",
         (json_int_t)r->peak_rss, "kv_bytes", (json_int_t)r->kv_bytes, "kv_bytes_per_token",
         (json_int_t)r->kv_bytes_per_token, "limits", limits, "rows", rows);
@@ -242,8 +257,10 @@ const pico_command pico_command_bench = {
     .details =
         "Prints mean and standard deviation over the repeats. The share of tg and v rows is that\n"
         "of the read limit: how fast the same threads read as many bytes as a step does, probed\n"
-        "before and after each repeat. The share of pp rows is that of F32 multiply-adds, which\n"
-        "kernels for narrower types may exceed.",
+        "before and after each repeat. That of pp rows is of the F32 multiply-adds that the "
+        "threads\n"
+        "compute. It is a limit for F32 weights only; kernels for narrower types use other\n"
+        "instructions and may exceed it, so there it is printed as a multiple.",
     .sections = "model.path host backend attention decoder generate.ubatch",
     .options = options,
     .n_options = sizeof options / sizeof *options,

@@ -1,13 +1,14 @@
 /*
- * eval: how likely a text is to a model, or the logits of given tokens in a file for comparison
- * with other programs.
+ * eval: how likely a text is to a model, how much it differs there from a reference, or the logits
+ * of given tokens in a file for comparison with other programs.
  */
-#include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/eval_print.h"
+#include "cli/load.h"
+#include "measure/compare.h"
 #include "measure/eval.h"
 #include "util/file.h"
 
@@ -17,7 +18,8 @@ typedef struct eval_state {
     const pico_cli *cli;
     pico_runtime runtime;
     pico_eval_params params;
-    char *text; /* malloc-ed: the input */
+    pico_model *reference; /* NULL without --reference */
+    char *text;            /* malloc-ed: the input */
     size_t n_text;
     pico_error err;
 } eval_state;
@@ -70,62 +72,70 @@ static int run_tokens(eval_state *state, const char *tokens, const char *logits)
 
 /* ---- -f: likelihood ---- */
 
-static int print_json(const eval_state *state, const pico_eval_result *result) {
-    /* JSON knows neither NaN nor infinity. */
-    json_t *bpb = isfinite(result->bpb) ? json_real(result->bpb) : json_null();
-    json_t *ppl = isfinite(result->ppl) ? json_real(result->ppl) : json_null();
-    json_t *root = json_pack(
-        "{s:f, s:f, s:f, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I}", "nll_mean", result->nll_mean,
-        "nll_sum", result->nll_sum, "nll_se", result->nll_se, "tokens", (json_int_t)result->tokens,
-        "predictions", (json_int_t)result->predictions, "ppl", ppl, "bpb", bpb, "documents",
-        (json_int_t)result->documents, "bytes", (json_int_t)result->bytes, "documents_cut",
-        (json_int_t)result->n_cut, "tokens_cut", (json_int_t)result->tokens_cut);
-    int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;
-    (void)putchar('\n');
-    json_decref(root);
-    return failed && !ferror(stdout)
-               ? pico_cli_fail(state->cli, PICO_EXIT_RUNTIME, "the JSON text cannot be made")
-               : PICO_EXIT_OK;
-}
-
-static int print_table(const pico_eval_result *r) {
-    (void)printf("nll     %.5f +- %.5f nats/token (sum %.4f)\n", r->nll_mean, r->nll_se,
-                 r->nll_sum);
-    (void)printf("ppl     %.4f\n", r->ppl);
-    (void)printf("bpb     %.5f bits/byte over %llu bytes\n", r->bpb, (unsigned long long)r->bytes);
-    (void)printf("tokens  %llu, %llu predictions, %llu documents\n", (unsigned long long)r->tokens,
-                 (unsigned long long)r->predictions, (unsigned long long)r->documents);
-    return PICO_EXIT_OK;
-}
-
-static int run_documents(eval_state *state, const pico_document *documents, size_t n) {
-    pico_eval_result result;
-    const char *format = pico_cli_value(state->cli, "-o");
-    if (n == 0) {
-        return pico_cli_fail(state->cli, PICO_EXIT_USAGE, "the text is empty");
-    }
-    pico_status status = pico_eval_documents(state->runtime.model, state->runtime.tokenizer,
-                                             &state->params, documents, n, &result, &state->err);
-    if (status != PICO_OK) {
-        return pico_cli_fail_error(state->cli, &state->err);
-    }
-    if (result.n_cut != 0) {
+/* Documents that were cut are said on stderr, so that figures of a part are not taken for all. */
+static void say_cut(eval_state *state, const pico_eval_result *result) {
+    if (result->n_cut != 0) {
         pico_log_write(&state->runtime.log, PICO_LOG_INFO,
                        "%llu of %llu documents are longer than the context: %llu tokens were cut "
                        "off",
-                       (unsigned long long)result.n_cut, (unsigned long long)result.documents,
-                       (unsigned long long)result.tokens_cut);
+                       (unsigned long long)result->n_cut, (unsigned long long)result->documents,
+                       (unsigned long long)result->tokens_cut);
     }
-    return format != NULL && strcmp(format, "json") == 0 ? print_json(state, &result)
-                                                         : print_table(&result);
+}
+
+static int open_reference(eval_state *state, const char *path) {
+    int code = PICO_EXIT_OK;
+    pico_runtime *runtime = &state->runtime;
+    if (pico_load_reference(runtime, path, &state->reference, &code, &state->err) != PICO_OK) {
+        return pico_cli_fail(state->cli, code, "the reference: %s", state->err.message);
+    }
+    if (pico_compare_vocabularies(runtime->model, runtime->tokenizer, state->reference,
+                                  &state->err) != PICO_OK) {
+        return pico_cli_fail_error(state->cli, &state->err);
+    }
+    if (state->reference->file->vocab.kind == PICO_VOCAB_NONE) {
+        pico_log_write(&runtime->log, PICO_LOG_INFO,
+                       "%s has no vocabulary of its own: it is taken to be the model's", path);
+    }
+    return PICO_EXIT_OK;
+}
+
+/* The likelihood, or the comparison where there is a reference. */
+static int run_documents(eval_state *state, const pico_document *documents, size_t n) {
+    pico_comparison comparison = {0};
+    const char *format = pico_cli_value(state->cli, "-o");
+    const pico_runtime *runtime = &state->runtime;
+    const pico_comparison *print = state->reference != NULL ? &comparison : NULL;
+    if (n == 0) {
+        return pico_cli_fail(state->cli, PICO_EXIT_USAGE, "the text is empty");
+    }
+    pico_status status =
+        state->reference != NULL
+            ? pico_compare_documents(runtime->model, state->reference, runtime->tokenizer,
+                                     &state->params, documents, n, &comparison, &state->err)
+            : pico_eval_documents(runtime->model, runtime->tokenizer, &state->params, documents, n,
+                                  &comparison.model, &state->err);
+    if (status != PICO_OK) {
+        return pico_cli_fail_error(state->cli, &state->err);
+    }
+    say_cut(state, &comparison.model);
+    if (format != NULL && strcmp(format, "json") == 0) {
+        return pico_eval_print_json(state->cli, &comparison.model, print);
+    }
+    pico_eval_print_table(&comparison.model, print);
+    return PICO_EXIT_OK;
 }
 
 static int run_text(eval_state *state, const char *path, const char *split) {
+    const char *reference = pico_cli_value(state->cli, "--reference");
     pico_document whole, *documents = NULL;
     size_t n = 1;
     int code = read_input(state, path);
     if (code == PICO_EXIT_OK) {
         code = open_model(state, PICO_RUNTIME_MODEL | PICO_RUNTIME_TOKENIZER);
+    }
+    if (code == PICO_EXIT_OK && reference != NULL) {
+        code = open_reference(state, reference);
     }
     if (code != PICO_EXIT_OK) {
         return code;
@@ -150,18 +160,20 @@ static int run_text(eval_state *state, const char *path, const char *split) {
 static int eval_command(const pico_cli *cli) {
     const char *tokens = pico_cli_value(cli, "--tokens"), *logits = pico_cli_value(cli, "--logits");
     const char *file = pico_cli_value(cli, "--file"), *split = pico_cli_value(cli, "--split-docs");
-    const char *format = pico_cli_value(cli, "-o");
+    const char *format = pico_cli_value(cli, "-o"), *reference = pico_cli_value(cli, "--reference");
     if ((tokens == NULL) != (logits == NULL) || (tokens != NULL) == (file != NULL)) {
         return pico_cli_usage(cli, "give either --tokens FILE and --logits OUT, or -f TEXT");
     }
-    if (tokens != NULL && (split != NULL || format != NULL)) {
-        return pico_cli_usage(cli, "--split-docs and -o belong to -f TEXT, not to --tokens");
+    if (tokens != NULL && (split != NULL || format != NULL || reference != NULL)) {
+        return pico_cli_usage(
+            cli, "--split-docs, --reference and -o belong to -f TEXT, not to --tokens");
     }
     if (format != NULL && strcmp(format, "json") != 0 && strcmp(format, "text") != 0) {
         return pico_cli_usage(cli, "-o is text or json, not '%s'", format);
     }
     eval_state state = {.cli = cli};
     int code = tokens != NULL ? run_tokens(&state, tokens, logits) : run_text(&state, file, split);
+    pico_model_close(state.reference);
     pico_runtime_close(&state.runtime);
     free(state.text);
     return pico_cli_finish_output(code);
@@ -175,6 +187,8 @@ static const pico_cli_option options[] = {
      "where the logits of --tokens go: little-endian F32 (tokens, "
      "vocabulary)"},
     {"--file", "-f", "TEXT", "the text whose likelihood is measured; - is standard input"},
+    {"--reference", NULL, "MODEL",
+     "compare with this model on the text: perplexity ratio, KL divergence, same best token"},
     {"--split-docs", NULL, "[=SEP]",
      "the text is many documents, with SEP between them (default: <|endoftext|> if the text has "
      "it, else blank lines)"},
@@ -182,14 +196,23 @@ static const pico_cli_option options[] = {
 
 const pico_command pico_command_eval = {
     .name = "eval",
-    .summary = "likelihood of a text, or logits of tokens",
-    .usage = "eval -m MODEL (-f TEXT [--split-docs[=SEP]] [-o json] | --tokens FILE --logits OUT)",
+    .summary = "likelihood of a text, how two models differ on it, or logits of tokens",
+    .usage = "eval -m MODEL (-f TEXT [--split-docs[=SEP]] [--reference MODEL] [-o json] |\n"
+             "                --tokens FILE --logits OUT)",
     .details =
         "Each document is the begin-of-text token and the text, cut at the context length; with\n"
         "--split-docs white space around the pieces is removed and empty ones are dropped. One\n"
         "document is taken as it is. Reported are nats per token with the standard error over\n"
         "tokens, perplexity, and bits per byte of the text that was predicted. --ubatch sets the\n"
-        "rows of one forward pass; 1 runs token by token through the KV cache.",
+        "rows of one forward pass; 1 runs token by token through the KV cache.\n"
+        "\n"
+        "With --reference both models see the same tokens. Reported are the ratio of their\n"
+        "perplexities, with the error of the differences token by token; the KL divergence of the\n"
+        "model's distribution from the reference's, in nats per token; how often the most likely\n"
+        "token is the same; and how far the probability of the right token moves. The\n"
+        "configuration (attention plugin, KV type, [compress.N] stages) is the model's; the\n"
+        "reference runs as its file says, with plain attention and F32 KV pages. So the same file\n"
+        "on both sides shows what a configuration costs.",
     .sections = "model host backend attention generate.ubatch",
     .options = options,
     .n_options = sizeof options / sizeof *options,

@@ -227,6 +227,25 @@ pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32
     return status;
 }
 
+/* A file that is already open, as it is, with an attention that needs no conversion. Closes it on
+ * failure. */
+static pico_status open_plain(pico_runtime *runtime, const pico_instance *attention,
+                              uint32_t kv_dtype, pico_model_file *file, pico_model **out,
+                              pico_error *err) {
+    const pico_attention_ops *ops = &attention->loaded->ops.attention;
+    pico_attention_check check = {.struct_size = sizeof check};
+    pico_status status = ops->check(attention->self, &file->desc, &check, err);
+    if (status == PICO_OK) {
+        pico_model_params params = {
+            .attention = ops, .attention_self = attention->self, .kv_dtype = kv_dtype};
+        status = pico_model_open(&runtime->device, &params, file, out, err);
+    }
+    if (status != PICO_OK) {
+        pico_model_file_close(file);
+    }
+    return status;
+}
+
 pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico_model **out,
                                    pico_error *err) {
     pico_model_file *file = NULL;
@@ -240,20 +259,35 @@ pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico
         }
     }
     pico_status status = pico_model_file_open(path, NULL, &file, err);
+    return status == PICO_OK ? open_plain(runtime, &runtime->second_attention,
+                                          kv_dtype_of(runtime->config), file, out, err)
+                             : status;
+}
+
+pico_status pico_load_reference(pico_runtime *runtime, const char *path, pico_model **out,
+                                int *exit_code, pico_error *err) {
+    pico_open_params params = {.generation = pico_load_params(runtime->config).generation};
+    pico_model_file *file = NULL;
+    pico_instance attention;
+    *out = NULL;
+    /* A section that nobody sets: the plugin's defaults. */
+    pico_status status = pico_runtime_instance(runtime, PICO_KIND_ATTENTION, "mha", "reference",
+                                               &attention, exit_code, err);
     if (status != PICO_OK) {
         return status;
     }
-    const pico_attention_ops *ops = &runtime->second_attention.loaded->ops.attention;
-    pico_attention_check check = {.struct_size = sizeof check};
-    status = ops->check(runtime->second_attention.self, &file->desc, &check, err);
-    if (status == PICO_OK) {
-        pico_model_params params = {.attention = ops,
-                                    .attention_self = runtime->second_attention.self,
-                                    .kv_dtype = kv_dtype_of(runtime->config)};
-        status = pico_model_open(&runtime->device, &params, file, out, err);
+    status = pico_model_file_open_with(path, &params, &file, err);
+    if (status != PICO_OK && err != NULL) {
+        pico_load_advise(runtime->config, path, err);
     }
-    if (status != PICO_OK) {
+    if (status == PICO_OK && file->desc.n_layer == 0) {
+        status = pico_fail(err, PICO_E_INVALID, "%s holds a vocabulary but no model", path);
         pico_model_file_close(file);
+        file = NULL;
     }
+    if (status == PICO_OK) {
+        status = open_plain(runtime, &attention, PICO_DTYPE_F32, file, out, err);
+    }
+    *exit_code = model_code(status);
     return status;
 }

@@ -30,5 +30,10 @@ pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32
 /* For host->model_open: a second model on the same backend, with plain attention. */
 pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico_model **out,
                                    pico_error *err);
+/* What a model is compared with: the file as it is, on the same backend, whatever the configuration
+ * says of the model: plain attention with its default options, F32 KV pages, no [compress.N] stage.
+ * Close it before the runtime. */
+pico_status pico_load_reference(pico_runtime *runtime, const char *path, pico_model **out,
+                                int *exit_code, pico_error *err);
 
 #endif

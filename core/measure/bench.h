@@ -75,14 +75,16 @@ pico_status pico_bench_run(pico_model *model, const pico_bench_params *params,
 
 /* What the tables say about the run. */
 typedef struct pico_bench_about {
-    char model[128]; /* "llama-110m F32" */
+    char model[128];   /* "llama-110m F32" */
+    const char *dtype; /* the layout that holds most of the weights' bytes: "F32" */
     uint64_t model_bytes, n_params;
+    char device[96];     /* "AMD EPYC, avx512, 2 threads"; as the backend says */
     const char *backend; /* "cpu" */
     const char *decoder; /* "greedy" */
     uint32_t threads;
 } pico_bench_about;
 
-/* Name, size and parameters from the model; name: what to call it if the file has no name. */
+/* Name, layout, size and parameters from the model; name: what to call it if the file has no name. */
 void pico_bench_describe(const pico_model *model, const char *name, pico_bench_about *out);
 void pico_bench_print_md(const pico_bench_about *about, const pico_bench_result *result, FILE *to);
 void pico_bench_print_csv(const pico_bench_about *about, const pico_bench_result *result, FILE *to);

@@ -20,14 +20,15 @@ static const char *main_dtype(const pico_model_file *file) {
 
 void pico_bench_describe(const pico_model *model, const char *name, pico_bench_about *out) {
     const pico_model_file *file = model->file;
-    *out = (pico_bench_about){.backend = "", .decoder = ""};
+    *out = (pico_bench_about){.dtype = main_dtype(file), .backend = "", .decoder = ""};
     (void)snprintf(out->model, sizeof out->model, "%.100s %s",
-                   file->name != NULL ? file->name : name, main_dtype(file));
+                   file->name != NULL ? file->name : name, out->dtype);
     for (char *c = out->model; *c != '\0'; c++) {
         if (*c == '|' || *c == ',' || *c == '\n' || *c == '"') {
             *c = '_'; /* would break the table */
         }
     }
+    (void)snprintf(out->device, sizeof out->device, "%s", model->device->caps.device);
     for (uint32_t i = 0; i < file->n_tensor; i++) {
         out->model_bytes += file->tensor[i].bytes;
         out->n_params += (uint64_t)(file->tensor[i].data.rows * file->tensor[i].data.cols);
@@ -53,13 +54,16 @@ static void print_count(FILE *to, uint64_t count) {
     print_scaled(to, (double)count, 1000.0, units);
 }
 
-static void print_share(FILE *to, const pico_bench_row *row) {
+/* F32 arithmetic is a limit for F32 weights; for others it is a yardstick, and no percentage. */
+static void print_share(FILE *to, const pico_bench_about *about, const pico_bench_row *row) {
     if (isnan(row->share)) {
         (void)fprintf(to, "-");
+    } else if (row->kind != PICO_BENCH_PREFILL) {
+        (void)fprintf(to, "%.1f %%%s", 100.0 * row->share, row->probe_fault ? " (!)" : "");
+    } else if (strcmp(about->dtype, "F32") == 0) {
+        (void)fprintf(to, "%.1f %% of FMA", 100.0 * row->share);
     } else {
-        (void)fprintf(to, "%.1f %%%s%s", 100.0 * row->share,
-                      row->kind == PICO_BENCH_PREFILL ? " of FMA" : "",
-                      row->probe_fault ? " (!)" : "");
+        (void)fprintf(to, "%.2f x F32 FMA", row->share);
     }
 }
 
@@ -70,7 +74,7 @@ static void print_legend(const pico_bench_about *about, const pico_bench_result 
                   "sequences together; vK: time of K rows over that of 1\n",
                   about->decoder);
     (void)fprintf(to, "share: of what the machine allows, by read bandwidth (tg, v) or F32 "
-                      "multiply-adds (pp)\n");
+                      "multiply-adds (pp; no limit for narrower weights)\n");
     for (size_t i = 0; i < result->n_row; i++) {
         const pico_bench_row *row = &result->row[i];
         if (row->n_drafted != 0) {
@@ -81,10 +85,13 @@ static void print_legend(const pico_bench_about *about, const pico_bench_result 
     }
 }
 
-static void print_notes(const pico_bench_result *result, FILE *to) {
+static void print_notes(const pico_bench_about *about, const pico_bench_result *result, FILE *to) {
     int faults = 0;
     for (size_t i = 0; i < result->n_row; i++) {
         faults += result->row[i].probe_fault;
+    }
+    if (about->device[0] != '\0') {
+        (void)fprintf(to, "device: %s\n", about->device);
     }
     if (result->note[0] != '\0') {
         (void)fprintf(to, "%s\n", result->note);
@@ -125,12 +132,12 @@ void pico_bench_print_md(const pico_bench_about *about, const pico_bench_result 
             (void)fprintf(to, "%.2f ± %.2f", row->tokens_per_s.mean, row->tokens_per_s.sd);
         }
         (void)fprintf(to, " | ");
-        print_share(to, row);
+        print_share(to, about, row);
         (void)fprintf(to, " |\n");
     }
     (void)fprintf(to, "\n");
     print_legend(about, result, to);
-    print_notes(result, to);
+    print_notes(about, result, to);
 }
 
 static void print_number(FILE *to, double value, const char *end) {
@@ -144,7 +151,7 @@ void pico_bench_print_csv(const pico_bench_about *about, const pico_bench_result
                           FILE *to) {
     (void)fprintf(to, "model,model_bytes,params,backend,threads,test,tokens_per_s,"
                       "tokens_per_s_sd,tokens_per_s_median,ratio,ratio_sd,limit,share,"
-                      "probe_fault,decoder,drafted,accepted\n");
+                      "probe_fault,decoder,drafted,accepted,dtype,repeats\n");
     for (size_t i = 0; i < result->n_row; i++) {
         const pico_bench_row *row = &result->row[i];
         int is_ratio = row->kind == PICO_BENCH_ROWS_OF_ONE;
@@ -158,7 +165,8 @@ void pico_bench_print_csv(const pico_bench_about *about, const pico_bench_result
         print_number(to, is_ratio ? row->ratio.sd : (double)NAN, ",");
         print_number(to, row->limit, ",");
         print_number(to, row->share, ",");
-        (void)fprintf(to, "%d,%s,%llu,%llu\n", row->probe_fault, about->decoder,
-                      (unsigned long long)row->n_drafted, (unsigned long long)row->n_accepted);
+        (void)fprintf(to, "%d,%s,%llu,%llu,%s,%zu\n", row->probe_fault, about->decoder,
+                      (unsigned long long)row->n_drafted, (unsigned long long)row->n_accepted,
+                      about->dtype, row->tokens_per_s.n);
     }
 }

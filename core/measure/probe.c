@@ -15,16 +15,17 @@
 
 enum {
     LINE = 64,
-    GROUP = 8, /* lines that a kernel takes at a time */
-    AHEAD = 4096,
+    GROUP = 8,          /* lines that a kernel takes at a time */
+    SLACK = 16384,      /* behind the buffer: a prefetch looks beyond what is read */
     FLOP_UNITS = 32,    /* pieces of arithmetic for each thread */
     FLOP_ROUNDS = 2048, /* rounds of a piece */
     FLOP_CHAINS = 12,   /* independent sums: covers the latency of two units */
     FLOP_BURSTS = 8
 };
 
-/* Read ways: each kernel reads n lines at p and returns something that depends on all of them. */
-enum { ONE_STREAM, PREFETCHED, FOUR_STREAMS, N_WAYS };
+/* Read ways: each kernel reads n lines at p and returns something that depends on all of them. Which
+ * is fastest depends on the caches that the buffer lies in, and on the machine. */
+enum { ONE_STREAM, ONE_AHEAD, FOUR_STREAMS, FOUR_NEAR, FOUR_FAR, N_WAYS };
 
 typedef struct kernels {
     const char *name;
@@ -55,7 +56,7 @@ struct pico_probe {
         acc ^= ((const V *)(const void *)(p))[w_];                                                 \
     }
 
-#define DEFINE_READ(NAME, V, TARGET)                                                               \
+#define DEFINE_FOLD(NAME, V, TARGET)                                                               \
     TARGET static uint64_t fold_##NAME(V a, V b, V c, V d) {                                       \
         uint64_t words[sizeof(V) / 8], sum = 0;                                                    \
         a ^= b ^ c ^ d;                                                                            \
@@ -64,54 +65,43 @@ struct pico_probe {
             sum ^= words[i];                                                                       \
         }                                                                                          \
         return sum;                                                                                \
-    }                                                                                              \
-    TARGET static uint64_t one_stream_##NAME(const unsigned char *p, uint64_t n) {                 \
+    }
+
+/* Four lines at a time: neighbours (one stream), or the next of each quarter (four streams). AHEAD:
+ * bytes that each is prefetched ahead; 0 leaves that to the hardware. */
+#define DEFINE_WAY(WAY, NAME, V, TARGET, STREAMS, AHEAD)                                           \
+    TARGET static uint64_t WAY##_##NAME(const unsigned char *p, uint64_t n) {                      \
         V a = {0}, b = {0}, c = {0}, d = {0};                                                      \
-        uint64_t i = 0;                                                                            \
-        for (; i + 4 <= n; i += 4, p += 4 * LINE) {                                                \
-            READ_LINE(V, a, p)                                                                     \
-            READ_LINE(V, b, p + LINE)                                                              \
-            READ_LINE(V, c, p + 2 * LINE)                                                          \
-            READ_LINE(V, d, p + 3 * LINE)                                                          \
-        }                                                                                          \
-        for (; i < n; i++, p += LINE) {                                                            \
-            READ_LINE(V, a, p)                                                                     \
-        }                                                                                          \
-        return fold_##NAME(a, b, c, d);                                                            \
-    }                                                                                              \
-    TARGET static uint64_t prefetched_##NAME(const unsigned char *p, uint64_t n) {                 \
-        V a = {0}, b = {0}, c = {0}, d = {0};                                                      \
-        uint64_t i = 0;                                                                            \
-        for (; i + 4 <= n; i += 4, p += 4 * LINE) {                                                \
-            const unsigned char *next = p + (i * LINE + AHEAD + 4 * LINE <= n * LINE ? AHEAD : 0); \
-            __builtin_prefetch(next, 0, 2);                                                        \
-            __builtin_prefetch(next + LINE, 0, 2);                                                 \
-            __builtin_prefetch(next + 2 * LINE, 0, 2);                                             \
-            __builtin_prefetch(next + 3 * LINE, 0, 2);                                             \
-            READ_LINE(V, a, p)                                                                     \
-            READ_LINE(V, b, p + LINE)                                                              \
-            READ_LINE(V, c, p + 2 * LINE)                                                          \
-            READ_LINE(V, d, p + 3 * LINE)                                                          \
-        }                                                                                          \
-        for (; i < n; i++, p += LINE) {                                                            \
-            READ_LINE(V, a, p)                                                                     \
-        }                                                                                          \
-        return fold_##NAME(a, b, c, d);                                                            \
-    }                                                                                              \
-    TARGET static uint64_t four_streams_##NAME(const unsigned char *p, uint64_t n) {               \
-        V a = {0}, b = {0}, c = {0}, d = {0};                                                      \
-        uint64_t quarter = n / 4, bytes = quarter * LINE;                                          \
-        for (uint64_t i = 0; i < bytes; i += LINE) {                                               \
-            READ_LINE(V, a, p + i)                                                                 \
-            READ_LINE(V, b, p + bytes + i)                                                         \
-            READ_LINE(V, c, p + 2 * bytes + i)                                                     \
-            READ_LINE(V, d, p + 3 * bytes + i)                                                     \
+        uint64_t quarter = n / 4, gap = STREAMS == 1 ? LINE : quarter * LINE;                      \
+        const uint64_t step = STREAMS == 1 ? 4 * LINE : LINE;                                      \
+        const unsigned char *end = p + quarter * step;                                             \
+        for (const unsigned char *at = p; at < end; at += step) {                                  \
+            if (AHEAD != 0) {                                                                      \
+                __builtin_prefetch(at + AHEAD, 0, 2);                                              \
+                __builtin_prefetch(at + gap + AHEAD, 0, 2);                                        \
+                __builtin_prefetch(at + 2 * gap + AHEAD, 0, 2);                                    \
+                __builtin_prefetch(at + 3 * gap + AHEAD, 0, 2);                                    \
+            }                                                                                      \
+            READ_LINE(V, a, at)                                                                    \
+            READ_LINE(V, b, at + gap)                                                              \
+            READ_LINE(V, c, at + 2 * gap)                                                          \
+            READ_LINE(V, d, at + 3 * gap)                                                          \
         }                                                                                          \
         for (uint64_t i = 4 * quarter; i < n; i++) {                                               \
             READ_LINE(V, a, p + i * LINE)                                                          \
         }                                                                                          \
         return fold_##NAME(a, b, c, d);                                                            \
     }
+
+#define DEFINE_READ(NAME, V, TARGET)                                                               \
+    DEFINE_FOLD(NAME, V, TARGET)                                                                   \
+    DEFINE_WAY(one_stream, NAME, V, TARGET, 1, 0)                                                  \
+    DEFINE_WAY(one_ahead, NAME, V, TARGET, 1, 8192)                                                \
+    DEFINE_WAY(four_streams, NAME, V, TARGET, 4, 0)                                                \
+    DEFINE_WAY(four_near, NAME, V, TARGET, 4, 512)                                                 \
+    DEFINE_WAY(four_far, NAME, V, TARGET, 4, 2048)
+#define READ_WAYS(NAME)                                                                            \
+    { one_stream_##NAME, one_ahead_##NAME, four_streams_##NAME, four_near_##NAME, four_far_##NAME }
 
 /* Twelve chains of x = x * m + c; the compiler sees twelve named variables, which stay in
  * registers. */
@@ -138,10 +128,7 @@ static float flops_portable(uint32_t rounds) {
     return c_sum[0] + c_sum[1] + c_sum[2] + c_sum[3];
 }
 
-static const kernels portable = {"portable",
-                                 {one_stream_portable, prefetched_portable, four_streams_portable},
-                                 flops_portable,
-                                 4};
+static const kernels portable = {"portable", READ_WAYS(portable), flops_portable, 4};
 
 #ifdef PROBE_X86
 #define AVX2 __attribute__((target("avx2,fma")))
@@ -182,10 +169,8 @@ DEFINE_FLOPS(avx512, AVX512, __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_sto
 #undef STEP
 #undef END
 
-static const kernels avx2 = {
-    "AVX2", {one_stream_avx2, prefetched_avx2, four_streams_avx2}, flops_avx2, 8};
-static const kernels avx512 = {
-    "AVX-512", {one_stream_avx512, prefetched_avx512, four_streams_avx512}, flops_avx512, 16};
+static const kernels avx2 = {"AVX2", READ_WAYS(avx2), flops_avx2, 8};
+static const kernels avx512 = {"AVX-512", READ_WAYS(avx512), flops_avx512, 16};
 #endif
 
 static const kernels *choose_kernels(void) {
@@ -234,7 +219,7 @@ pico_status pico_probe_open(pico_pool *pool, uint64_t max_bytes, pico_probe **ou
                             pico_error *err) {
     *out = NULL;
     uint64_t available = available_bytes();
-    if (max_bytes > PTRDIFF_MAX - LINE ||
+    if (max_bytes > PTRDIFF_MAX - LINE - SLACK ||
         (available != 0 && max_bytes > available - available / 8)) {
         return pico_fail(err, PICO_E_NOMEM,
                          "the probe of the memory's speed needs %llu bytes, of which %llu are free",
@@ -246,7 +231,7 @@ pico_status pico_probe_open(pico_pool *pool, uint64_t max_bytes, pico_probe **ou
     }
     probe->pool = pool;
     probe->kernels = choose_kernels();
-    probe->bytes = (max_bytes / LINE + 1) * LINE;
+    probe->bytes = (max_bytes / LINE + 1) * LINE + SLACK;
     probe->sinks = aligned_alloc(LINE, pico_pool_n_threads(pool) * sizeof *probe->sinks);
     void *data = mmap(NULL, (size_t)probe->bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -290,7 +275,7 @@ static void read_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
 
 double pico_probe_read(pico_probe *probe, uint64_t bytes, uint32_t passes) {
     uint64_t lines = (bytes + LINE - 1) / LINE, threads = pico_pool_n_threads(probe->pool);
-    assert(lines >= 1 && lines * LINE <= probe->bytes && passes >= 1);
+    assert(lines >= 1 && lines * LINE + SLACK <= probe->bytes && passes >= 1);
     /* Pieces large enough that handing them out costs nothing, small enough to even out. */
     uint64_t grain = lines / (threads * 8);
     grain = grain > 16384 ? 16384 : grain < GROUP ? GROUP : grain;

@@ -4,9 +4,10 @@
  * runs next to each measurement and on the same threads.
  *
  * The read limit is the best of several passes of pure vector loads over a buffer of exactly the
- * bytes in question; passes take turns among one stream a thread, one stream with prefetches, and
- * four streams, because which of them is fastest depends on where the buffer lies. The buffer's
- * pages are what the system gives to everybody: no advice.
+ * bytes in question. No single way of loading is the fastest everywhere, so passes take turns among
+ * five: one stream a thread, plain and prefetched 8 KB ahead; four streams a thread, plain and
+ * prefetched 512 bytes and 2 KB ahead. A kernel that streams weights well comes near the best of
+ * them and not above it. The buffer's pages are what the system gives to everybody: no advice.
  */
 #ifndef PICO_MEASURE_PROBE_H
 #define PICO_MEASURE_PROBE_H
@@ -14,7 +15,7 @@
 #include "host/host.h"
 #include "plugin.h"
 
-enum { PICO_PROBE_PASSES = 9 };
+enum { PICO_PROBE_PASSES = 10 }; /* two of each way */
 
 typedef struct pico_probe pico_probe;
 
