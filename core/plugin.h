@@ -190,6 +190,7 @@ typedef struct pico_tensor {
  * input_quant says how the input of a product is rounded before it; PICO_INPUT_AUTO leaves it to the
  * backend, which rounds where it has integer kernels for the layout: I8 with one scale a row or for
  * the matrix as ROW, I8 in groups as GROUP, Q8_0 and Q4_0 as groups of 32; never for the others.
+ * ROW and GROUP can be asked for with I8, Q8_0 and Q4_0, GROUP not with group = 0.
  * With input_perm, column j of codes belongs to input input_perm[j]; with input_scale, every column
  * of the effective weight, outliers too, is divided by its input's scale; outlier_col names
  * inputs. */

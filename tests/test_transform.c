@@ -215,8 +215,19 @@ static void replace_refuses_incomplete_weights(void **state) {
                              .rows = WIDTH,
                              .cols = WIDTH,
                              .group = WIDTH};
+    good.input_quant = PICO_INPUT_GROUP;
     assert_int_equal(pico_tensors_table.replace(&tensors, index, &good, NULL), PICO_OK);
-    pico_weight_desc bad = good;
+    pico_weight_desc bad;
+    assert_int_equal(pico_tensors_table.read(&tensors, index, &bad), PICO_OK);
+    assert_int_equal(bad.input_quant, PICO_INPUT_GROUP); /* kept */
+    bad = good;
+    bad.input_quant = PICO_INPUT_GROUP + 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    bad = good;
+    bad.group = 0; /* one scale for the matrix cannot go with groups of the input */
+    bad.n_scales = 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    bad = good;
     bad.codes = NULL;
     assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
     bad = good;
@@ -226,6 +237,16 @@ static void replace_refuses_incomplete_weights(void **state) {
     bad.outlier_col = &column; /* one past the last */
     bad.outlier_value = values;
     bad.n_outlier = 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    const int32_t twice[2] = {1, 1};
+    const uint16_t two[2 * WIDTH] = {0};
+    bad.outlier_col = twice;
+    bad.outlier_value = two;
+    bad.n_outlier = 2;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    int32_t perm[WIDTH] = {0}; /* every column from the same input */
+    bad = good;
+    bad.input_perm = perm;
     assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
     pico_model_file_close(file);
 }

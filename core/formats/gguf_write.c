@@ -116,7 +116,7 @@ static pico_status check_weight(const pico_file_tensor *tensor, pico_error *err)
                          (long long)w->cols, pico_dtype_name(w->dtype), (unsigned long long)bytes);
     }
     if (is_split(w->dtype) &&
-        (w->scales == NULL || n_scales == 0 || n_scales != w->n_scales ||
+        (w->scales == NULL || w->group > w->cols || n_scales == 0 || n_scales != w->n_scales ||
          (w->scale_dtype != PICO_DTYPE_F32 && w->scale_dtype != PICO_DTYPE_F16))) {
         return pico_fail(err, PICO_E_INVALID, "tensor %s: %llu scales of type %s, expected %llu",
                          tensor->name, (unsigned long long)w->n_scales,
@@ -127,6 +127,13 @@ static pico_status check_weight(const pico_file_tensor *tensor, pico_error *err)
         (w->n_outlier > 0 && (w->outlier_col == NULL || w->outlier_value == NULL))) {
         return pico_fail(err, PICO_E_INVALID, "tensor %s: codebook or outliers are incomplete",
                          tensor->name);
+    }
+    if (!pico_weight_takes_input(w->dtype, w->group, w->input_quant)) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "tensor %s: %s in groups of %lld cannot have its input rounded as kind %u "
+                         "of pico_weight_desc.input_quant",
+                         tensor->name, pico_dtype_name(w->dtype), (long long)w->group,
+                         w->input_quant);
     }
     return PICO_OK;
 }
@@ -197,7 +204,11 @@ static void write_quant_keys(pico_gguf_build *build, const pico_model_file *file
     char key[128];
     for (uint32_t i = 0; i < file->n_tensor; i++) {
         const pico_file_tensor *tensor = &file->tensor[i];
-        uint32_t dtype = tensor->data.dtype;
+        uint32_t dtype = tensor->data.dtype, input = tensor->data.input_quant;
+        if (input != PICO_INPUT_AUTO) {
+            (void)snprintf(key, sizeof key, "%s.input", tensor->name);
+            pico_gguf_key_text(build, "picochat.quant.", key, pico_gguf_input_names[input]);
+        }
         if (!is_split(dtype)) {
             continue;
         }

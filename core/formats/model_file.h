@@ -133,6 +133,13 @@ pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_
 uint64_t pico_weight_codes_bytes(uint32_t dtype, int64_t rows, int64_t cols);
 uint64_t pico_weight_n_scales(uint32_t dtype, int64_t rows, int64_t cols, int64_t group);
 const char *pico_dtype_name(uint32_t dtype);
+/* 1 if a weight of that layout may ask for its input to be rounded so. ROW and GROUP are for int8
+ * and 4-bit codes that are whole numbers (I8, Q8_0, Q4_0); GROUP not where one scale serves the
+ * matrix. */
+int pico_weight_takes_input(uint32_t dtype, int64_t group, uint32_t input_quant);
+/* 1 if columns[0..n) lie in [0, cols) and none occurs twice. scratch: (cols) bytes, any content. */
+int pico_weight_columns_fit(const int32_t *columns, int64_t n, int64_t cols,
+                            unsigned char *scratch);
 
 /* Row `row` of a weight as F32 into out (cols): the slow, clear reference of every layout. */
 void pico_weight_row_f32(const pico_weight_desc *weight, int64_t row, float *out);
