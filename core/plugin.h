@@ -877,6 +877,9 @@ typedef struct pico_compressor_ops {
     /* -- optional -- */
     /* Called between plan and apply with a model to run calibration text through (host->tap). */
     pico_status (*calibrate)(void *self, pico_model *model, pico_error *err);
+    /* 0: with these options calibrate has nothing to do, so that no model needs to be opened. NULL:
+     * it always has. */
+    uint32_t (*calibrates)(const void *self);
 } pico_compressor_ops;
 
 /* ------------------------------------------------------------------------------------------------

@@ -174,6 +174,9 @@ void pico_gguf_key_text(pico_gguf_build *build, const char *prefix, const char *
 /* gguf_desc_write.c: general.architecture is "llama" if 1, else "picochat". */
 int pico_gguf_desc_is_llama(const pico_model_desc *desc);
 void pico_gguf_write_desc(pico_gguf_build *build, const pico_model_desc *desc);
+/* gguf_write_check.c: PICO_E_INVALID for what cannot be written. */
+pico_status pico_gguf_check_weight(const pico_file_tensor *tensor, pico_error *err);
+pico_status pico_gguf_check_vocab(const pico_model_file *file, pico_error *err);
 /* gguf_vocab_write.c */
 void pico_gguf_write_vocab(pico_gguf_build *build, const pico_vocab *vocab);
 

@@ -128,6 +128,16 @@ const pico_file_tensor *pico_model_file_find(const pico_model_file *file, const 
  * picochat.* keys for the rest; layouts without a ggml type as NAME.codes (I8) + NAME.scales. */
 pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_error *err);
 
+/* The same for big models: progress (bytes) and a way to stop (PICO_E_CANCELLED; nothing is left of
+ * the file). hooks and both functions may be NULL. */
+typedef struct pico_write_hooks {
+    int (*should_stop)(void *arg);
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+} pico_write_hooks;
+pico_status pico_gguf_write_with(const pico_model_file *file, const char *path,
+                                 const pico_write_hooks *hooks, pico_error *err);
+
 /* Bytes of codes and of scales of a weight, from dtype, rows, cols, group; 0 if that is not a valid
  * combination or overflows. */
 uint64_t pico_weight_codes_bytes(uint32_t dtype, int64_t rows, int64_t cols);
