@@ -304,6 +304,48 @@ static void every_layout_survives(void **state) {
     pico_model_file_close(file);
 }
 
+typedef struct hook_count {
+    int left; /* pieces until it stops; negative: never */
+    uint64_t last, total;
+} hook_count;
+
+static int count_down(void *arg) {
+    hook_count *count = arg;
+    return count->left >= 0 && count->left-- == 0;
+}
+
+static void note_progress(void *arg, uint64_t done, uint64_t total) {
+    hook_count *count = arg;
+    assert_true(done > count->last && done <= total);
+    count->last = done;
+    count->total = total;
+}
+
+/* Stopped in the middle of the data, nothing is left; not stopped, it has counted to the end. */
+static void writing_can_be_stopped(void **state) {
+    (void)state;
+    pico_layer_desc layer[2];
+    pico_model_desc desc = small_llama(layer, 2);
+    pico_model_file *file = model_in_memory(&desc);
+    hook_count count = {.left = 7};
+    pico_write_hooks hooks = {count_down, note_progress, &count};
+    char folder[] = "/tmp/picochat-test-XXXXXX", path[64];
+    pico_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/a.gguf", folder);
+    assert_int_equal(pico_gguf_write_with(file, path, &hooks, &err), PICO_E_CANCELLED);
+    assert_true(count.last > 0 && count.last < count.total);
+    assert_int_equal(rmdir(folder), 0); /* it is empty */
+    assert_non_null(mkdtemp(strcpy(folder, "/tmp/picochat-test-XXXXXX")));
+    (void)snprintf(path, sizeof path, "%s/a.gguf", folder);
+    count = (hook_count){.left = -1};
+    assert_int_equal(pico_gguf_write_with(file, path, &hooks, &err), PICO_OK);
+    assert_int_equal(count.last, count.total);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+    pico_model_file_close(file);
+}
+
 /* What a reader would refuse, or a backend misread, is not written. */
 static void contradictions_are_not_written(void **state) {
     (void)state;
@@ -935,6 +977,7 @@ int main(void) {
         cmocka_unit_test(odd_nf4_survives),
         cmocka_unit_test(infinite_outliers_are_refused),
         cmocka_unit_test(contradictions_are_not_written),
+        cmocka_unit_test(writing_can_be_stopped),
         cmocka_unit_test(hostile_files_are_refused),
         cmocka_unit_test(wrong_hyper_parameters),
         cmocka_unit_test(missing_and_foreign),
