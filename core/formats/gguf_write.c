@@ -101,13 +101,14 @@ static uint32_t list_parts(const pico_file_tensor *tensor, part parts[MAX_PARTS]
 
 /* llama.cpp's number for the layout of most weights; -1: it has none. */
 static int file_type(const pico_model_file *file) {
-    uint64_t best = 0;
+    uint64_t n_value[PICO_DTYPE_NF4 + 1] = {0};
     uint32_t dtype = PICO_DTYPE_F32;
     for (uint32_t i = 0; i < file->n_tensor; i++) {
-        if (file->tensor[i].bytes > best) {
-            best = file->tensor[i].bytes;
-            dtype = file->tensor[i].data.dtype;
-        }
+        const pico_weight_desc *w = &file->tensor[i].data;
+        n_value[w->dtype] += (uint64_t)w->rows * (uint64_t)w->cols;
+    }
+    for (uint32_t i = 0; i <= PICO_DTYPE_NF4; i++) {
+        dtype = n_value[i] > n_value[dtype] ? i : dtype;
     }
     switch (dtype) {
     case PICO_DTYPE_F32:
@@ -125,6 +126,16 @@ static int file_type(const pico_model_file *file) {
     }
 }
 
+static int has_blocks(const pico_model_file *file) {
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        uint32_t dtype = file->tensor[i].data.dtype;
+        if (dtype == PICO_DTYPE_Q8_0 || dtype == PICO_DTYPE_Q4_0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void write_general(pico_gguf_build *build, const pico_model_file *file) {
     static const char prefix[] = "general.";
     int type = file_type(file), has_model = file->desc.n_layer != 0;
@@ -140,7 +151,7 @@ static void write_general(pico_gguf_build *build, const pico_model_file *file) {
     if (has_model && type >= 0) {
         pico_gguf_key_u32(build, prefix, "file_type", (uint32_t)type);
     }
-    if (type == 2 || type == 7) {
+    if (has_blocks(file)) {
         pico_gguf_key_u32(build, prefix, "quantization_version", 2);
     }
 }
