@@ -141,6 +141,7 @@ static void refuses_what_it_cannot_do(void **state) {
     assert_int_equal(access(c->out, F_OK), -1);
     cli_expect(RUN, 0, "compress", "-m", c->model, INT8, "-o", c->out, "-q");
     assert_string_equal(c->run.err, "");
+    assert_int_equal(c->run.n_out, 0);
     cli_expect(RUN, 2, "compress", "-m", c->out, INT8, "-o", c->other);
     assert_contains(c->run.err, "start from the float model");
     assert_int_equal(count_files(c->folder), 2);
