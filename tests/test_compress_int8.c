@@ -306,6 +306,25 @@ static void four_bits_in_blocks(void **state) {
     pico_model_file_close(file);
 }
 
+/* With a scale of 1: halves go away from zero in ggml's blocks, to even in int8. */
+static void halves_round_as_documented(void **state) {
+    (void)state;
+    static const float x[8] = {127.0f, 0.5f, -0.5f, 1.5f, 2.5f, -2.5f, 0.49999997f, -3.4999998f};
+    static const int8_t away[8] = {127, 1, -1, 2, 3, -3, 0, -3};
+    static const int8_t even[8] = {127, 0, 0, 2, 2, -2, 0, -3};
+    for (int i = 0; i < 2; i++) {
+        pico_model_file *file = random_model(40, 64, PICO_DTYPE_F32);
+        pico_file_tensor *t = tensor_of(file, "blk.0.ffn_up.weight");
+        float *values = (float *)(uintptr_t)t->data.codes;
+        memset(values, 0, 32 * sizeof *values);
+        memcpy(values, x, sizeof x);
+        compress_ok(file, 1, SETTINGS(i == 0 ? "layout=auto" : "layout=i8"));
+        assert_memory_equal((const char *)t->data.codes + (i == 0 ? 2 : 0), i == 0 ? away : even,
+                            sizeof away);
+        pico_model_file_close(file);
+    }
+}
+
 /* ---- what stays, what is asked of inputs ---- */
 
 static void keeps_what_it_should(void **state) {
@@ -639,6 +658,43 @@ static void outliers_are_large_inputs(void **state) {
     free(text);
 }
 
+/* With a permutation and scales around the source, columns are still those of the input: the one
+ * that is large after it was divided by its scale. */
+static void outliers_name_inputs(void **state) {
+    (void)state;
+    enum { CHOSEN = 7, PLACE = (CHOSEN - 3 + HIDDEN) % HIDDEN };
+    char *text = write_text(), calibration[512];
+    pico_error err = {0};
+    stage s;
+    float scale[HIDDEN];
+    int32_t perm[HIDDEN];
+    pico_model_file *file = model_with_text(3), *source = model_with_text(3);
+    pico_file_tensor *t = tensor_of(file, "blk.1.ffn_down.weight");
+    const float *values = tensor_of(source, "blk.1.ffn_down.weight")->data.codes;
+    for (int i = 0; i < HIDDEN; i++) {
+        scale[i] = i == CHOSEN ? -1e-4f : 1.0f;
+        perm[i] = (i + 3) % HIDDEN;
+    }
+    t->data.input_scale = scale;
+    t->data.input_perm = perm;
+    (void)snprintf(calibration, sizeof calibration, "calibration=%s", text);
+    assert_int_equal(
+        stage_open(&s, 1, SETTINGS("granularity=row", "outliers=1", calibration), &err), PICO_OK);
+    assert_int_equal(stage_run(&s, file, &err), PICO_OK);
+    rig_close(&s.r);
+    assert_int_equal(t->data.n_outlier, 1);
+    assert_int_equal(t->data.outlier_col[0], CHOSEN);
+    for (int64_t r = 0; r < t->data.rows; r++) {
+        assert_int_equal(((const int8_t *)t->data.codes)[r * HIDDEN + PLACE], 0);
+        assert_int_equal(((const uint16_t *)t->data.outlier_value)[r],
+                         pico_f16_of_f32(values[r * HIDDEN + PLACE]));
+    }
+    pico_model_file_close(file);
+    pico_model_file_close(source);
+    (void)unlink(text);
+    free(text);
+}
+
 /* ---- many rows, several slices ---- */
 
 static void threads_do_not_matter(void **state) {
@@ -662,12 +718,14 @@ int main(void) {
         cmocka_unit_test(codes_equal_the_reference),
         cmocka_unit_test(groups_of_any_length),
         cmocka_unit_test(four_bits_in_blocks),
+        cmocka_unit_test(halves_round_as_documented),
         cmocka_unit_test(keeps_what_it_should),
         cmocka_unit_test(carries_scales_and_permutations),
         cmocka_unit_test(says_what_can_be_done_instead),
         cmocka_unit_test(refuses_values_that_do_not_fit),
         cmocka_unit_test(can_be_stopped),
         cmocka_unit_test(outliers_are_large_inputs),
+        cmocka_unit_test(outliers_name_inputs),
         cmocka_unit_test(threads_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,9 +37,8 @@ static int compress_command(const pico_cli *cli) {
         return pico_cli_usage(cli, "compress needs a file to write: -o OUT.gguf (or --dry-run)");
     }
     int code = add_stage(cli);
-    const pico_rewrite job = {.out = out,
-                              .table = cli->quiet && !plan_only ? NULL : stdout,
-                              .plan_only = plan_only};
+    const pico_rewrite job = {
+        .out = out, .table = cli->quiet && !plan_only ? NULL : stdout, .plan_only = plan_only};
     return code == PICO_EXIT_OK ? pico_rewrite_model(cli, &job) : code;
 }
 

@@ -32,7 +32,7 @@ static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_
 
 typedef struct plan_report {
     pico_runtime *runtime;
-    FILE *table;             /* NULL: to the log */
+    FILE *table; /* NULL: to the log */
     int has_header;
     const pico_stage *stage; /* whose changes are being counted */
     uint32_t n_changed, n_tensor;
