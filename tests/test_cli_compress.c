@@ -104,6 +104,8 @@ static void one_result_on_every_way(void **state) {
     assert_contains(c->run.err, "[compress.1] int8: ");
     assert_null(strstr(c->run.err, "blk.0")); /* tensors are named at -v only */
     assert_same_files(c->out, c->other);
+    cli_expect(RUN, 0, "inspect", c->out);
+    assert_contains(c->run.out, "bytes  group 64, scales F32\n");
     cli_expect(RUN, 0, "run", "-m", c->out, "-p", "abc", "-n", "12", "--temp", "0", "--log",
                "warn");
     (void)snprintf(text, sizeof text, "%s", c->run.out);

@@ -217,6 +217,20 @@ static void codes_equal_the_reference(void **state) {
     pico_model_file_close(file);
 }
 
+/* One scale a matrix, nothing kept: a float checkpoint becomes the int8 export that the reference
+ * fork made of it, every tensor to the last byte. */
+static void equals_the_forks_export(void **state) {
+    (void)state;
+    fixture_path from, to;
+    pico_model_file *file = open_ok(find_fixture(&from, "nanochat/g2_mha/model_002000.pt"), NULL);
+    pico_model_file *expected =
+        open_ok(find_fixture(&to, "nanochat/g2_mha/g2_mha_step2000_int8.pt"), NULL);
+    compress_ok(file, 2, SETTINGS("granularity=tensor", "keep=none"));
+    assert_same_tensors(file, expected);
+    pico_model_file_close(file);
+    pico_model_file_close(expected);
+}
+
 /* ---- groups against a slow formula ---- */
 
 static float scale_at(const pico_weight_desc *w, int64_t i) {
@@ -716,6 +730,7 @@ static void threads_do_not_matter(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(codes_equal_the_reference),
+        cmocka_unit_test(equals_the_forks_export),
         cmocka_unit_test(groups_of_any_length),
         cmocka_unit_test(four_bits_in_blocks),
         cmocka_unit_test(halves_round_as_documented),
