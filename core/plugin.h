@@ -191,6 +191,7 @@ typedef struct pico_tensor {
  * the backend, which rounds where it computes that way: to int8 for I8, Q8_0 and Q4_0, as ROW where
  * a row has one scale and as GROUP where it has more; to BF16 in prefill for BF16 and NF4. With AUTO,
  * ROW and GROUP rows of the prefill class may meet I8, Q8_0 and Q4_0 with both sides in BF16.
+ * ROW and GROUP can be asked for with I8, Q8_0 and Q4_0, GROUP not with group = 0.
  * With input_perm, column j of codes belongs to input input_perm[j]; with input_scale, every column
  * of the effective weight, outliers too, is divided by its input's scale; outlier_col names
  * inputs. */
@@ -877,6 +878,9 @@ typedef struct pico_compressor_ops {
     /* -- optional -- */
     /* Called between plan and apply with a model to run calibration text through (host->tap). */
     pico_status (*calibrate)(void *self, pico_model *model, pico_error *err);
+    /* 0: with these options calibrate has nothing to do, so that no model needs to be opened. NULL:
+     * it always has. */
+    uint32_t (*calibrates)(const void *self);
 } pico_compressor_ops;
 
 /* ------------------------------------------------------------------------------------------------

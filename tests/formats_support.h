@@ -156,6 +156,7 @@ static inline void assert_same_tensors(const pico_model_file *a, const pico_mode
         assert_int_equal(v->n_scales, w->n_scales);
         assert_int_equal(v->scale_dtype, w->scale_dtype);
         assert_int_equal(v->n_outlier, w->n_outlier);
+        assert_int_equal(v->input_quant, w->input_quant);
         assert_int_equal(v->codes_bytes, w->codes_bytes);
         uint64_t cols = (uint64_t)v->cols, outliers = (uint64_t)v->n_outlier;
         assert_same_bytes(v->codes, w->codes, v->codes_bytes);

@@ -40,8 +40,8 @@ static int teardown(void **state) {
 
 /* Every command explains itself on stdout; so do the program and `help COMMAND`. */
 static void help_is_everywhere(void **state) {
-    static const char *const commands[] = {"run",     "chat",     "bench",   "eval",  "convert",
-                                           "inspect", "tokenize", "plugins", "config"};
+    static const char *const commands[] = {"run",      "chat",    "bench",    "eval",    "convert",
+                                           "compress", "inspect", "tokenize", "plugins", "config"};
     context *c = *state;
     cli_expect(RUN, 0, "--help");
     char all[8192];

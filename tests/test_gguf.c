@@ -262,33 +262,138 @@ static void every_layout_survives(void **state) {
         const char *name;
         uint32_t dtype, scale_dtype;
         int64_t group;
+        uint32_t input;
     } layouts[] = {
-        {"token_embd.weight", PICO_DTYPE_F16, 0, 0},
-        {"output.weight", PICO_DTYPE_BF16, 0, 0},
-        {"blk.0.attn_q.weight", PICO_DTYPE_Q8_0, 0, 0},
-        {"blk.0.attn_k.weight", PICO_DTYPE_Q4_0, 0, 0},
-        {"blk.0.attn_v.weight", PICO_DTYPE_I8, PICO_DTYPE_F32, 0},
-        {"blk.0.attn_output.weight", PICO_DTYPE_I8, PICO_DTYPE_F32, 32},
-        {"blk.0.ffn_gate.weight", PICO_DTYPE_I8, PICO_DTYPE_F16, 12},
-        {"blk.0.ffn_up.weight", PICO_DTYPE_NF4, PICO_DTYPE_F32, 16},
-        {"blk.0.ffn_down.weight", PICO_DTYPE_NF4, PICO_DTYPE_F16, 0},
+        {"token_embd.weight", PICO_DTYPE_F16, 0, 0, PICO_INPUT_FLOAT},
+        {"output.weight", PICO_DTYPE_BF16, 0, 0, PICO_INPUT_AUTO},
+        {"blk.0.attn_q.weight", PICO_DTYPE_Q8_0, 0, 0, PICO_INPUT_GROUP},
+        {"blk.0.attn_k.weight", PICO_DTYPE_Q4_0, 0, 0, PICO_INPUT_ROW},
+        {"blk.0.attn_v.weight", PICO_DTYPE_I8, PICO_DTYPE_F32, 0, PICO_INPUT_ROW},
+        {"blk.0.attn_output.weight", PICO_DTYPE_I8, PICO_DTYPE_F32, 32, PICO_INPUT_GROUP},
+        {"blk.0.ffn_gate.weight", PICO_DTYPE_I8, PICO_DTYPE_F16, 12, PICO_INPUT_FLOAT},
+        {"blk.0.ffn_up.weight", PICO_DTYPE_NF4, PICO_DTYPE_F32, 16, PICO_INPUT_FLOAT},
+        {"blk.0.ffn_down.weight", PICO_DTYPE_NF4, PICO_DTYPE_F16, 0, PICO_INPUT_AUTO},
+        {"blk.1.attn_v.weight", PICO_DTYPE_Q4_0, 0, 0, PICO_INPUT_AUTO},
+        {"blk.1.ffn_up.weight", PICO_DTYPE_Q8_0, 0, 0, PICO_INPUT_AUTO},
+        {"blk.1.ffn_gate.weight", PICO_DTYPE_NF4, PICO_DTYPE_F32, 16, PICO_INPUT_AUTO},
+        {"blk.1.ffn_down.weight", PICO_DTYPE_I8, PICO_DTYPE_F16, 1, PICO_INPUT_AUTO},
     };
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         pico_file_tensor *t =
             (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, layouts[i].name);
         put_blob(file, t, layouts[i].dtype, layouts[i].group, layouts[i].scale_dtype);
         t->data.codebook = layouts[i].dtype == PICO_DTYPE_NF4 ? book : NULL;
+        t->data.input_quant = layouts[i].input;
     }
-    pico_file_tensor *t =
-        (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, "blk.0.ffn_gate.weight");
-    t->data.input_perm = perm;
-    t->data.input_scale = scale;
-    t->data.outlier_col = outliers;
-    t->data.outlier_value = kept;
-    t->data.n_outlier = 2;
+    static const char *const surrounded[] = {"blk.0.ffn_gate.weight", "blk.1.ffn_gate.weight",
+                                             "blk.1.ffn_up.weight", "blk.1.attn_k.weight"};
+    pico_file_tensor *t = NULL;
+    for (size_t i = 0; i < sizeof surrounded / sizeof *surrounded; i++) {
+        t = (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, surrounded[i]);
+        t->data.input_perm = perm;
+        t->data.input_scale = scale;
+        t->data.outlier_col = outliers;
+        t->data.outlier_value = kept;
+        t->data.n_outlier = 2;
+    }
+    t = (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, "blk.1.attn_v.weight");
+    t->data.input_scale = scale; /* beside 4-bit blocks, as scaling by activations leaves them */
     t = (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, "blk.1.attn_q.weight");
     t->data.input_scale = scale; /* beside a layout that ggml knows */
     assert_survives_gguf(file, NULL);
+    pico_model_file_close(file);
+}
+
+typedef struct hook_count {
+    int left; /* pieces until it stops; negative: never */
+    uint64_t last, total;
+} hook_count;
+
+static int count_down(void *arg) {
+    hook_count *count = arg;
+    return count->left >= 0 && count->left-- == 0;
+}
+
+static void note_progress(void *arg, uint64_t done, uint64_t total) {
+    hook_count *count = arg;
+    assert_true(done > count->last && done <= total);
+    count->last = done;
+    count->total = total;
+}
+
+/* Stopped in the middle of the data, nothing is left; not stopped, it has counted to the end. */
+static void writing_can_be_stopped(void **state) {
+    (void)state;
+    pico_layer_desc layer[2];
+    pico_model_desc desc = small_llama(layer, 2);
+    pico_model_file *file = model_in_memory(&desc);
+    hook_count count = {.left = 7};
+    pico_write_hooks hooks = {count_down, note_progress, &count};
+    char folder[] = "/tmp/picochat-test-XXXXXX", path[64];
+    pico_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/a.gguf", folder);
+    assert_int_equal(pico_gguf_write_with(file, path, &hooks, &err), PICO_E_CANCELLED);
+    assert_true(count.last > 0 && count.last < count.total);
+    assert_int_equal(rmdir(folder), 0); /* it is empty */
+    assert_non_null(mkdtemp(strcpy(folder, "/tmp/picochat-test-XXXXXX")));
+    (void)snprintf(path, sizeof path, "%s/a.gguf", folder);
+    count = (hook_count){.left = -1};
+    assert_int_equal(pico_gguf_write_with(file, path, &hooks, &err), PICO_OK);
+    assert_int_equal(count.last, count.total);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+    pico_model_file_close(file);
+}
+
+/* What a reader would refuse, or a backend misread, is not written. */
+static void contradictions_are_not_written(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t dtype;
+        int64_t group;
+        uint32_t input;
+    } bad[] = {{PICO_DTYPE_F32, 0, PICO_INPUT_ROW},  {PICO_DTYPE_NF4, 16, PICO_INPUT_GROUP},
+               {PICO_DTYPE_I8, 0, PICO_INPUT_GROUP}, {PICO_DTYPE_I8, 8, PICO_INPUT_GROUP + 1},
+               {PICO_DTYPE_I8, 33, PICO_INPUT_AUTO}, {PICO_DTYPE_Q8_0, 0, UINT32_MAX}};
+    static const float book[16] = {1.0f};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        pico_layer_desc layer[2];
+        pico_model_desc desc = small_llama(layer, 2);
+        pico_model_file *file = model_in_memory(&desc);
+        pico_file_tensor *t =
+            (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, "blk.0.attn_q.weight");
+        pico_error err = {0};
+        put_blob(file, t, bad[i].dtype, bad[i].group, PICO_DTYPE_F32);
+        t->data.codebook = book;
+        t->data.input_quant = bad[i].input;
+        assert_int_equal(pico_gguf_write(file, "/tmp/picochat-never-written", &err),
+                         PICO_E_INVALID);
+        assert_non_null(strstr(err.message, "blk.0.attn_q.weight"));
+        pico_model_file_close(file);
+    }
+}
+
+/* An outlier that is not finite would reach every logit. */
+static void infinite_outliers_are_refused(void **state) {
+    (void)state;
+    pico_layer_desc layer[2];
+    pico_model_desc desc = small_llama(layer, 2);
+    pico_model_file *file = model_in_memory(&desc), *back = NULL;
+    static const int32_t column[1] = {5};
+    static const uint16_t values[32] = {0x3c00, 0x7c00}; /* 1, infinity */
+    pico_file_tensor *t =
+        (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, "blk.0.attn_q.weight");
+    char *path = temporary_path();
+    pico_error err = {0};
+    t->data.outlier_col = column;
+    t->data.outlier_value = values;
+    t->data.n_outlier = 1;
+    assert_int_equal(pico_gguf_write(file, path, &err), PICO_OK);
+    assert_int_equal(pico_model_file_open(path, NULL, &back, &err), PICO_E_CORRUPT);
+    assert_non_null(strstr(err.message, "blk.0.attn_q.weight.outlier_value: value 1 is inf"));
+    (void)unlink(path);
+    free(path);
     pico_model_file_close(file);
 }
 
@@ -567,6 +672,51 @@ static void wrong_scales(image *in) {
     codes_without_scales(in);
     put_f32(in, "odd.scales", 0, 5);
 }
+static void long_group(image *in) {
+    codes_without_keys(in);
+    pico_gguf_key_text(&in->keys, "picochat.quant.", "odd.layout", "i8");
+    pico_gguf_key_u32(&in->keys, "picochat.quant.", "odd.group", 33);
+}
+static void odd_input(image *in) {
+    pico_gguf_key_text(&in->keys, "picochat.quant.", "output_norm.weight.input", "column");
+}
+static void rounded_float(image *in) {
+    pico_gguf_key_text(&in->keys, "picochat.quant.", "output.weight.input", "row");
+}
+static void input_of_nothing(image *in) {
+    pico_gguf_key_text(&in->keys, "picochat.quant.", "odd.input", "row");
+}
+static void input_as_number(image *in) {
+    pico_gguf_key_u32(&in->keys, "picochat.quant.", "output.weight.input", 1);
+}
+static void grouped_input_of_one_scale(image *in) {
+    codes_without_keys(in);
+    pico_gguf_key_text(&in->keys, "picochat.quant.", "odd.layout", "i8");
+    pico_gguf_key_u32(&in->keys, "picochat.quant.", "odd.group", 0);
+    pico_gguf_key_text(&in->keys, "picochat.quant.", "odd.input", "group");
+    put_f32(in, "odd.scales", 0, 1);
+}
+static void outlier_twice(image *in) {
+    const uint64_t ne[1] = {2};
+    put_info(in, "output.weight.outlier_col", 1, ne, PICO_GGML_I32, in->data_bytes);
+    in->data_bytes += 32; /* all 0 */
+}
+static void many_outliers(image *in) {
+    const uint64_t ne[1] = {33};
+    put_info(in, "output.weight.outlier_col", 1, ne, PICO_GGML_I32, in->data_bytes);
+    in->data_bytes += 160;
+}
+static void outliers_without_values(image *in) {
+    const uint64_t ne[1] = {1};
+    put_info(in, "output.weight.outlier_col", 1, ne, PICO_GGML_I32, in->data_bytes);
+    in->data_bytes += 32;
+}
+static void few_outlier_values(image *in) {
+    const uint64_t ne[1] = {47}; /* of 48 rows */
+    outliers_without_values(in);
+    put_info(in, "output.weight.outlier_value", 1, ne, PICO_GGML_F16, in->data_bytes);
+    in->data_bytes += 96;
+}
 static void bad_permutation(image *in) {
     const uint64_t ne[1] = {32};
     put_info(in, "output_norm.weight.input_perm", 1, ne, PICO_GGML_I32, in->data_bytes);
@@ -642,6 +792,16 @@ static const hostile_case cases[] = {
     {codes_without_keys, PICO_E_CORRUPT, "key picochat.quant.odd.layout is missing"},
     {codes_without_scales, PICO_E_CORRUPT, "tensor odd.scales is missing"},
     {wrong_scales, PICO_E_CORRUPT, "tensor odd.scales has 1 x 5 values of type F32, expected 4"},
+    {long_group, PICO_E_CORRUPT, "picochat.quant.odd.group is 33"},
+    {odd_input, PICO_E_CORRUPT, "output_norm.weight.input is \"column\""},
+    {rounded_float, PICO_E_CORRUPT, "output.weight.input is \"row\"; a weight of type F32"},
+    {input_of_nothing, PICO_E_UNSUPPORTED, "picochat.quant.odd.input is not understood"},
+    {input_as_number, PICO_E_CORRUPT, "output.weight.input has type u32, expected a string"},
+    {grouped_input_of_one_scale, PICO_E_CORRUPT, "I8 with one scale can have auto or float, row"},
+    {outlier_twice, PICO_E_CORRUPT, "output.weight.outlier_col: expected different columns"},
+    {many_outliers, PICO_E_CORRUPT, "outlier_col lists 33 columns, the matrix has 32"},
+    {outliers_without_values, PICO_E_CORRUPT, "output.weight.outlier_value is missing"},
+    {few_outlier_values, PICO_E_CORRUPT, "outlier_value has 1 x 47 values of type F16"},
     {bad_permutation, PICO_E_CORRUPT, "output_norm.weight.input_perm: 0 at 1"},
     {zero_input_scale, PICO_E_CORRUPT, "output_norm.weight.input_scale: value 0 is 0"},
     {other_tokenizer, PICO_E_UNSUPPORTED, "tokenizer.ggml.model is \"bert\""},
@@ -815,6 +975,9 @@ int main(void) {
         cmocka_unit_test(smear_goes_with_what_it_was_made_for),
         cmocka_unit_test(every_layout_survives),
         cmocka_unit_test(odd_nf4_survives),
+        cmocka_unit_test(infinite_outliers_are_refused),
+        cmocka_unit_test(contradictions_are_not_written),
+        cmocka_unit_test(writing_can_be_stopped),
         cmocka_unit_test(hostile_files_are_refused),
         cmocka_unit_test(wrong_hyper_parameters),
         cmocka_unit_test(missing_and_foreign),

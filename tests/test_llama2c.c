@@ -77,6 +77,8 @@ static void version_2_decodes_to_version_0(void **state) {
             const pico_weight_desc *w = &q->tensor[i].data;
             const pico_file_tensor *t = pico_model_file_find(f, q->tensor[i].name);
             assert_non_null(t);
+            assert_int_equal(w->input_quant, /* as run.c computes */
+                             w->dtype == PICO_DTYPE_I8 ? PICO_INPUT_GROUP : PICO_INPUT_AUTO);
             assert_true(w->cols <= 1024 && w->rows == t->data.rows && w->cols == t->data.cols);
             for (int64_t r = 0; r < w->rows; r++) {
                 pico_weight_row_f32(w, r, a);

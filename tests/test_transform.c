@@ -215,8 +215,19 @@ static void replace_refuses_incomplete_weights(void **state) {
                              .rows = WIDTH,
                              .cols = WIDTH,
                              .group = WIDTH};
+    good.input_quant = PICO_INPUT_GROUP;
     assert_int_equal(pico_tensors_table.replace(&tensors, index, &good, NULL), PICO_OK);
-    pico_weight_desc bad = good;
+    pico_weight_desc bad;
+    assert_int_equal(pico_tensors_table.read(&tensors, index, &bad), PICO_OK);
+    assert_int_equal(bad.input_quant, PICO_INPUT_GROUP); /* kept */
+    bad = good;
+    bad.input_quant = PICO_INPUT_GROUP + 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    bad = good;
+    bad.group = 0; /* one scale for the matrix cannot go with groups of the input */
+    bad.n_scales = 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    bad = good;
     bad.codes = NULL;
     assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
     bad = good;
@@ -226,6 +237,16 @@ static void replace_refuses_incomplete_weights(void **state) {
     bad.outlier_col = &column; /* one past the last */
     bad.outlier_value = values;
     bad.n_outlier = 1;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    const int32_t twice[2] = {1, 1};
+    const uint16_t two[2 * WIDTH] = {0};
+    bad.outlier_col = twice;
+    bad.outlier_value = two;
+    bad.n_outlier = 2;
+    assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
+    int32_t perm[WIDTH] = {0}; /* every column from the same input */
+    bad = good;
+    bad.input_perm = perm;
     assert_int_equal(pico_tensors_table.replace(&tensors, index, &bad, NULL), PICO_E_INVALID);
     pico_model_file_close(file);
 }
@@ -381,6 +402,26 @@ static void a_chain_stops_at_a_bad_plan_and_a_broken_promise(void **state) {
     pico_model_file_close(file);
 }
 
+/* A plan alone leaves the file as it is. */
+static void a_plan_can_be_all(void **state) {
+    (void)state;
+    pico_model_file *file = make_file(2, PICO_DTYPE_F32);
+    int clock = 0, n_planned = 0;
+    caster c = {.from = PICO_DTYPE_F32,
+                .to = PICO_DTYPE_F16,
+                .tensors = &pico_tensors_table,
+                .clock = &clock};
+    const pico_stage stage = {1, "first", &cast_ops, &c};
+    const pico_chain_callbacks callbacks = {
+        .planned = count_planned, .plan_only = 1, .arg = &n_planned};
+    assert_int_equal(pico_compress_chain(file, &stage, 1, &callbacks, NULL), PICO_OK);
+    assert_true(n_planned > 0 && c.n_apply == 0);
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        assert_int_equal(file->tensor[i].data.dtype, PICO_DTYPE_F32);
+    }
+    pico_model_file_close(file);
+}
+
 /* A description that the tensors do not bear out never leaves the chain. */
 static void a_chain_checks_the_description(void **state) {
     (void)state;
@@ -403,6 +444,7 @@ int main(void) {
         cmocka_unit_test(replace_refuses_incomplete_weights),
         cmocka_unit_test(pooling_applies_an_input_scale_once),
         cmocka_unit_test(a_chain_plans_first),
+        cmocka_unit_test(a_plan_can_be_all),
         cmocka_unit_test(a_chain_checks_the_description),
         cmocka_unit_test(a_chain_stops_at_a_bad_plan_and_a_broken_promise),
     };

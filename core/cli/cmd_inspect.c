@@ -154,6 +154,27 @@ static json_t *model_facts(const pico_model_desc *desc) {
     return facts;
 }
 
+/* What there is to a weight beside its type: scales, how its input is rounded, columns apart. */
+static void put_layout(json_t *facts, const pico_weight_desc *w) {
+    static const char *const inputs[] = {"auto", "float", "row", "group"};
+    if (w->n_scales != 0) {
+        put_int(facts, "group", w->group);
+        (void)json_object_set_new(facts, "scales", text_or_null(pico_dtype_name(w->scale_dtype)));
+    }
+    if (w->input_quant != PICO_INPUT_AUTO && w->input_quant <= PICO_INPUT_GROUP) {
+        (void)json_object_set_new(facts, "input", json_string(inputs[w->input_quant]));
+    }
+    if (w->input_scale != NULL) {
+        (void)json_object_set_new(facts, "input_scale", json_true());
+    }
+    if (w->input_perm != NULL) {
+        (void)json_object_set_new(facts, "input_perm", json_true());
+    }
+    if (w->n_outlier != 0) {
+        put_int(facts, "outliers", w->n_outlier);
+    }
+}
+
 static json_t *tensor_facts(const pico_file_tensor *tensor) {
     json_t *facts = json_object(), *shape = json_array();
     (void)json_object_set_new(facts, "name", text_or_null(tensor->name));
@@ -163,6 +184,7 @@ static json_t *tensor_facts(const pico_file_tensor *tensor) {
     }
     (void)json_object_set_new(facts, "shape", shape);
     put_int(facts, "bytes", (int64_t)tensor->bytes);
+    put_layout(facts, &tensor->data);
     return facts;
 }
 
@@ -309,11 +331,16 @@ static void print_section(const char *title, json_t *object) {
 static void print_tensors(const pico_model_file *file) {
     for (uint32_t i = 0; i < file->n_tensor; i++) {
         const pico_file_tensor *tensor = &file->tensor[i];
+        json_t *layout = json_object();
         pico_shape_text shape;
-        (void)printf("  %-32s %-5s %-18s %12llu bytes\n", tensor->name,
+        put_layout(layout, &tensor->data);
+        (void)printf("  %-32s %-5s %-18s %12llu bytes%s", tensor->name,
                      pico_dtype_name(tensor->data.dtype),
                      pico_shape_format(&shape, tensor->rank, tensor->shape),
-                     (unsigned long long)tensor->bytes);
+                     (unsigned long long)tensor->bytes, json_object_size(layout) == 0 ? "" : "  ");
+        print_value(layout);
+        (void)putchar('\n');
+        json_decref(layout);
     }
 }
 

@@ -3,12 +3,7 @@
 
 #include <string.h>
 
-#include "transform/compress.h"
-#include "transform/pool.h"
-
-enum { MAX_STAGE = 32 };
-
-static uint32_t kv_dtype_of(const pico_config *config) {
+uint32_t pico_load_kv_dtype(const pico_config *config) {
     const char *word = pico_config_string(config, "attention", "kv_type");
     return strcmp(word, "f16") == 0    ? PICO_DTYPE_F16
            : strcmp(word, "bf16") == 0 ? PICO_DTYPE_BF16
@@ -76,101 +71,6 @@ pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *ex
     return status;
 }
 
-/* ---- transformation ---- */
-
-static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_code,
-                        pico_error *err) {
-    const pico_attention_ops *ops = &runtime->attention.loaded->ops.attention;
-    pico_attention_check check = {.struct_size = sizeof check};
-    *exit_code = 2;
-    pico_status status = ops->check(runtime->attention.self, &file->desc, &check, err);
-    if (status != PICO_OK || check.want_kv_heads == 0) {
-        return status;
-    }
-    pico_log_write(&runtime->log, PICO_LOG_WARN,
-                   "pooling the KV heads of the model from %u to %u: its quality suffers until it "
-                   "is trained again (distilled)",
-                   file->desc.layer[0].n_kv_head, check.want_kv_heads);
-    status = pico_pool_kv_heads(file, check.want_kv_heads, err);
-    return status == PICO_OK ? ops->check(runtime->attention.self, &file->desc, &check, err)
-                             : status;
-}
-
-static void planned(void *arg, const pico_stage *stage, const pico_tensor_info *from,
-                    const pico_tensor_plan *to) {
-    pico_runtime *runtime = arg;
-    pico_log_write(
-        &runtime->log, PICO_LOG_INFO, "[compress.%u] %s: %-28s %s -> %s, %llu -> %llu bytes",
-        stage->number, stage->name, from->name, pico_dtype_name(from->dtype),
-        pico_dtype_name(to->dtype), (unsigned long long)from->bytes, (unsigned long long)to->bytes);
-}
-
-static pico_status open_for_calibration(void *arg, pico_model_file *file, pico_model **out,
-                                        pico_error *err) {
-    pico_runtime *runtime = arg;
-    pico_model_params params = {.attention = &runtime->attention.loaded->ops.attention,
-                                .attention_self = runtime->attention.self,
-                                .kv_dtype = kv_dtype_of(runtime->config)};
-    return pico_model_open(&runtime->device, &params, file, out, err);
-}
-
-static void close_after_calibration(void *arg, pico_model *model) {
-    (void)arg;
-    (void)pico_model_release(model);
-}
-
-static pico_status compress(pico_runtime *runtime, pico_model_file *file, int *exit_code,
-                            pico_error *err) {
-    uint32_t numbers[MAX_STAGE];
-    pico_stage stages[MAX_STAGE];
-    pico_instance instances[MAX_STAGE];
-    size_t n = pico_config_stages(runtime->config, numbers, MAX_STAGE);
-    if (n > MAX_STAGE) {
-        *exit_code = 2;
-        return pico_fail(err, PICO_E_LIMIT, "%zu [compress.N] stages; at most %d are possible", n,
-                         MAX_STAGE);
-    }
-    pico_status status = PICO_OK;
-    size_t made = 0;
-    for (; status == PICO_OK && made < n; made++) {
-        char section[32];
-        (void)snprintf(section, sizeof section, "compress.%u", numbers[made]);
-        const char *name = pico_config_string(runtime->config, section, "plugin");
-        status = pico_runtime_instance(runtime, PICO_KIND_COMPRESSOR, name, section,
-                                       &instances[made], exit_code, err);
-        if (status != PICO_OK) {
-            break;
-        }
-        stages[made] = (pico_stage){.number = numbers[made],
-                                    .name = instances[made].loaded->plugin.name,
-                                    .ops = &instances[made].loaded->ops.compressor,
-                                    .self = instances[made].self};
-    }
-    if (status == PICO_OK) {
-        pico_chain_callbacks callbacks = {.planned = planned,
-                                          .open_model = open_for_calibration,
-                                          .close_model = close_after_calibration,
-                                          .arg = runtime};
-        *exit_code = 2;
-        status = pico_compress_chain(file, stages, n, &callbacks, err);
-    }
-    while (made > 0) {
-        pico_registry_destroy(runtime->registry, &instances[--made]);
-    }
-    return status;
-}
-
-pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file, int *exit_code,
-                                pico_error *err) {
-    pico_status status = pool(runtime, file, exit_code, err);
-    if (status == PICO_OK) {
-        status = compress(runtime, file, exit_code, err);
-    }
-    int code = pico_exit_code(status);
-    *exit_code = code == 5 ? code : *exit_code;
-    return status;
-}
-
 /* ---- model and tokenizer ---- */
 
 static pico_status open_tokenizer(pico_runtime *runtime, const pico_model_file *file,
@@ -209,7 +109,7 @@ pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32
         status = pico_fail(err, PICO_E_INVALID, "%s holds a vocabulary but no model", file->path);
     }
     if (status == PICO_OK) {
-        status = pico_load_transform(runtime, file, exit_code, err);
+        status = pico_load_transform(runtime, file, NULL, exit_code, err);
     }
     if (status == PICO_OK) {
         status = open_tokenizer(runtime, file, needs, exit_code, err);
@@ -217,7 +117,7 @@ pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32
     if (status == PICO_OK) {
         pico_model_params params = {.attention = &runtime->attention.loaded->ops.attention,
                                     .attention_self = runtime->attention.self,
-                                    .kv_dtype = kv_dtype_of(runtime->config)};
+                                    .kv_dtype = pico_load_kv_dtype(runtime->config)};
         status = pico_model_open(&runtime->device, &params, file, &runtime->model, err);
         *exit_code = model_code(status);
     }
@@ -260,7 +160,7 @@ pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico
     }
     pico_status status = pico_model_file_open(path, NULL, &file, err);
     return status == PICO_OK ? open_plain(runtime, &runtime->second_attention,
-                                          kv_dtype_of(runtime->config), file, out, err)
+                                          pico_load_kv_dtype(runtime->config), file, out, err)
                              : status;
 }
 

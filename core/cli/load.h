@@ -21,8 +21,17 @@ pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *ex
                            pico_error *err);
 /* Adds to the message of a model or tokenizer file that could not be opened what to do about it. */
 void pico_load_advise(const pico_config *config, const char *path, pico_error *err);
-/* Pools and compresses the file as attention plugin and [compress.N] sections ask. */
-pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file, int *exit_code,
+/* [attention] kv_type as PICO_DTYPE_x. */
+uint32_t pico_load_kv_dtype(const pico_config *config);
+
+/* transform.c: pools and compresses the file as attention plugin and [compress.N] sections ask. The
+ * plan of the stages is told first. params may be NULL. */
+typedef struct pico_transform_params {
+    FILE *table;   /* gets the plan as a table; NULL: the log, a line a stage, all at level debug */
+    int plan_only; /* 1: stages make their plans and do no work */
+} pico_transform_params;
+pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file,
+                                const pico_transform_params *params, int *exit_code,
                                 pico_error *err);
 /* Everything; file NULL: as pico_load_file. Fills runtime->model and ->tokenizer. */
 pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32_t needs,

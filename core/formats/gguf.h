@@ -14,6 +14,7 @@
  *   it, with picochat.quant.NAME.layout ("i8" or "nf4") and picochat.quant.NAME.group (columns that
  *   share a scale; 0: one for the matrix). An "nf4" one has picochat.quant.NAME.cols too, since
  *   NAME.codes has (cols + 1) / 2 bytes a row, and NAME.codebook F32 (16).
+ * - picochat.quant.NAME.input says how inputs are rounded: "float", "row" or "group"; absent: auto.
  * - Any tensor may have NAME.input_scale F32 (cols), NAME.input_perm I32 (cols), and the pair
  *   NAME.outlier_col I32 (n), NAME.outlier_value F16 (rows, n); see pico_weight_desc.
  */
@@ -145,6 +146,7 @@ pico_status pico_gguf_read_vocab(const pico_gguf *gguf, pico_arena *arena, pico_
                                  pico_error *err);
 void pico_gguf_vocab_defaults(pico_vocab *vocab); /* ids and switches, from kind, pieces and pre */
 /* gguf_tensor.c: the tensors of the file, with codes and scales put together. */
+extern const char *const pico_gguf_input_names[4]; /* by PICO_INPUT_x; "auto" is not written */
 pico_status pico_gguf_read_tensors(const pico_gguf *gguf, pico_model_file *file, pico_error *err);
 
 /* ---- gguf_build.c, for the writer: keys and values, one after the other, in memory ---- */
@@ -172,6 +174,9 @@ void pico_gguf_key_text(pico_gguf_build *build, const char *prefix, const char *
 /* gguf_desc_write.c: general.architecture is "llama" if 1, else "picochat". */
 int pico_gguf_desc_is_llama(const pico_model_desc *desc);
 void pico_gguf_write_desc(pico_gguf_build *build, const pico_model_desc *desc);
+/* gguf_write_check.c: PICO_E_INVALID for what cannot be written. */
+pico_status pico_gguf_check_weight(const pico_file_tensor *tensor, pico_error *err);
+pico_status pico_gguf_check_vocab(const pico_model_file *file, pico_error *err);
 /* gguf_vocab_write.c */
 void pico_gguf_write_vocab(pico_gguf_build *build, const pico_vocab *vocab);
 

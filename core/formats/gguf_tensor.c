@@ -14,6 +14,8 @@ static const char codes_suffix[] = ".codes";
 static const char *const part_suffixes[] = {".scales",     ".codebook",    ".input_scale",
                                             ".input_perm", ".outlier_col", ".outlier_value"};
 
+const char *const pico_gguf_input_names[4] = {"auto", "float", "row", "group"};
+
 typedef struct assembly {
     const pico_gguf *gguf;
     const char *name; /* canonical, without .codes */
@@ -88,17 +90,27 @@ static pico_status check_finite(const assembly *a, const char *suffix, const voi
 
 /* ---- scales of I8 and NF4 ---- */
 
-static pico_status read_quant_key(const assembly *a, const char *what, int64_t min, int64_t *out) {
-    char key[320];
-    (void)snprintf(key, sizeof key, "picochat.quant.%s.%s", a->name, what);
-    return pico_gguf_integer(a->gguf, key, PICO_GGUF_REQUIRED, min, PICO_MAX_VOCAB, out, a->err);
+typedef struct quant_key {
+    char text[320];
+} quant_key;
+
+static const char *quant_key_of(const assembly *a, const char *what, quant_key *key) {
+    (void)snprintf(key->text, sizeof key->text, "picochat.quant.%s.%s", a->name, what);
+    return key->text;
+}
+
+static pico_status read_quant_key(const assembly *a, const char *what, int64_t min, int64_t max,
+                                  int64_t *out) {
+    quant_key key;
+    return pico_gguf_integer(a->gguf, quant_key_of(a, what, &key), PICO_GGUF_REQUIRED, min, max,
+                             out, a->err);
 }
 
 static pico_status read_layout(const assembly *a, pico_weight_desc *w) {
-    char key[320];
+    quant_key key;
     const char *layout = "";
-    (void)snprintf(key, sizeof key, "picochat.quant.%s.layout", a->name);
-    pico_status status = pico_gguf_text(a->gguf, key, PICO_GGUF_REQUIRED, &layout, a->err);
+    pico_status status = pico_gguf_text(a->gguf, quant_key_of(a, "layout", &key),
+                                        PICO_GGUF_REQUIRED, &layout, a->err);
     if (status != PICO_OK) {
         return status;
     }
@@ -107,12 +119,11 @@ static pico_status read_layout(const assembly *a, pico_weight_desc *w) {
                                             : PICO_DTYPE_NONE;
     if (w->dtype == PICO_DTYPE_NONE) {
         return pico_fail(a->err, PICO_E_UNSUPPORTED,
-                         "key %s is \"%.32s\"; supported are i8 and nf4", key, layout);
+                         "key %s is \"%.32s\"; supported are i8 and nf4", key.text, layout);
     }
-    status = read_quant_key(a, "group", 0, &w->group);
-    if (status == PICO_OK && w->dtype == PICO_DTYPE_NF4) {
+    if (w->dtype == PICO_DTYPE_NF4) {
         int64_t stored = w->cols;
-        status = read_quant_key(a, "cols", 1, &w->cols);
+        status = read_quant_key(a, "cols", 1, PICO_MAX_VOCAB, &w->cols);
         if (status == PICO_OK && (w->cols + 1) / 2 != stored) {
             status = pico_fail(a->err, PICO_E_CORRUPT,
                                "tensor %s.codes has %lld bytes a row, expected %lld for %lld "
@@ -122,7 +133,7 @@ static pico_status read_layout(const assembly *a, pico_weight_desc *w) {
         }
         a->out->shape[a->out->rank - 1] = w->cols;
     }
-    return status;
+    return status == PICO_OK ? read_quant_key(a, "group", 0, w->cols, &w->group) : status;
 }
 
 static pico_status read_scales(const assembly *a, pico_weight_desc *w) {
@@ -177,6 +188,43 @@ static pico_status check_permutation(const assembly *a, const int32_t *perm, int
     return status;
 }
 
+static pico_status check_columns(const assembly *a, const char *name, const pico_weight_desc *w) {
+    unsigned char *scratch = malloc((size_t)w->cols);
+    if (scratch == NULL) {
+        return pico_fail(a->err, PICO_E_NOMEM, "out of memory");
+    }
+    int fit = pico_weight_columns_fit(w->outlier_col, w->n_outlier, w->cols, scratch);
+    free(scratch);
+    return fit ? PICO_OK
+               : pico_fail(a->err, PICO_E_CORRUPT,
+                           "tensor %s: expected different columns from 0 to %lld", name,
+                           (long long)w->cols - 1);
+}
+
+static pico_status read_input_quant(const assembly *a, pico_weight_desc *w) {
+    quant_key key;
+    const char *word = pico_gguf_input_names[PICO_INPUT_AUTO];
+    pico_status status =
+        pico_gguf_text(a->gguf, quant_key_of(a, "input", &key), PICO_GGUF_OPTIONAL, &word, a->err);
+    uint32_t kind = PICO_INPUT_AUTO;
+    while (status == PICO_OK && kind <= PICO_INPUT_GROUP &&
+           strcmp(word, pico_gguf_input_names[kind]) != 0) {
+        kind++;
+    }
+    if (status == PICO_OK && !pico_weight_takes_input(w->dtype, w->group, kind)) {
+        return pico_fail(a->err, PICO_E_CORRUPT,
+                         "key %s is \"%.32s\"; a weight of type %s%s can have auto or float%s",
+                         key.text, word, pico_dtype_name(w->dtype),
+                         w->dtype == PICO_DTYPE_I8 && w->group == 0 ? " with one scale" : "",
+                         pico_weight_takes_input(w->dtype, w->group, PICO_INPUT_GROUP)
+                             ? ", row, group"
+                         : pico_weight_takes_input(w->dtype, w->group, PICO_INPUT_ROW) ? ", row"
+                                                                                       : "");
+    }
+    w->input_quant = kind;
+    return status;
+}
+
 static pico_status read_outliers(const assembly *a, pico_weight_desc *w) {
     const pico_gguf_tensor *cols = find_part(a, ".outlier_col");
     const void *data;
@@ -191,11 +239,9 @@ static pico_status read_outliers(const assembly *a, pico_weight_desc *w) {
     }
     pico_status status = take_part(a, ".outlier_col", PICO_DTYPE_I32, n, &data);
     w->outlier_col = data;
-    for (int64_t i = 0; status == PICO_OK && i < n; i++) {
-        if (w->outlier_col[i] < 0 || w->outlier_col[i] >= w->cols) {
-            status = pico_fail(a->err, PICO_E_CORRUPT, "tensor %s: column %d, expected 0 to %lld",
-                               cols->name, w->outlier_col[i], (long long)w->cols - 1);
-        }
+    w->n_outlier = n;
+    if (status == PICO_OK) {
+        status = check_columns(a, cols->name, w);
     }
     if (status == PICO_OK) { /* rows * n <= rows * cols, which fits */
         status = take_part(a, ".outlier_value", PICO_DTYPE_F16, w->rows * n, &w->outlier_value);
@@ -203,7 +249,10 @@ static pico_status read_outliers(const assembly *a, pico_weight_desc *w) {
     if (status == PICO_OK && w->outlier_value == NULL) {
         status = pico_fail(a->err, PICO_E_CORRUPT, "tensor %s.outlier_value is missing", a->name);
     }
-    w->n_outlier = n;
+    if (status == PICO_OK) {
+        status = check_finite(a, ".outlier_value", w->outlier_value, PICO_DTYPE_F16,
+                              (uint64_t)(w->rows * n), 1);
+    }
     return status;
 }
 
@@ -221,6 +270,9 @@ static pico_status read_extras(const assembly *a, pico_weight_desc *w) {
     }
     w->input_scale = scale;
     w->input_perm = perm;
+    if (status == PICO_OK) {
+        status = read_input_quant(a, w);
+    }
     return status == PICO_OK ? read_outliers(a, w) : status;
 }
 

@@ -13,7 +13,7 @@
 
 /* Tensors lie at the format's default alignment, which every tool handles; a filler key brings the
  * first one to a cache line, and with the usual widths the others follow. */
-enum { ALIGNMENT = 32, DATA_ALIGNMENT = 64, MAX_PARTS = 8 };
+enum { ALIGNMENT = 32, DATA_ALIGNMENT = 64, MAX_PARTS = 8, PIECE_BYTES = 1 << 24 };
 
 /* One tensor of the file; a weight may need several. */
 typedef struct part {
@@ -97,65 +97,18 @@ static uint32_t list_parts(const pico_file_tensor *tensor, part parts[MAX_PARTS]
     return n;
 }
 
-/* ---- checks ---- */
-
-static pico_status check_weight(const pico_file_tensor *tensor, pico_error *err) {
-    const pico_weight_desc *w = &tensor->data;
-    uint64_t bytes = pico_weight_codes_bytes(w->dtype, w->rows, w->cols);
-    uint64_t n_scales = pico_weight_n_scales(w->dtype, w->rows, w->cols, w->group);
-    uint64_t elements = 1;
-    for (uint32_t i = 0; i < tensor->rank; i++) {
-        elements *= (uint64_t)tensor->shape[i]; /* the shape is an expected one: it fits */
-    }
-    if (w->codes == NULL || bytes == 0 || bytes != w->codes_bytes || w->dtype == PICO_DTYPE_I32 ||
-        elements != (uint64_t)w->rows * (uint64_t)w->cols) {
-        return pico_fail(err, PICO_E_INVALID,
-                         "tensor %s: %llu bytes of codes for %lld x %lld values of type %s, "
-                         "expected %llu",
-                         tensor->name, (unsigned long long)w->codes_bytes, (long long)w->rows,
-                         (long long)w->cols, pico_dtype_name(w->dtype), (unsigned long long)bytes);
-    }
-    if (is_split(w->dtype) &&
-        (w->scales == NULL || n_scales == 0 || n_scales != w->n_scales ||
-         (w->scale_dtype != PICO_DTYPE_F32 && w->scale_dtype != PICO_DTYPE_F16))) {
-        return pico_fail(err, PICO_E_INVALID, "tensor %s: %llu scales of type %s, expected %llu",
-                         tensor->name, (unsigned long long)w->n_scales,
-                         pico_dtype_name(w->scale_dtype), (unsigned long long)n_scales);
-    }
-    if ((w->dtype == PICO_DTYPE_NF4 && w->codebook == NULL) || w->n_outlier < 0 ||
-        w->n_outlier > w->cols ||
-        (w->n_outlier > 0 && (w->outlier_col == NULL || w->outlier_value == NULL))) {
-        return pico_fail(err, PICO_E_INVALID, "tensor %s: codebook or outliers are incomplete",
-                         tensor->name);
-    }
-    return PICO_OK;
-}
-
-static pico_status check_vocab(const pico_model_file *file, pico_error *err) {
-    const pico_vocab *vocab = &file->vocab;
-    if (vocab->kind == PICO_VOCAB_NONE) {
-        return file->desc.n_layer == 0
-                   ? pico_fail(err, PICO_E_INVALID, "neither a model nor a vocabulary to write")
-                   : PICO_OK;
-    }
-    if (file->desc.n_layer != 0 && vocab->n_piece != file->desc.n_vocab) {
-        return pico_fail(err, PICO_E_INVALID, "the vocabulary has %u pieces, the model %u tokens",
-                         vocab->n_piece, file->desc.n_vocab);
-    }
-    return PICO_OK;
-}
-
 /* ---- keys ---- */
 
 /* llama.cpp's number for the layout of most weights; -1: it has none. */
 static int file_type(const pico_model_file *file) {
-    uint64_t best = 0;
+    uint64_t n_value[PICO_DTYPE_NF4 + 1] = {0};
     uint32_t dtype = PICO_DTYPE_F32;
     for (uint32_t i = 0; i < file->n_tensor; i++) {
-        if (file->tensor[i].bytes > best) {
-            best = file->tensor[i].bytes;
-            dtype = file->tensor[i].data.dtype;
-        }
+        const pico_weight_desc *w = &file->tensor[i].data;
+        n_value[w->dtype] += (uint64_t)w->rows * (uint64_t)w->cols;
+    }
+    for (uint32_t i = 0; i <= PICO_DTYPE_NF4; i++) {
+        dtype = n_value[i] > n_value[dtype] ? i : dtype;
     }
     switch (dtype) {
     case PICO_DTYPE_F32:
@@ -173,6 +126,16 @@ static int file_type(const pico_model_file *file) {
     }
 }
 
+static int has_blocks(const pico_model_file *file) {
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        uint32_t dtype = file->tensor[i].data.dtype;
+        if (dtype == PICO_DTYPE_Q8_0 || dtype == PICO_DTYPE_Q4_0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void write_general(pico_gguf_build *build, const pico_model_file *file) {
     static const char prefix[] = "general.";
     int type = file_type(file), has_model = file->desc.n_layer != 0;
@@ -188,7 +151,7 @@ static void write_general(pico_gguf_build *build, const pico_model_file *file) {
     if (has_model && type >= 0) {
         pico_gguf_key_u32(build, prefix, "file_type", (uint32_t)type);
     }
-    if (type == 2 || type == 7) {
+    if (has_blocks(file)) {
         pico_gguf_key_u32(build, prefix, "quantization_version", 2);
     }
 }
@@ -197,7 +160,11 @@ static void write_quant_keys(pico_gguf_build *build, const pico_model_file *file
     char key[128];
     for (uint32_t i = 0; i < file->n_tensor; i++) {
         const pico_file_tensor *tensor = &file->tensor[i];
-        uint32_t dtype = tensor->data.dtype;
+        uint32_t dtype = tensor->data.dtype, input = tensor->data.input_quant;
+        if (input != PICO_INPUT_AUTO) {
+            (void)snprintf(key, sizeof key, "%s.input", tensor->name);
+            pico_gguf_key_text(build, "picochat.quant.", key, pico_gguf_input_names[input]);
+        }
         if (!is_split(dtype)) {
             continue;
         }
@@ -253,8 +220,46 @@ static uint64_t write_infos(pico_gguf_build *build, const pico_model_file *file)
     return n_info;
 }
 
+/* Tensor data in pieces, between which hooks are asked. */
+typedef struct data_sink {
+    pico_writer *writer;
+    const pico_write_hooks *hooks;
+    uint64_t done, total;
+} data_sink;
+
+static pico_status write_part(data_sink *sink, const part *p, pico_error *err) {
+    const pico_write_hooks *hooks = sink->hooks;
+    pico_status status = PICO_OK;
+    for (uint64_t at = 0; status == PICO_OK && at < p->bytes;) {
+        uint64_t n = p->bytes - at < PIECE_BYTES ? p->bytes - at : (uint64_t)PIECE_BYTES;
+        if (hooks->should_stop != NULL && hooks->should_stop(hooks->arg)) {
+            return pico_fail(err, PICO_E_CANCELLED, "interrupted");
+        }
+        status = pico_writer_write(sink->writer, (const unsigned char *)p->data + at, n, err);
+        at += n;
+        sink->done += n;
+        if (status == PICO_OK && hooks->progress != NULL) {
+            hooks->progress(hooks->arg, sink->done, sink->total);
+        }
+    }
+    return status;
+}
+
+static uint64_t data_bytes(const pico_model_file *file) {
+    part parts[MAX_PARTS];
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        uint32_t n = list_parts(&file->tensor[i], parts);
+        for (uint32_t j = 0; j < n; j++) {
+            bytes += parts[j].bytes;
+        }
+    }
+    return bytes;
+}
+
 static pico_status write_data(pico_writer *writer, const pico_model_file *file, uint64_t position,
-                              pico_error *err) {
+                              const pico_write_hooks *hooks, pico_error *err) {
+    data_sink sink = {.writer = writer, .hooks = hooks, .total = data_bytes(file)};
     static const unsigned char zeros[ALIGNMENT] = {0};
     part parts[MAX_PARTS];
     pico_status status = PICO_OK;
@@ -263,7 +268,7 @@ static pico_status write_data(pico_writer *writer, const pico_model_file *file, 
         for (uint32_t j = 0; status == PICO_OK && j < n; j++) {
             status = pico_writer_write(writer, zeros, aligned(position) - position, err);
             if (status == PICO_OK) {
-                status = pico_writer_write(writer, parts[j].data, parts[j].bytes, err);
+                status = write_part(&sink, &parts[j], err);
             }
             position = aligned(position) + parts[j].bytes;
         }
@@ -275,7 +280,8 @@ static pico_status write_data(pico_writer *writer, const pico_model_file *file, 
 }
 
 /* Header, keys and infos of a checked file, then its data. */
-static pico_status write_file(const pico_model_file *file, const char *path, pico_error *err) {
+static pico_status write_file(const pico_model_file *file, const char *path,
+                              const pico_write_hooks *hooks, pico_error *err) {
     pico_gguf_build build = {0}, infos = {0};
     pico_writer writer = {0};
     pico_status status = PICO_OK;
@@ -310,7 +316,7 @@ static pico_status write_file(const pico_model_file *file, const char *path, pic
         position += pieces[i].bytes;
     }
     if (status == PICO_OK) {
-        status = write_data(&writer, file, position, err);
+        status = write_data(&writer, file, position, hooks, err);
     }
     if (status == PICO_OK) {
         status = pico_writer_commit(&writer, err);
@@ -323,6 +329,12 @@ cleanup:
 }
 
 pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_error *err) {
+    return pico_gguf_write_with(file, path, NULL, err);
+}
+
+pico_status pico_gguf_write_with(const pico_model_file *file, const char *path,
+                                 const pico_write_hooks *hooks, pico_error *err) {
+    static const pico_write_hooks none = {0};
     pico_model_file ordered = *file; /* only its table of tensors is replaced */
     pico_error inner = {0};
     ordered.arena = (pico_arena){0};
@@ -336,13 +348,13 @@ pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_
         status = pico_expect_match(&ordered, &inner);
     }
     if (status == PICO_OK) {
-        status = check_vocab(file, &inner);
+        status = pico_gguf_check_vocab(file, &inner);
     }
     for (uint32_t i = 0; status == PICO_OK && i < ordered.n_tensor; i++) {
-        status = check_weight(&ordered.tensor[i], &inner);
+        status = pico_gguf_check_weight(&ordered.tensor[i], &inner);
     }
     if (status == PICO_OK) {
-        status = write_file(&ordered, path, err);
+        status = write_file(&ordered, path, hooks == NULL ? &none : hooks, err);
     } else {
         (void)pico_fail(err, status, "cannot write %s: %s", path, inner.message);
     }

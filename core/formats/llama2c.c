@@ -174,7 +174,9 @@ static void put(layout *l, const char *name, int64_t rows, int64_t cols, int64_t
                  .n_scales = n_scales,
                  .rows = n_row,
                  .cols = cols,
-                 .group = group},
+                 .group = group,
+                 /* run.c rounds activations in the same groups */
+                 .input_quant = group == 0 ? PICO_INPUT_AUTO : PICO_INPUT_GROUP},
     };
     t->bytes = t->data.codes_bytes + n_scales * 4;
     l->failed = t->name == NULL;

@@ -128,11 +128,28 @@ const pico_file_tensor *pico_model_file_find(const pico_model_file *file, const 
  * picochat.* keys for the rest; layouts without a ggml type as NAME.codes (I8) + NAME.scales. */
 pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_error *err);
 
+/* The same for big models: progress (bytes) and a way to stop (PICO_E_CANCELLED; nothing is left of
+ * the file). hooks and both functions may be NULL. */
+typedef struct pico_write_hooks {
+    int (*should_stop)(void *arg);
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+} pico_write_hooks;
+pico_status pico_gguf_write_with(const pico_model_file *file, const char *path,
+                                 const pico_write_hooks *hooks, pico_error *err);
+
 /* Bytes of codes and of scales of a weight, from dtype, rows, cols, group; 0 if that is not a valid
  * combination or overflows. */
 uint64_t pico_weight_codes_bytes(uint32_t dtype, int64_t rows, int64_t cols);
 uint64_t pico_weight_n_scales(uint32_t dtype, int64_t rows, int64_t cols, int64_t group);
 const char *pico_dtype_name(uint32_t dtype);
+/* 1 if a weight of that layout may ask for its input to be rounded so. ROW and GROUP are for int8
+ * and 4-bit codes that are whole numbers (I8, Q8_0, Q4_0); GROUP not where one scale serves the
+ * matrix. */
+int pico_weight_takes_input(uint32_t dtype, int64_t group, uint32_t input_quant);
+/* 1 if columns[0..n) lie in [0, cols) and none occurs twice. scratch: (cols) bytes, any content. */
+int pico_weight_columns_fit(const int32_t *columns, int64_t n, int64_t cols,
+                            unsigned char *scratch);
 
 /* Row `row` of a weight as F32 into out (cols): the slow, clear reference of every layout. */
 void pico_weight_row_f32(const pico_weight_desc *weight, int64_t row, float *out);

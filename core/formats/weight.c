@@ -70,6 +70,33 @@ const char *pico_dtype_name(uint32_t dtype) {
     return dtype < sizeof names / sizeof *names ? names[dtype] : "unknown";
 }
 
+int pico_weight_takes_input(uint32_t dtype, int64_t group, uint32_t input_quant) {
+    int whole = dtype == PICO_DTYPE_I8 || dtype == PICO_DTYPE_Q8_0 || dtype == PICO_DTYPE_Q4_0;
+    switch (input_quant) {
+    case PICO_INPUT_AUTO:
+    case PICO_INPUT_FLOAT:
+        return 1;
+    case PICO_INPUT_ROW:
+        return whole;
+    case PICO_INPUT_GROUP:
+        return whole && (dtype != PICO_DTYPE_I8 || group > 0);
+    default:
+        return 0;
+    }
+}
+
+int pico_weight_columns_fit(const int32_t *columns, int64_t n, int64_t cols,
+                            unsigned char *scratch) {
+    memset(scratch, 0, (size_t)cols);
+    for (int64_t i = 0; i < n; i++) {
+        if (columns[i] < 0 || columns[i] >= cols || scratch[columns[i]]) {
+            return 0;
+        }
+        scratch[columns[i]] = 1;
+    }
+    return 1;
+}
+
 /* Mapped files promise no alignment of 16-bit values, so they are read byte-wise. */
 static float read_f16(const unsigned char *p) {
     uint16_t h;

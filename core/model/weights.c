@@ -44,7 +44,8 @@ static pico_status load_matrix(loader *load, const char *name, uint32_t uses, in
         uint64_t scale_bytes = desc.scale_dtype == PICO_DTYPE_F32   ? 4
                                : desc.scale_dtype == PICO_DTYPE_F16 ? 2
                                                                     : 0;
-        load->model->step_bytes += desc.codes_bytes + desc.n_scales * scale_bytes;
+        load->model->step_bytes += desc.codes_bytes + desc.n_scales * scale_bytes +
+                                   2 * (uint64_t)desc.n_outlier * (uint64_t)desc.rows;
     }
     pico_error inner = {0};
     pico_status status = device->ops->weight_create(device->self, &desc, uses, 1, out, &inner);

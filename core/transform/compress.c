@@ -17,6 +17,12 @@ typedef struct stage_chain {
     pico_error *err;
 } stage_chain;
 
+static pico_status fail_stage(const stage_chain *chain, const pico_stage *stage, pico_status status,
+                              const pico_error *inner) {
+    return pico_fail(chain->err, status, "[compress.%u] %s: %s", stage->number, stage->name,
+                     inner->message);
+}
+
 static pico_status plan_stage(stage_chain *chain, const pico_stage *stage, size_t s) {
     uint32_t n_layer = chain->file->desc.n_layer;
     pico_model_desc desc = chain->file->desc;
@@ -32,8 +38,7 @@ static pico_status plan_stage(stage_chain *chain, const pico_stage *stage, size_
     pico_status status =
         stage->ops->plan(stage->self, &desc, chain->info, chain->n_tensor, plan, after, &inner);
     if (status != PICO_OK) {
-        return pico_fail(chain->err, status, "[compress.%u] %s: %s", stage->number, stage->name,
-                         inner.message);
+        return fail_stage(chain, stage, status, &inner);
     }
     for (uint32_t i = 0; i < chain->n_tensor; i++) {
         pico_tensor_info *info = &chain->info[i];
@@ -63,6 +68,9 @@ static void announce(const stage_chain *chain, const pico_stage *stages, size_t 
             }
         }
     }
+    if (callbacks->announced != NULL) {
+        callbacks->announced(callbacks->arg);
+    }
 }
 
 /* What the stage did must be what it planned. */
@@ -86,15 +94,17 @@ static pico_status compare(const stage_chain *chain, const pico_stage *stage, si
 static pico_status calibrate(const stage_chain *chain, const pico_stage *stage) {
     const pico_chain_callbacks *callbacks = chain->callbacks;
     pico_model *model = NULL;
-    if (stage->ops->calibrate == NULL || callbacks->open_model == NULL) {
+    pico_error inner = {0};
+    if (stage->ops->calibrate == NULL || callbacks->open_model == NULL ||
+        (stage->ops->calibrates != NULL && !stage->ops->calibrates(stage->self))) {
         return PICO_OK;
     }
-    pico_status status = callbacks->open_model(callbacks->arg, chain->file, &model, chain->err);
+    pico_status status = callbacks->open_model(callbacks->arg, chain->file, &model, &inner);
     if (status == PICO_OK) {
-        status = stage->ops->calibrate(stage->self, model, chain->err);
+        status = stage->ops->calibrate(stage->self, model, &inner);
         callbacks->close_model(callbacks->arg, model);
     }
-    return status;
+    return status == PICO_OK ? PICO_OK : fail_stage(chain, stage, status, &inner);
 }
 
 static pico_status apply_stage(stage_chain *chain, const pico_stage *stage, size_t s) {
@@ -107,8 +117,7 @@ static pico_status apply_stage(stage_chain *chain, const pico_stage *stage, size
     }
     status = stage->ops->apply(stage->self, &chain->file->desc, &tensors, &inner);
     if (status != PICO_OK) {
-        return pico_fail(chain->err, status, "[compress.%u] %s: %s", stage->number, stage->name,
-                         inner.message);
+        return fail_stage(chain, stage, status, &inner);
     }
     pico_layer_desc *layers = pico_arena_alloc(&chain->file->arena, n_layer, sizeof *layers);
     if (layers == NULL) {
@@ -161,10 +170,10 @@ pico_status pico_compress_chain(pico_model_file *file, const pico_stage *stages,
     if (status == PICO_OK) {
         announce(&chain, stages, n);
     }
-    for (size_t s = 0; status == PICO_OK && s < n; s++) {
+    for (size_t s = 0; status == PICO_OK && s < n && !callbacks->plan_only; s++) {
         status = apply_stage(&chain, &stages[s], s);
     }
-    if (status == PICO_OK) {
+    if (status == PICO_OK && !callbacks->plan_only) {
         status = check_result(&chain);
     }
 cleanup:

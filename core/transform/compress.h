@@ -20,8 +20,11 @@ typedef struct pico_chain_callbacks {
     /* Called for each tensor that a stage changes, when all plans are made; may be NULL. */
     void (*planned)(void *arg, const pico_stage *stage, const pico_tensor_info *from,
                     const pico_tensor_plan *to);
+    /* Called behind all of those, before any work is done; may be NULL. */
+    void (*announced)(void *arg);
+    int plan_only; /* 1: nothing is done after that, and the file stays as it is */
     /* Opens the file as it is now as a model for calibration, and closes it again without closing
-     * the file. Only used for stages that calibrate. */
+     * the file. Only used for stages that calibrate with the options that they have. */
     pico_status (*open_model)(void *arg, pico_model_file *file, pico_model **out, pico_error *err);
     void (*close_model)(void *arg, pico_model *model);
     void *arg;

@@ -1,6 +1,7 @@
 /* Listing, reading and replacing; see tensors.h. */
 #include "transform/tensors.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "util/checked.h"
@@ -93,17 +94,24 @@ static pico_status check_arrays(const pico_file_tensor *tensor, const pico_weigh
     } else if (outliers && (desc->n_outlier < 0 || desc->n_outlier > desc->cols ||
                             desc->outlier_col == NULL || desc->outlier_value == NULL)) {
         fault = "outlier columns or values are missing, or there are more than columns";
+    } else if (!pico_weight_takes_input(desc->dtype, desc->group, desc->input_quant)) {
+        fault = "input_quant does not go with the layout";
+    } else if (scaled && desc->group > desc->cols) {
+        fault = "a group is longer than a row";
     }
-    for (int64_t i = 0; fault == NULL && i < desc->n_outlier; i++) {
-        if (desc->outlier_col[i] < 0 || desc->outlier_col[i] >= desc->cols) {
-            fault = "an outlier column lies outside the matrix";
-        }
+    unsigned char *scratch = malloc(desc->cols > 0 ? (size_t)desc->cols : 1);
+    if (scratch == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "tensor %s: out of memory", tensor->name);
     }
-    for (int64_t i = 0; fault == NULL && desc->input_perm != NULL && i < desc->cols; i++) {
-        if (desc->input_perm[i] < 0 || desc->input_perm[i] >= desc->cols) {
-            fault = "the input permutation points outside the matrix";
-        }
+    if (fault == NULL && outliers &&
+        !pico_weight_columns_fit(desc->outlier_col, desc->n_outlier, desc->cols, scratch)) {
+        fault = "an outlier column lies outside the matrix, or occurs twice";
     }
+    if (fault == NULL && desc->input_perm != NULL &&
+        !pico_weight_columns_fit(desc->input_perm, desc->cols, desc->cols, scratch)) {
+        fault = "the input permutation is none";
+    }
+    free(scratch);
     return fault == NULL ? PICO_OK
                          : pico_fail(err, PICO_E_INVALID,
                                      "tensor %s cannot be replaced by %s of (%lld, %lld): %s",

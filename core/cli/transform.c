@@ -1,0 +1,181 @@
+/*
+ * What is done to a model file on its way to the device or to another file: pooling of KV heads, the
+ * compress chain with its plan. See load.h.
+ */
+#include <string.h>
+
+#include "cli/load.h"
+#include "transform/compress.h"
+#include "transform/pool.h"
+
+enum { MAX_STAGE = 32 };
+
+static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_code,
+                        pico_error *err) {
+    const pico_attention_ops *ops = &runtime->attention.loaded->ops.attention;
+    pico_attention_check check = {.struct_size = sizeof check};
+    *exit_code = 2;
+    pico_status status = ops->check(runtime->attention.self, &file->desc, &check, err);
+    if (status != PICO_OK || check.want_kv_heads == 0) {
+        return status;
+    }
+    pico_log_write(&runtime->log, PICO_LOG_WARN,
+                   "pooling the KV heads of the model from %u to %u: its quality suffers until it "
+                   "is trained again (distilled)",
+                   file->desc.layer[0].n_kv_head, check.want_kv_heads);
+    status = pico_pool_kv_heads(file, check.want_kv_heads, err);
+    return status == PICO_OK ? ops->check(runtime->attention.self, &file->desc, &check, err)
+                             : status;
+}
+
+/* ---- the plan ---- */
+
+typedef struct plan_report {
+    pico_runtime *runtime;
+    FILE *table; /* NULL: to the log */
+    int has_header;
+    const pico_stage *stage; /* whose changes are being counted */
+    uint32_t n_changed, n_tensor;
+    uint64_t from, to;      /* bytes of the stage's changes */
+    uint64_t before, after; /* bytes of all tensors */
+} plan_report;
+
+/* The line of a stage in the log. */
+static void close_stage(plan_report *report) {
+    if (report->stage != NULL && report->table == NULL) {
+        pico_log_write(&report->runtime->log, PICO_LOG_INFO,
+                       "[compress.%u] %s: %u of %u tensors, %.1f -> %.1f MB", report->stage->number,
+                       report->stage->name, report->n_changed, report->n_tensor,
+                       (double)report->from * 1e-6, (double)report->to * 1e-6);
+    }
+    report->stage = NULL;
+    report->n_changed = 0;
+    report->from = report->to = 0;
+}
+
+static void planned(void *arg, const pico_stage *stage, const pico_tensor_info *from,
+                    const pico_tensor_plan *to) {
+    plan_report *report = arg;
+    char label[64];
+    (void)snprintf(label, sizeof label, "%u %.48s", stage->number, stage->name);
+    if (stage != report->stage) {
+        if (report->table != NULL && !report->has_header) {
+            (void)fprintf(report->table, "%-10s %-32s %-5s %-5s %14s %14s\n", "stage", "tensor",
+                          "from", "to", "bytes before", "bytes after");
+            report->has_header = 1;
+        }
+        close_stage(report);
+        report->stage = stage;
+    }
+    if (report->table != NULL) {
+        (void)fprintf(report->table, "%-10s %-32s %-5s %-5s %14llu %14llu\n", label, from->name,
+                      pico_dtype_name(from->dtype), pico_dtype_name(to->dtype),
+                      (unsigned long long)from->bytes, (unsigned long long)to->bytes);
+    } else {
+        pico_log_write(&report->runtime->log, PICO_LOG_DEBUG,
+                       "[compress.%u] %s: %-32s %s -> %s, %llu -> %llu bytes", stage->number,
+                       stage->name, from->name, pico_dtype_name(from->dtype),
+                       pico_dtype_name(to->dtype), (unsigned long long)from->bytes,
+                       (unsigned long long)to->bytes);
+    }
+    report->n_changed++;
+    report->from += from->bytes;
+    report->to += to->bytes;
+    report->after += to->bytes - from->bytes; /* modulo 2^64: the sum is what it should be */
+}
+
+static void announced(void *arg) {
+    plan_report *report = arg;
+    close_stage(report);
+    if (report->table != NULL) {
+        (void)fprintf(report->table, "%-10s %-32s %-5s %-5s %14llu %14llu  %.1f %%\n", "total",
+                      "all tensors, changed or not", "", "", (unsigned long long)report->before,
+                      (unsigned long long)report->after,
+                      100.0 * (double)report->after / (double)report->before);
+        (void)fflush(report->table);
+    }
+}
+
+/* ---- the chain ---- */
+
+static pico_status open_for_calibration(void *arg, pico_model_file *file, pico_model **out,
+                                        pico_error *err) {
+    plan_report *report = arg;
+    pico_runtime *runtime = report->runtime;
+    pico_model_params params = {.attention = &runtime->attention.loaded->ops.attention,
+                                .attention_self = runtime->attention.self,
+                                .kv_dtype = pico_load_kv_dtype(runtime->config)};
+    return pico_model_open(&runtime->device, &params, file, out, err);
+}
+
+static void close_after_calibration(void *arg, pico_model *model) {
+    (void)arg;
+    (void)pico_model_release(model);
+}
+
+static pico_status run_chain(pico_runtime *runtime, pico_model_file *file,
+                             const pico_transform_params *params, const pico_stage *stages,
+                             size_t n, pico_error *err) {
+    plan_report report = {.runtime = runtime, .table = params->table, .n_tensor = file->n_tensor};
+    const pico_chain_callbacks callbacks = {.planned = planned,
+                                            .announced = announced,
+                                            .plan_only = params->plan_only,
+                                            .open_model = open_for_calibration,
+                                            .close_model = close_after_calibration,
+                                            .arg = &report};
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        report.before += file->tensor[i].bytes;
+    }
+    report.after = report.before;
+    return pico_compress_chain(file, stages, n, &callbacks, err);
+}
+
+static pico_status compress(pico_runtime *runtime, pico_model_file *file,
+                            const pico_transform_params *params, int *exit_code, pico_error *err) {
+    uint32_t numbers[MAX_STAGE];
+    pico_stage stages[MAX_STAGE];
+    pico_instance instances[MAX_STAGE];
+    size_t n = pico_config_stages(runtime->config, numbers, MAX_STAGE);
+    if (n > MAX_STAGE) {
+        *exit_code = 2;
+        return pico_fail(err, PICO_E_LIMIT, "%zu [compress.N] stages; at most %d are possible", n,
+                         MAX_STAGE);
+    }
+    pico_status status = PICO_OK;
+    size_t made = 0;
+    for (; status == PICO_OK && made < n; made++) {
+        char section[32];
+        (void)snprintf(section, sizeof section, "compress.%u", numbers[made]);
+        const char *name = pico_config_string(runtime->config, section, "plugin");
+        status = pico_runtime_instance(runtime, PICO_KIND_COMPRESSOR, name, section,
+                                       &instances[made], exit_code, err);
+        if (status != PICO_OK) {
+            break;
+        }
+        stages[made] = (pico_stage){.number = numbers[made],
+                                    .name = instances[made].loaded->plugin.name,
+                                    .ops = &instances[made].loaded->ops.compressor,
+                                    .self = instances[made].self};
+    }
+    if (status == PICO_OK) {
+        *exit_code = 2;
+        status = run_chain(runtime, file, params, stages, n, err);
+    }
+    while (made > 0) {
+        pico_registry_destroy(runtime->registry, &instances[--made]);
+    }
+    return status;
+}
+
+pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file,
+                                const pico_transform_params *params, int *exit_code,
+                                pico_error *err) {
+    static const pico_transform_params plain = {0};
+    pico_status status = pool(runtime, file, exit_code, err);
+    if (status == PICO_OK) {
+        status = compress(runtime, file, params == NULL ? &plain : params, exit_code, err);
+    }
+    int code = pico_exit_code(status);
+    *exit_code = code == 5 || code == 130 ? code : *exit_code;
+    return status;
+}
