@@ -11,10 +11,9 @@
 #define CPU_LANES 16
 #include "vec.h"
 
-/* Each row's stream is prefetched into the second-level cache whole strips ahead, so that it is the
- * same place of a coming strip; at least so far. Measured: this is better than a fixed distance
- * along the row, and than one stream over all that lies ahead. */
-#define PREFETCH_BYTES 32768
+/* Bytes of prefetch in the stream of each row of a strip, which goes on, behind the end of the row, in
+ * the same row of the next strip. */
+#define PREFETCH_BYTES 1024
 
 /* lanes i and i + 8 of a (low half) and of b (high half) */
 INLINE __m512 fold8(__m512 a, __m512 b) {
@@ -95,8 +94,7 @@ INLINE void store_outputs(const cpu_dot *d, int64_t r, int m, __m256 sums, __mma
 
 /* R rows of weights from r on, of which the first `valid` exist, by M rows of x. R, M, ahead and,
  * but for the last strip, valid are constants. */
-INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int64_t r, int valid,
-                  uint64_t distance) {
+INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int64_t r, int valid) {
     const int size = dtype == PICO_DTYPE_F32 ? 4 : 2;
     const char *w[8];
     UNROLL for (int i = 0; i < R; i++) { /* rows that do not exist repeat the last one */
@@ -112,20 +110,26 @@ INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int
     const int64_t whole = d->k & ~(int64_t)15;
     const float *x = d->x;
     const int reload = ahead && M >= 3;
-    for (int64_t k = 0; k < whole; k += 16, x += 16 * M) {
-        __m512 xv[6];
-        UNROLL for (int m = 0; m < M && !reload; m++) {
-            xv[m] = _mm512_loadu_ps(x + 16 * m);
-        }
-        UNROLL for (int i = 0; i < R; i++) {
-            const char *p = w[i] + k * size;
-            const __m512 wv = load_weights(dtype, p);
-            if (ahead && (size == 4 || (k & 16) == 0)) {
-                _mm_prefetch((const char *)((uintptr_t)p + distance), _MM_HINT_T1);
+    const int64_t last = (d->k * size - PREFETCH_BYTES) / size & ~(int64_t)15;
+    const int64_t turn = !ahead ? whole : last < 0 ? 0 : last; /* where the next strip begins */
+    uint64_t distance = PREFETCH_BYTES;
+    for (int64_t k = 0, stop = turn; k < whole; stop = whole) {
+        distance += k >= turn ? d->w_stride * (uint64_t)(R - 1) : 0;
+        for (; k < stop; k += 16, x += 16 * M) {
+            __m512 xv[6];
+            UNROLL for (int m = 0; m < M && !reload; m++) {
+                xv[m] = _mm512_loadu_ps(x + 16 * m);
             }
-            UNROLL for (int m = 0; m < M; m++) {
-                sum[m][i] = reload ? fma_memory(wv, x + 16 * m, sum[m][i])
-                                   : _mm512_fmadd_ps(wv, xv[m], sum[m][i]);
+            UNROLL for (int i = 0; i < R; i++) {
+                const char *p = w[i] + k * size;
+                const __m512 wv = load_weights(dtype, p);
+                if (ahead && (size == 4 || (k & 16) == 0)) {
+                    _mm_prefetch((const char *)((uintptr_t)p + distance), _MM_HINT_T0);
+                }
+                UNROLL for (int m = 0; m < M; m++) {
+                    sum[m][i] = reload ? fma_memory(wv, x + 16 * m, sum[m][i])
+                                       : _mm512_fmadd_ps(wv, xv[m], sum[m][i]);
+                }
             }
         }
     }
@@ -146,20 +150,18 @@ INLINE void strip(uint32_t dtype, int R, int M, int ahead, const cpu_dot *d, int
 }
 
 INLINE void strips(uint32_t dtype, int R, int M, const cpu_dot *d) {
-    const uint64_t block = d->w_stride * (uint64_t)R;
-    const uint64_t distance = block + (block < PREFETCH_BYTES ? PREFETCH_BYTES / block * block : 0);
     int64_t r = 0;
     if (d->prefetch) {
         for (; r + R <= d->n_w; r += R) {
-            strip(dtype, R, M, 1, d, r, R, distance);
+            strip(dtype, R, M, 1, d, r, R);
         }
     } else {
         for (; r + R <= d->n_w; r += R) {
-            strip(dtype, R, M, 0, d, r, R, 0);
+            strip(dtype, R, M, 0, d, r, R);
         }
     }
     if (r < d->n_w) {
-        strip(dtype, R, M, 0, d, r, (int)(d->n_w - r), 0);
+        strip(dtype, R, M, 0, d, r, (int)(d->n_w - r));
     }
 }
 

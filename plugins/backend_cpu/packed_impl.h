@@ -9,7 +9,7 @@
 
 #include "packed.h"
 
-#define PREFETCH_AHEAD 1024 /* in each of the four streams */
+#define PREFETCH_AHEAD 2048 /* in each of the four streams */
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
