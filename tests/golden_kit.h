@@ -251,7 +251,16 @@ static inline void golden_open(test_run *run, const char *path, const char *toke
     test_run_open_model(run, file);
 }
 
-/* Calls fn for the file as it is with portable and with the best kernels, and converted to GGUF;
+static inline int golden_has_avx2(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;
+#endif
+}
+
+/* Calls fn for the file as it is with portable, AVX2 and the best kernels, and converted to GGUF;
  * inputs of products are not rounded. */
 static inline void golden_each_form(const char *path, const char *tokenizer,
                                     void (*fn)(test_run *run, void *arg), void *arg) {
@@ -262,6 +271,7 @@ static inline void golden_each_form(const char *path, const char *tokenizer,
     const struct {
         const char *path, *tokenizer, *isa, *what;
     } forms[] = {{path, tokenizer, "isa = portable\nactivations = f32", "portable kernels"},
+                 {path, tokenizer, "isa = avx2\nactivations = f32", "AVX2 kernels"},
                  {path, tokenizer, "isa = auto\nactivations = f32", "best kernels"},
                  {gguf, NULL, "isa = auto\nactivations = f32", "as GGUF"}};
     int fd = mkstemp(gguf);
@@ -271,6 +281,10 @@ static inline void golden_each_form(const char *path, const char *tokenizer,
     test_check(pico_gguf_write(file, gguf, &err), &err);
     pico_model_file_close(file);
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        if (strncmp(forms[i].isa, "isa = avx2", 10) == 0 && !golden_has_avx2()) {
+            print_message("  %s, skipped: this machine has no AVX2\n", path);
+            continue;
+        }
         print_message("  %s, %s\n", path, forms[i].what);
         golden_open(&run, forms[i].path, forms[i].tokenizer, forms[i].isa);
         fn(&run, arg);

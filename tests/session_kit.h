@@ -66,23 +66,48 @@ static inline uint32_t kit_variants(kit_variant out[KIT_VARIANTS]) {
     return 3;
 }
 
-/* The tests on every backend: the state of each is the kit_variant. Gives the number of failures. */
+/* The tests on one backend: the state of each is the kit_variant. Gives the number of failures. */
+static inline int kit_run_variant(const char *name, struct CMUnitTest *tests, size_t n,
+                                  kit_variant *variant) {
+    for (size_t t = 0; t < n; t++) {
+        tests[t].initial_state = variant;
+    }
+    print_message("backend: %s\n", variant->name);
+    return _cmocka_run_group_tests(name, tests, n, NULL, NULL);
+}
+
+/* The same on every backend. */
 static inline int kit_run_group(const char *name, struct CMUnitTest *tests, size_t n) {
     kit_variant variants[KIT_VARIANTS];
     uint32_t n_variant = kit_variants(variants);
     int failed = 0;
     for (uint32_t i = 0; i < n_variant; i++) {
-        for (size_t t = 0; t < n; t++) {
-            tests[t].initial_state = &variants[i];
-        }
-        print_message("backend: %s\n", variants[i].name);
-        failed += _cmocka_run_group_tests(name, tests, n, NULL, NULL);
+        failed += kit_run_variant(name, tests, n, &variants[i]);
     }
     return failed;
 }
 
+/* The same with the AVX2 kernels, which are not the best everywhere; none where the CPU lacks
+ * them. */
+static inline int kit_run_avx2(const char *name, struct CMUnitTest *tests, size_t n) {
+    kit_variant avx2 = {
+        .name = "cpu, AVX2", .backend = "cpu", .set = {"backend.cpu.isa=avx2"}, .n_threads = 2};
+    const char *set[] = {avx2.set[0], NULL};
+    const rig_setup setup = {.search = PICO_BUILD_DIR "/plugins", .set = set};
+    pico_error err = {0};
+    rig r;
+    const pico_status status = rig_open(&r, &setup, &err);
+    if (status == PICO_OK) {
+        rig_close(&r);
+        return kit_run_variant(name, tests, n, &avx2);
+    }
+    print_message("skipped: %s\n", err.message);
+    return status == PICO_E_DEVICE ? 0 : 1;
+}
+
 /* On an array, as with cmocka's own macro. */
 #define KIT_RUN(name, tests) kit_run_group(name, tests, sizeof(tests) / sizeof *(tests))
+#define KIT_RUN_AVX2(name, tests) kit_run_avx2(name, tests, sizeof(tests) / sizeof *(tests))
 
 static inline float *kit_floats(size_t n) {
     float *values = calloc(n + 1, sizeof *values);

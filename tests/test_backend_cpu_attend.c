@@ -317,13 +317,13 @@ static void copied_cells_hold_the_same(void **state) {
 /* Thread counts give the same bits. */
 static void thread_count_does_not_matter(void **state) {
     (void)state;
-    for (uint32_t isa = FIX_PORTABLE; isa <= FIX_AVX512; isa++) {
+    for (uint32_t isa = FIX_PORTABLE; isa < FIX_ISA_END; isa++) {
         float *result[2] = {NULL, NULL};
         int64_t n = 0;
         for (uint32_t threads = 1; threads <= 2; threads++) {
             fix f;
             if (!fix_open(&f, isa, threads)) {
-                return;
+                break;
             }
             world w = make_world(&f, &kases[1], 300, 150);
             n = 40 * w.k.n_head * w.k.head_dim;
@@ -337,7 +337,9 @@ static void thread_count_does_not_matter(void **state) {
             free_world(&w);
             fix_close(&f);
         }
-        fix_same_bits(result[0], result[1], n);
+        if (result[0] != NULL) {
+            fix_same_bits(result[0], result[1], n);
+        }
         free(result[0]);
         free(result[1]);
     }

@@ -420,5 +420,5 @@ int main(void) {
         cmocka_unit_test(windows_match_a_masked_oracle),
         cmocka_unit_test(a_sliding_session_is_small),
     };
-    return KIT_RUN("session", tests);
+    return KIT_RUN("session", tests) + KIT_RUN_AVX2("session", tests);
 }

@@ -9,6 +9,7 @@
 #define L CPU_LANES
 #define P ((int)PICO_PAGE_POSITIONS)
 #define GROUP_K 4 /* vectors of positions, and of dimensions, held in registers */
+#define GROUP_Q (CPU_LANES == 16 ? 4 : 2) /* queries that share them: 32 registers, or 16 */
 
 /* score[q][p..p+4L) = scale * sum over d of q[d] * K[d][p..], for nq queries */
 INLINE void score_strip(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, int p) {
@@ -43,8 +44,8 @@ INLINE void score_page(uint32_t dtype, const cpu_attn *a, int lo, int hi) {
     const int step = GROUP_K * L;
     for (int p = lo / step * step; p < hi; p += step) {
         uint32_t q = 0;
-        for (; q + 4 <= a->n_q; q += 4) {
-            score_strip(dtype, 4, a, q, p);
+        for (; q + GROUP_Q <= a->n_q; q += GROUP_Q) {
+            score_strip(dtype, GROUP_Q, a, q, p);
         }
         for (; q + 2 <= a->n_q; q += 2) {
             score_strip(dtype, 2, a, q, p);
@@ -222,8 +223,8 @@ INLINE void attn_page(uint32_t dtype, const cpu_attn *a) {
         factor[q] = soften(a, q, from, to);
     }
     uint32_t q = 0;
-    for (; q + 4 <= a->n_q; q += 4) {
-        mix_queries(dtype, 4, a, q, factor + q, range);
+    for (; q + GROUP_Q <= a->n_q; q += GROUP_Q) {
+        mix_queries(dtype, GROUP_Q, a, q, factor + q, range);
     }
     for (; q + 2 <= a->n_q; q += 2) {
         mix_queries(dtype, 2, a, q, factor + q, range);

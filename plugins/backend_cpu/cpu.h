@@ -123,9 +123,9 @@ typedef struct cpu_kernels {
     const cpu_tile_kernels *tile; /* NULL: none */
 } cpu_kernels;
 
-extern const cpu_dot_kernels cpu_dot_portable, cpu_dot_avx512;
-extern const cpu_row_kernels cpu_row_portable, cpu_row_avx512;
-extern const cpu_attn_kernels cpu_attn_portable, cpu_attn_avx512;
+extern const cpu_dot_kernels cpu_dot_portable, cpu_dot_avx2, cpu_dot_avx512;
+extern const cpu_row_kernels cpu_row_portable, cpu_row_avx2, cpu_row_avx512;
+extern const cpu_attn_kernels cpu_attn_portable, cpu_attn_avx2, cpu_attn_avx512;
 
 typedef struct cpu_backend {
     const pico_host *host;
@@ -143,7 +143,13 @@ typedef struct cpu_backend {
 } cpu_backend;
 
 /* features.c */
-enum { CPU_ISA_AUTO = 0, CPU_ISA_PORTABLE = 1, CPU_ISA_AVX512 = 2, CPU_ISA_AMX = 3 };
+enum {
+    CPU_ISA_AUTO = 0,
+    CPU_ISA_PORTABLE = 1,
+    CPU_ISA_AVX2 = 2,
+    CPU_ISA_AVX512 = 3,
+    CPU_ISA_AMX = 4
+};
 pico_status cpu_choose_kernels(uint32_t isa, const cpu_kernels **out, pico_error *err);
 void cpu_model_name(char out[64]);
 

@@ -24,6 +24,11 @@ static const cpu_kernels portable = {.name = "portable",
                                      .packed = &cpu_packed_portable};
 
 #if defined(__x86_64__)
+static const cpu_kernels avx2 = {.name = "avx2",
+                                 .dot = &cpu_dot_avx2,
+                                 .row = &cpu_row_avx2,
+                                 .attn = &cpu_attn_avx2,
+                                 .packed = &cpu_packed_avx2};
 /* The instruction set avx512 is F, BW, VL, DQ; what more there is of it is used too. */
 static const cpu_kernels avx512 = {.name = "avx512",
                                    .dot = &cpu_dot_avx512,
@@ -46,6 +51,19 @@ static uint64_t read_xcr0(void) {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return ((uint64_t)high << 32) | low;
+}
+
+/* NULL if AVX2 with FMA and F16C can run; otherwise what is missing. */
+static const char *avx2_missing(void) {
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 28)) || !(c & (1u << 12)) ||
+        !(c & (1u << 29))) {
+        return "one of AVX, FMA, F16C";
+    }
+    if (!(c & (1u << 27)) || (read_xcr0() & 0x6u) != 0x6u) {
+        return "an operating system that saves the AVX registers";
+    }
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (1u << 5)) ? NULL : "AVX2";
 }
 
 /* NULL if AVX-512 F, BW, VL, DQ with FMA and F16C can run; otherwise what is missing. */
@@ -133,8 +151,9 @@ void cpu_model_name(char out[64]) {
 #endif
 
 #if defined(__x86_64__)
+/* The best that can run, or the one that was asked for. */
 static pico_status choose_x86(uint32_t isa, const cpu_kernels **out, pico_error *err) {
-    const char *missing = isa == CPU_ISA_AVX512 ? "" : amx_missing();
+    const char *missing = isa == CPU_ISA_AUTO || isa == CPU_ISA_AMX ? amx_missing() : "";
     if (missing == NULL) {
         *out = &amx;
         return PICO_OK;
@@ -142,10 +161,10 @@ static pico_status choose_x86(uint32_t isa, const cpu_kernels **out, pico_error 
     if (isa == CPU_ISA_AMX) {
         return pico_fail(err, PICO_E_DEVICE,
                          "backend cpu: isa = amx needs AMX BF16 and INT8; this machine lacks %s. "
-                         "Use isa = auto, avx512 or portable",
+                         "Use isa = auto, avx512, avx2 or portable",
                          missing);
     }
-    missing = avx512_missing();
+    missing = isa == CPU_ISA_AVX2 ? "" : avx512_missing();
     if (missing == NULL) {
         *out = has_vnni() ? &avx512_vnni : &avx512;
         return PICO_OK;
@@ -154,8 +173,17 @@ static pico_status choose_x86(uint32_t isa, const cpu_kernels **out, pico_error 
         return pico_fail(
             err, PICO_E_DEVICE,
             "backend cpu: isa = avx512 needs AVX-512 F, BW, VL, DQ; this machine lacks "
-            "%s. Use isa = auto or isa = portable",
+            "%s. Use isa = auto, avx2 or portable",
             missing);
+    }
+    missing = avx2_missing();
+    if (missing == NULL) {
+        *out = &avx2;
+    } else if (isa == CPU_ISA_AVX2) {
+        return pico_fail(err, PICO_E_DEVICE,
+                         "backend cpu: isa = avx2 needs AVX2, FMA and F16C; this machine lacks %s. "
+                         "Use isa = auto or isa = portable",
+                         missing);
     }
     return PICO_OK;
 }

@@ -13,7 +13,7 @@ typedef struct cpu_options {
     uint32_t activations;
 } cpu_options;
 
-static const char *const isa_choices[] = {"auto", "portable", "avx512", "amx", NULL};
+static const char *const isa_choices[] = {"auto", "portable", "avx2", "avx512", "amx", NULL};
 static const char *const activation_choices[] = {"auto", "f32", NULL};
 
 static const pico_option options[] = {
@@ -22,8 +22,9 @@ static const pico_option options[] = {
      .offset = offsetof(cpu_options, isa),
      .def = "auto",
      .choices = isa_choices,
-     .help = "instruction set: the best that the CPU has, plain C, AVX-512 (F, BW, VL, DQ; VNNI "
-             "where there), or AMX"},
+     .help =
+         "instruction set: the best that the CPU has, plain C, AVX2 (with FMA and F16C), AVX-512 "
+         "(F, BW, VL, DQ; VNNI where there), or AMX"},
     {.name = "activations",
      .type = PICO_OPT_ENUM,
      .offset = offsetof(cpu_options, activations),
@@ -159,7 +160,7 @@ static const pico_plugin plugin = {
     .kind = PICO_KIND_BACKEND,
     .name = "cpu",
     .version = "0.1.0",
-    .summary = "runs on the CPU: portable C or AVX-512, chosen when it starts",
+    .summary = "runs on the CPU: portable C, AVX2, AVX-512 or AMX, chosen when it starts",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .option_size = sizeof(pico_option),

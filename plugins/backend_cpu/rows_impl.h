@@ -210,6 +210,12 @@ static void row_narrow(uint32_t dtype, const float *x, uint16_t *y, int64_t n) {
             (__m256i *)(void *)(y + i),
             _mm512_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
+#elif CPU_LANES == 8
+    for (; i + 8 <= n; i += 8) {
+        _mm_storeu_si128(
+            (__m128i *)(void *)(y + i),
+            _mm256_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
 #endif
     for (; i < n; i++) {
         y[i] = f16_of(x[i]);

@@ -1,6 +1,7 @@
 /*
- * Float vectors of the width that the including file asks for: CPU_LANES 16 (AVX-512, intrinsics)
- * or 4 (any CPU, the compiler's vector extension). Tails are loaded padded with zeros and go
+ * Float vectors of the width that the including file asks for: CPU_LANES 16 (AVX-512, intrinsics),
+ * 8 (AVX2 with FMA and F16C, intrinsics) or 4 (any CPU, the compiler's vector extension), with the
+ * same operations in the same order; what an operation does is said at the first. Tails are loaded padded with zeros and go
  * through the same arithmetic as whole vectors, so that an element's result does not depend on
  * where it stands. Include it from one instruction set's source file only; everything is static.
  */
@@ -104,7 +105,8 @@ INLINE float vf_sum(vf x) {
 INLINE float vf_largest(vf x) {
     return _mm512_reduce_max_ps(x);
 }
-/* 2^n for an integral n in [-127, 128] that was rounded by vf_round */
+/* x 2^n for an integral n in [-127, 128] that was rounded by vf_round, where x and the result are
+ * normal numbers; NaN stays NaN */
 INLINE vf vf_scale2(vf x, vf n) {
     return _mm512_scalef_ps(x, n);
 }
@@ -128,6 +130,126 @@ INLINE void vf_load_nibbles(const uint8_t *p, vf *low, vf *high) {
     const vi eight = _mm512_set1_epi32(8), mask = _mm512_set1_epi32(15);
     *low = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_epi32(codes, mask), eight));
     *high = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(codes, 4), eight));
+}
+INLINE float f16_value(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return _cvtsh_ss(h);
+}
+
+#elif CPU_LANES == 8
+
+#include <immintrin.h>
+
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256i vmask; /* all bits of a lane, or none */
+
+INLINE vf vf_set(float x) {
+    return _mm256_set1_ps(x);
+}
+INLINE vf vf_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+INLINE void vf_store(float *p, vf x) {
+    _mm256_storeu_ps(p, x);
+}
+INLINE vi vi_lanes(void) {
+    return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+}
+INLINE vmask vm_first(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n >= 8 ? 8 : (int)n), vi_lanes());
+}
+INLINE vf vf_load_n(const float *p, int64_t n) {
+    return n >= 8 ? vf_load(p) : _mm256_maskload_ps(p, vm_first(n));
+}
+INLINE void vf_store_n(float *p, vf x, int64_t n) { /* masked stores are slow on some CPUs */
+    if (n >= 8) {
+        vf_store(p, x);
+    } else {
+        _mm256_maskstore_ps(p, vm_first(n), x);
+    }
+}
+INLINE vf vf_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+INLINE vf vf_sub(vf a, vf b) {
+    return _mm256_sub_ps(a, b);
+}
+INLINE vf vf_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+INLINE vf vf_div(vf a, vf b) {
+    return _mm256_div_ps(a, b);
+}
+INLINE vf vf_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+INLINE vf vf_max(vf a, vf b) { /* b where a is NaN or both are equal */
+    return _mm256_max_ps(a, b);
+}
+INLINE vf vf_min(vf a, vf b) {
+    return _mm256_min_ps(a, b);
+}
+INLINE vf vf_abs(vf a) {
+    return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)));
+}
+INLINE vmask vf_gt(vf a, vf b) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
+INLINE vf vf_select(vmask m, vf yes, vf no) {
+    return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m));
+}
+INLINE int vm_any(vmask m) {
+    return _mm256_movemask_ps(_mm256_castsi256_ps(m)) != 0;
+}
+INLINE int vm_lowest(vmask m) {
+    return __builtin_ctz((unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(m)));
+}
+INLINE vmask vm_and(vmask a, vmask b) {
+    return _mm256_and_si256(a, b);
+}
+INLINE vmask vm_or(vmask a, vmask b) {
+    return _mm256_or_si256(a, b);
+}
+INLINE vmask vm_range(int32_t base, int32_t lo, int32_t hi) {
+    const vi at = _mm256_add_epi32(_mm256_set1_epi32(base), vi_lanes());
+    return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo), at),
+                               _mm256_cmpgt_epi32(_mm256_set1_epi32(hi), at));
+}
+INLINE float vf_sum(vf x) {
+    const __m128 b = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+INLINE float vf_largest(vf x) {
+    const __m128 b = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+INLINE vf vf_scale2(vf x, vf n) { /* n goes to the exponent; NaN for n adds nothing */
+    const vi shift = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), shift));
+}
+INLINE vf vf_round(vf x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+INLINE vf vf_load_f16(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vf vf_load_bf16(const uint16_t *p) {
+    const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+INLINE vf vf_load_i8(const int8_t *p) {
+    const __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+}
+INLINE void vf_load_nibbles(const uint8_t *p, vf *low, vf *high) {
+    const vi codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    const vi eight = _mm256_set1_epi32(8), mask = _mm256_set1_epi32(15);
+    *low = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(codes, mask), eight));
+    *high = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(codes, 4), eight));
 }
 INLINE float f16_value(const uint8_t *p) {
     uint16_t h;
