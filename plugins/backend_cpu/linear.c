@@ -67,6 +67,7 @@ static pico_status run_job(const linear_job *all, uint32_t n_decode) {
         do {
             job.part[job.n_part++] = all->part[i++];
         } while (i < all->n_part && alike(job.part[0].weight, all->part[i].weight));
+        job.gate = i == all->n_part ? all->gate : 0; /* it is the last part that gates */
         run_class(&job, 0, decode, 0);
         run_class(&job, decode, rows, 1);
     }
@@ -119,21 +120,17 @@ pico_status cpu_linear_many(void *self, const pico_linear_many_args *args) {
 }
 
 pico_status cpu_linear_gated(void *self, const pico_linear_gated_args *args) {
-    linear_job job, gate;
+    linear_job job;
     pico_status status = begin_job(&job, self, &args->x);
-    gate = job;
     if (status == PICO_OK) {
         status = set_part(&job, args->w1, NULL, &args->y);
     }
     if (status == PICO_OK) {
-        status = set_part(&gate, args->w3, NULL, &args->y);
+        status = set_part(&job, args->w3, NULL, &args->y);
     }
     if (args->act < PICO_ACT_SILU || args->act > PICO_ACT_RELU_SQUARED) {
         return PICO_E_INVALID;
     }
-    if (status == PICO_OK) {
-        status = run_job(&job, args->n_decode);
-    }
-    gate.gate = args->act;
-    return status == PICO_OK ? run_job(&gate, args->n_decode) : status;
+    job.gate = args->act;
+    return status == PICO_OK ? run_job(&job, args->n_decode) : status;
 }

@@ -23,12 +23,23 @@ typedef struct linear_job {
     linear_part part[4];
     uint32_t n_part;
     uint32_t accumulate; /* 1: y += */
-    uint32_t gate;       /* 0, or PICO_ACT_x: y = act(y) * product; one part, no bias */
+    uint32_t gate;       /* 0, or PICO_ACT_x: the last part's product gates y = act(y) * product; no
+                            bias. With two parts the first makes y */
     uint32_t prefill;    /* 1: rows are of the prefill class */
     cpu_view x;
     int64_t k;
     int64_t row, n_row; /* the rows of x at hand */
 } linear_job;
+
+/* Whether what a part makes gates y. */
+static inline int linear_gates(const linear_job *job, const linear_part *part) {
+    return job->gate && part == &job->part[job->n_part - 1];
+}
+
+/* Parts whose outputs are shared out to threads one after the other; a gate goes with the first. */
+static inline uint32_t linear_n_numbered(const linear_job *job) {
+    return job->gate ? 1 : job->n_part;
+}
 
 /* Where a piece of work writes outputs [first, ...) of a part: into y, or, when they gate y, into
  * the thread's scratch, (n_row, CPU_STRIP). */
@@ -39,17 +50,17 @@ typedef struct linear_target {
 
 static inline linear_target linear_target_of(const linear_job *job, const linear_part *part,
                                              int64_t first, uint32_t thread) {
-    if (job->gate) {
+    if (linear_gates(job, part)) {
         return (linear_target){cpu_scratch_of(job->cpu, thread).gated, CPU_STRIP};
     }
     return (linear_target){cpu_row_f32(&part->y, job->row) + first, part->y.row_stride};
 }
 
-/* y = act(y) * gated, n outputs from `first` on. */
+/* If the part gates: y = act(y) * gated, n outputs from `first` on. */
 static inline void linear_gate(const linear_job *job, const linear_part *part, int64_t first,
                                int64_t n, uint32_t thread) {
     const float *gated = cpu_scratch_of(job->cpu, thread).gated;
-    for (int64_t m = 0; job->gate && m < job->n_row; m++) {
+    for (int64_t m = 0; linear_gates(job, part) && m < job->n_row; m++) {
         float *y = cpu_row_f32(&part->y, job->row + m) + first;
         job->cpu->kernels->row->activate(job->gate, y, gated + m * CPU_STRIP, y, n);
     }

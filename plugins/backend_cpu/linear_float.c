@@ -99,11 +99,20 @@ static void run_rows(const float_job *f, const linear_part *part, int64_t first,
 
 static void rows_of_part(const float_job *f, const linear_part *part, int64_t first, int64_t n,
                          uint32_t thread) {
-    const int64_t step = f->job->gate ? CPU_STRIP : n; /* as wide as the scratch of gated rows */
+    const int64_t step = linear_gates(f->job, part) ? CPU_STRIP : n; /* as the scratch is wide */
     for (int64_t r = first; r < first + n; r += step) {
         const int64_t rows = first + n - r < step ? first + n - r : step;
         run_rows(f, part, r, rows, linear_target_of(f->job, part, r, thread), thread);
         linear_gate(f->job, part, r, rows, thread);
+    }
+}
+
+/* What the first part makes, gated by the second, a strip at a time. */
+static void paired_rows(const float_job *f, int64_t first, int64_t n, uint32_t thread) {
+    for (int64_t r = first; r < first + n; r += CPU_STRIP) {
+        const int64_t rows = first + n - r < CPU_STRIP ? first + n - r : CPU_STRIP;
+        rows_of_part(f, &f->job->part[0], r, rows, thread);
+        rows_of_part(f, &f->job->part[1], r, rows, thread);
     }
 }
 
@@ -115,7 +124,7 @@ static int64_t units_of(const linear_part *part) {
 static void unit_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
     const float_job *f = arg;
     int64_t base = 0;
-    for (uint32_t i = 0; i < f->job->n_part; i++) {
+    for (uint32_t i = 0; i < linear_n_numbered(f->job); i++) {
         const linear_part *part = &f->job->part[i];
         const int64_t units = units_of(part), rows = part->weight->desc.rows;
         const int64_t from = (int64_t)begin > base ? (int64_t)begin - base : 0;
@@ -124,7 +133,11 @@ static void unit_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
         if (from < to) {
             const int64_t first = from * CPU_ROW_UNIT;
             const int64_t n = to * CPU_ROW_UNIT < rows ? to * CPU_ROW_UNIT - first : rows - first;
-            rows_of_part(f, part, first, n, thread);
+            if (f->job->gate && f->job->n_part == 2) {
+                paired_rows(f, first, n, thread);
+            } else {
+                rows_of_part(f, part, first, n, thread);
+            }
         }
     }
 }
@@ -142,11 +155,12 @@ static void run_block(float_job *f) {
     }
     uint64_t units = 0, bytes = 0;
     for (uint32_t i = 0; i < job->n_part; i++) {
-        units += (uint64_t)units_of(&job->part[i]);
+        units += i < linear_n_numbered(job) ? (uint64_t)units_of(&job->part[i]) : 0;
         bytes += job->part[i].weight->desc.codes_bytes;
     }
     const double unit_bytes = (double)bytes / (double)units;
-    const double work = (double)job->k * CPU_ROW_UNIT * (double)job->n_row;
+    const double together = job->gate ? (double)job->n_part : 1;
+    const double work = (double)job->k * CPU_ROW_UNIT * (double)job->n_row * together;
     const int direct = cpu->kernels->dot->direct >> job->part[0].weight->desc.dtype & 1;
     const double expand = direct ? 0 : (double)job->k * CPU_ROW_UNIT * 0.2;
     f->prefetch = bytes >= CPU_STREAM_BYTES;

@@ -57,7 +57,7 @@ static void strips_of_part(const packed_job *p, const linear_part *part, int64_t
                            uint32_t thread) {
     const linear_job *job = p->job;
     const cpu_packed *w = &part->weight->packed;
-    const int64_t step = job->gate || part->weight->desc.n_outlier != 0 ? 1 : n;
+    const int64_t step = linear_gates(job, part) || part->weight->desc.n_outlier != 0 ? 1 : n;
     for (int64_t s = first; s < first + n; s += step) {
         const int64_t at = s * CPU_STRIP;
         const int64_t wide = w->rows - at < step * CPU_STRIP ? w->rows - at : step * CPU_STRIP;
@@ -84,14 +84,20 @@ static void strips_of_part(const packed_job *p, const linear_part *part, int64_t
 /* Strips are numbered through all parts, one after the other. */
 static void strip_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
     const packed_job *p = arg;
+    const linear_job *job = p->job;
     int64_t base = 0;
-    for (uint32_t i = 0; i < p->job->n_part; i++) {
-        const linear_part *part = &p->job->part[i];
+    for (uint32_t i = 0; i < linear_n_numbered(job); i++) {
+        const linear_part *part = &job->part[i];
         const int64_t n = part->weight->packed.n_strip;
         const int64_t from = (int64_t)begin > base ? (int64_t)begin - base : 0;
         const int64_t to = (int64_t)end - base < n ? (int64_t)end - base : n;
         base += n;
-        if (from < to) {
+        if (job->gate && job->n_part == 2) {
+            for (int64_t s = from; s < to; s++) {
+                strips_of_part(p, part, s, 1, thread);
+                strips_of_part(p, part + 1, s, 1, thread);
+            }
+        } else if (from < to) {
             strips_of_part(p, part, from, to - from, thread);
         }
     }
@@ -103,12 +109,13 @@ static void run_block(packed_job *p) {
     const double rows = (double)job->n_row, k = (double)job->k;
     cpu_parallel(cpu, (uint64_t)job->n_row, 8, k * 0.15, round_rows, p);
     uint64_t strips = 0;
-    for (uint32_t i = 0; i < job->n_part; i++) {
+    for (uint32_t i = 0; i < linear_n_numbered(job); i++) {
         strips += (uint64_t)job->part[i].weight->packed.n_strip;
     }
-    const uint64_t strip_bytes = p->w->panel_bytes * CPU_STRIP_PANELS;
+    const uint64_t together = job->gate ? job->n_part : 1;
+    const uint64_t strip_bytes = p->w->panel_bytes * CPU_STRIP_PANELS * together;
     p->prefetch = strips * strip_bytes >= CPU_STREAM_BYTES;
-    const double ns = (double)strip_bytes / 40 + k * CPU_STRIP * rows / 300;
+    const double ns = (double)strip_bytes / 40 + k * CPU_STRIP * rows * (double)together / 300;
     cpu_parallel(cpu, strips, CPU_CHUNK_BYTES / strip_bytes + 1, ns, strip_range, p);
 }
 

@@ -9,7 +9,7 @@
 #include "linear.h"
 
 #define FEW_CODES 8   /* rows of codes up to which vectors are faster */
-#define UNIT_STRIPS 2 /* strips of 64 outputs that share a walk over x */
+#define UNIT_STRIPS 2 /* strips of 64 outputs that share a walk over many rows of x */
 #define MOST_ROWS 512 /* rows of x, parts counted, that share a walk over the weights */
 
 typedef struct tile_job {
@@ -17,6 +17,7 @@ typedef struct tile_job {
     const cpu_packed *w;
     uint32_t kind;   /* of the tiles: CPU_PACK_BF16 or CPU_PACK_I8 */
     uint32_t n_part; /* of a row of x */
+    int64_t unit;    /* strips that a thread takes at least */
     int64_t n_block; /* of k, as tiles see it */
     int64_t n_tile;  /* groups of 16 rows; even, or 1 */
     uint8_t *tiles;  /* (n_tile, n_block, 16, 64 bytes) */
@@ -145,35 +146,39 @@ static void one_group(const tile_job *t, const linear_part *part, int64_t strip,
     finish(t, part, strip, CPU_STRIP_PANELS, 0, thread, sums, 2 * CPU_TILE_BYTES);
 }
 
-static int64_t units_of(const linear_part *part) {
-    return (part->weight->packed.n_strip + UNIT_STRIPS - 1) / UNIT_STRIPS;
+static int64_t units_of(const tile_job *t, const linear_part *part) {
+    return (part->weight->packed.n_strip + t->unit - 1) / t->unit;
+}
+
+static void one_unit(const tile_job *t, const linear_part *part, int64_t unit, uint32_t thread) {
+    const int64_t strip = unit * t->unit, left = part->weight->packed.n_strip - strip;
+    const int64_t n = left < t->unit ? left : t->unit;
+    if (t->n_tile == 1) {
+        one_group(t, part, strip, thread);
+    } else {
+        many_rows(t, part, strip, n, thread);
+    }
 }
 
 /* Units of strips are numbered through all parts, one after the other. */
 static void unit_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
     const tile_job *t = arg;
+    const linear_job *job = t->job;
     int64_t base = 0;
-    t->job->cpu->kernels->tile->begin();
-    for (uint32_t i = 0; i < t->job->n_part; i++) {
-        const linear_part *part = &t->job->part[i];
-        const int64_t units = units_of(part), n_strip = part->weight->packed.n_strip;
-        for (int64_t u = (int64_t)begin - base; u < (int64_t)end - base && u < units; u++) {
-            const int64_t strip = u * UNIT_STRIPS;
-            const int64_t n = n_strip - strip < UNIT_STRIPS ? n_strip - strip : UNIT_STRIPS;
-            if (u < 0) {
-                continue;
-            }
-            if (t->n_tile == 1) {
-                for (int64_t s = 0; s < n; s++) {
-                    one_group(t, part, strip + s, thread);
-                }
-            } else {
-                many_rows(t, part, strip, n, thread);
+    job->cpu->kernels->tile->begin();
+    for (uint32_t i = 0; i < linear_n_numbered(job); i++) {
+        const linear_part *part = &job->part[i];
+        const int64_t units = units_of(t, part);
+        const int64_t from = (int64_t)begin > base ? (int64_t)begin - base : 0;
+        for (int64_t u = from; u < (int64_t)end - base && u < units; u++) {
+            one_unit(t, part, u, thread);
+            if (job->gate && job->n_part == 2) {
+                one_unit(t, part + 1, u, thread);
             }
         }
         base += units;
     }
-    t->job->cpu->kernels->tile->end();
+    job->cpu->kernels->tile->end();
 }
 
 static void run_block(tile_job *t) {
@@ -183,15 +188,16 @@ static void run_block(tile_job *t) {
     t->n_tile = rows <= 16 && !widens(t->w) ? 1 : (rows + 31) / 32 * 2;
     cpu_parallel(cpu, (uint64_t)job->n_row, 8, (double)job->k * 0.15 * t->n_part, fill_rows, t);
     clear_rest(t, rows);
+    t->unit = rows <= 32 ? 1 : UNIT_STRIPS;
     uint64_t units = 0, bytes = 0;
     for (uint32_t i = 0; i < job->n_part; i++) {
-        units += (uint64_t)units_of(&job->part[i]);
+        units += i < linear_n_numbered(job) ? (uint64_t)units_of(t, &job->part[i]) : 0;
         bytes += (uint64_t)job->part[i].weight->packed.n_strip * CPU_STRIP_PANELS *
                  job->part[i].weight->packed.panel_bytes;
     }
     t->prefetch = bytes >= CPU_STREAM_BYTES;
     const double unit_bytes = (double)bytes / (double)units;
-    const double work = (double)job->k * CPU_STRIP * UNIT_STRIPS * (double)rows;
+    const double work = (double)job->k * CPU_STRIP * (double)t->unit * (double)rows;
     const uint64_t most = rows <= 32 ? (uint64_t)((double)CPU_CHUNK_BYTES / unit_bytes) + 1 : 1;
     cpu_parallel(cpu, units, most, unit_bytes / 40 + work / 800, unit_range, t);
 }
