@@ -179,7 +179,7 @@ static double limit_of(const fix *f, const layout *l, int prefill, int *rounded)
         *rounded = !prefill;
         return prefill ? 1e-3 : 2e-6; /* a code may fall to the other side of a tie */
     }
-    return prefill && (l->dtype == PICO_DTYPE_BF16 || l->dtype == PICO_DTYPE_NF4) ? 1e-4 : 1e-10;
+    return prefill && (l->dtype == PICO_DTYPE_BF16 || l->dtype == PICO_DTYPE_NF4) ? 1e-3 : 1e-10;
 }
 
 /* One layout and shape: near the oracle with every mix of bias and accumulation, the same bits for
@@ -205,7 +205,7 @@ static void check_product(fix *f, const layout *l, int64_t rows, int64_t cols, i
         float *again = product(f, copied, &xt, b, old, rows, prefill);
         fix_close_to(y, want, n * rows, limit);
         fix_same_bits(y, again, n * rows);
-        for (int64_t r = 0; r < n; r += n > 8 ? 11 : 1) {
+        for (int64_t r = 0; r<n; r += n> 8 ? 11 : 1) {
             pico_tensor one = fix_f32(f, x + r * cols, 1, cols);
             float *alone =
                 product(f, weight, &one, b, old == NULL ? NULL : old + r * rows, rows, prefill);
