@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.3: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.4: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 3u
+#define PICO_ABI_MINOR 4u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_PLUGIN_MAGIC 0x4f434950u       /* "PICO" in little-endian byte order */
@@ -716,7 +716,8 @@ typedef struct pico_proposal {
 typedef struct pico_sequence {
     uint32_t slot;        /* 0 .. n_slots-1, stable while the sequence lives */
     uint32_t room;        /* most proposals the host can use now: at most max_proposals, the free
-                             positions and the tokens still wanted; may be 0 */
+                             positions, the tokens still wanted and what is worth its time ([decoder]
+                             draft_n); may be 0, for many rounds too */
     const int32_t *token; /* (n_token) the timeline: prompt and answer, newest last */
     uint32_t n_token;
     uint32_t n_prompt;
@@ -954,6 +955,16 @@ typedef struct pico_forward_out {
     pico_tensor hidden; /* F32 (n, n_embd), after the final norm */
 } pico_forward_out;
 
+typedef struct pico_session_want {
+    uint32_t struct_size; /* set by the plugin */
+    uint32_t n_slots;
+    uint32_t max_positions;  /* 0: the trained length */
+    uint32_t window_limit;   /* no query sees more than so many positions, itself included, and what
+                                is further back is given up; 0: no limit */
+    uint32_t max_rows;       /* of one forward */
+    uint32_t max_logit_rows; /* of one forward that ask for anything */
+} pico_session_want;
+
 /* A session holds the KV pages of n_slots timelines of one model. */
 typedef struct pico_session_api {
     uint32_t struct_size;
@@ -977,6 +988,10 @@ typedef struct pico_session_api {
     /* After a forward with a tree: keeps the path of rows (indices, parents first) for its slot. */
     pico_status (*commit)(pico_session *session, uint32_t slot, const uint32_t *path, uint32_t n,
                           pico_error *err);
+    /* since minor 4: as open, with all that can be said. A timeline can always be truncated by up to
+     * PICO_DECODE_ROWS_MAX positions; further back, PICO_E_LIMIT where a window has moved on. */
+    pico_status (*open_with)(pico_model *model, const pico_session_want *want, pico_session **out,
+                             pico_error *err);
 } pico_session_api;
 
 typedef struct pico_head_info {

@@ -39,6 +39,11 @@ void pico_answer_figures(const pico_decode_stats *before, const pico_decode *dec
  * that of the whole time, because rounds run prompts and answers together. */
 void pico_answer_totals(const pico_decode *decode, char *out, size_t size);
 
+/* What speculation did and what it was worth, for those decoders that draft; and as below. */
+void pico_answer_speculation(pico_runtime *runtime, const pico_decode *decode, int *reported);
+/* Reports a drafter of which nothing was ever accepted, once: *reported is 1 from then on. */
+void pico_answer_check_drafts(pico_runtime *runtime, const pico_decode *decode, int *reported);
+
 /* What a user of a decoder that steers must know; and for -v: model, device, threads, memory of the KV pages and the seconds that opening took. */
 void pico_answer_describe(pico_runtime *runtime, const pico_decode *decode, double seconds);
 /* A clock for it. */

@@ -47,6 +47,7 @@ static void report(pico_chat_state *chat, const pico_decode_stats *before, uint3
     pico_log *log = &chat->runtime.log;
     pico_answer_figures(before, chat->decode, chat->figures, sizeof chat->figures);
     pico_log_write(log, PICO_LOG_DEBUG, "%s", chat->figures);
+    pico_answer_check_drafts(&chat->runtime, chat->decode, &chat->drafts_reported);
     if (finish == PICO_FINISH_CONTEXT) {
         pico_log_write(log, PICO_LOG_WARN,
                        "the context of %u tokens is full; /clear begins anew, %s",

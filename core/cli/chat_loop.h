@@ -35,7 +35,8 @@ typedef struct pico_chat_state {
     int64_t max_tokens; /* of one answer */
     uint32_t n_answers;
     int output_error;
-    char figures[512]; /* of the last answer */
+    char figures[512];   /* of the last answer */
+    int drafts_reported; /* 1: it was said that no draft is ever right */
     pico_error err;
 } pico_chat_state;
 

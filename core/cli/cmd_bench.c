@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/bench_spec.h"
 #include "cli/cli.h"
 #include "measure/bench.h"
 
@@ -222,9 +223,21 @@ static int bench_command(const pico_cli *cli) {
     if (read_params(&state) != PICO_OK) {
         return pico_cli_usage(cli, "%s", state.err.message);
     }
+    int is_spec = pico_bench_wants_spec(cli);
+    if (!is_spec && (pico_cli_has(cli, "--gamma") || pico_cli_has(cli, "--draft-cost") ||
+                     pico_cli_has(cli, "--prompt-file"))) {
+        return pico_cli_usage(cli, "--gamma, --draft-cost and --prompt-file belong to --decoders "
+                                   "and --accept");
+    }
+    if (is_spec && (state.params.generate.n != 1 || state.params.generate.value[0] < 2)) {
+        return pico_cli_usage(cli, "with --decoders or --accept, -n is one number of tokens, at "
+                                   "least 2");
+    }
     int code = open_model(&state);
     if (code == PICO_EXIT_OK) {
-        code = measure(&state, format);
+        code = is_spec ? pico_bench_spec(cli, &state.runtime, format,
+                                         state.params.generate.value[0], state.params.repeats)
+                       : measure(&state, format);
         pico_runtime_close(&state.runtime);
     }
     free(state.result);
@@ -247,6 +260,14 @@ static const pico_cli_option options[] = {
      "1,2,4,8,16; 0 for none"},
     {"-d", NULL, "N,...", "tokens that are in the context before; default 0"},
     {"-r", NULL, "N", "repeats of each row; default 5"},
+    {"--decoders", NULL, "NAME,...",
+     "instead of the rows: each of these decoders, at each --gamma, against plain decoding of the "
+     "same text, -n tokens and -r times each, with the sampler as configured"},
+    {"--gamma", NULL, "K,...", "draft lengths: numbers, ranges A..B, auto; default 1..4,8,auto"},
+    {"--accept", NULL, "A",
+     "such a table, or such rows in it, for drafts that are right with probability A"},
+    {"--draft-cost", NULL, "C", "of each of those drafts, in plain rounds; default 0"},
+    {"--prompt-file", NULL, "FILE", "the prompt of that table; default: some words"},
     {"--no-kv", NULL, NULL, "each tg row also without a KV cache: everything again for each token"},
     {"-o", NULL, "FORMAT", "md (default), csv or json"}};
 
@@ -261,7 +282,7 @@ const pico_command pico_command_bench = {
         "threads\n"
         "compute. It is a limit for F32 weights only; kernels for narrower types use other\n"
         "instructions and may exceed it, so there it is printed as a multiple.",
-    .sections = "model.path host backend attention decoder generate.ubatch",
+    .sections = "model.path host backend attention sampler decoder generate.ubatch",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .max_arguments = 0,

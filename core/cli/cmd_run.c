@@ -187,6 +187,8 @@ static void report(run_state *run, const pico_slot_state *slot) {
     pico_answer_figures(&none, run->decode, figures, sizeof figures);
     pico_log_write(&run->runtime.log, PICO_LOG_INFO, "%s, seed %lld", figures,
                    (long long)pico_config_int(run->cli->config, "generate", "seed"));
+    int reported = 0;
+    pico_answer_speculation(&run->runtime, run->decode, &reported);
 }
 
 static int generate(run_state *run) {

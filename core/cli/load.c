@@ -159,9 +159,22 @@ pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico
         }
     }
     pico_status status = pico_model_file_open(path, NULL, &file, err);
-    return status == PICO_OK ? open_plain(runtime, &runtime->second_attention,
-                                          pico_load_kv_dtype(runtime->config), file, out, err)
-                             : status;
+    if (status != PICO_OK) {
+        return status;
+    }
+    status = file->desc.n_layer == 0
+                 ? pico_fail(err, PICO_E_INVALID, "%s holds a vocabulary but no model", path)
+                 : pico_load_transform_draft(runtime, file, err);
+    if (status == PICO_OK) { /* weights may be made after a reservation, and others have worked */
+        const pico_reserve none = {0};
+        status = pico_device_reserve(&runtime->device, &none, err);
+    }
+    if (status != PICO_OK) {
+        pico_model_file_close(file);
+        return status;
+    }
+    return open_plain(runtime, &runtime->second_attention, pico_load_kv_dtype(runtime->config),
+                      file, out, err);
 }
 
 pico_status pico_load_reference(pico_runtime *runtime, const char *path, pico_model **out,

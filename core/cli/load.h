@@ -33,10 +33,15 @@ typedef struct pico_transform_params {
 pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file,
                                 const pico_transform_params *params, int *exit_code,
                                 pico_error *err);
+/* The same for a second model, which is run with runtime->second_attention: the stages whose apply_to
+ * is draft or both. */
+pico_status pico_load_transform_draft(pico_runtime *runtime, pico_model_file *file,
+                                      pico_error *err);
 /* Everything; file NULL: as pico_load_file. Fills runtime->model and ->tokenizer. */
 pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32_t needs,
                             int *exit_code, pico_error *err);
-/* For host->model_open: a second model on the same backend, with plain attention. */
+/* For host->model_open: a second model on the same backend, with plain attention and the stages of
+ * [compress.N] whose apply_to is draft or both. */
 pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico_model **out,
                                    pico_error *err);
 /* What a model is compared with: the file as it is, on the same backend, whatever the configuration

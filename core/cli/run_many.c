@@ -373,6 +373,8 @@ static void report(many *m) {
     pico_answer_totals(m->decode, figures, sizeof figures);
     pico_log_write(log, PICO_LOG_INFO, "%zu prompt%s, up to %u answer%s at once: %s", m->prompts->n,
                    m->prompts->n == 1 ? "" : "s", m->n_slots, m->n_slots == 1 ? "" : "s", figures);
+    int reported = 0;
+    pico_answer_speculation(m->runtime, m->decode, &reported);
 }
 
 int pico_run_many(const pico_cli *cli, pico_runtime *runtime, pico_prompts *prompts,

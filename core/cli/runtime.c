@@ -340,6 +340,7 @@ pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, 
     const char *bias = pico_config_string(config, "sampler", "logit_bias");
     const char *stop = pico_config_string(config, "generate", "stop");
     const char *accept = pico_config_string(config, "decoder", "accept");
+    int64_t draft_n = pico_config_int(config, "decoder", "draft_n");
     *out = (pico_decode_params){
         .sampler = &runtime->sampler.loaded->ops.sampler,
         .sampler_self = runtime->sampler.self,
@@ -351,6 +352,7 @@ pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, 
         .n_slots = n_slots,
         .ubatch = (uint32_t)pico_config_int(config, "generate", "ubatch"),
         .accept = strcmp(accept, "rejection") == 0 ? PICO_ACCEPT_REJECTION : PICO_ACCEPT_MATCH,
+        .draft_n = draft_n < 0 ? PICO_DRAFT_AUTO : (uint32_t)draft_n,
         .repetition = (float)pico_config_float(config, "sampler", "repetition_penalty"),
         .presence = (float)pico_config_float(config, "sampler", "presence_penalty"),
         .frequency = (float)pico_config_float(config, "sampler", "frequency_penalty")};

@@ -32,7 +32,8 @@ static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_
 
 typedef struct plan_report {
     pico_runtime *runtime;
-    FILE *table; /* NULL: to the log */
+    const pico_instance *attention; /* of the model that is compressed */
+    FILE *table;                    /* NULL: to the log */
     int has_header;
     const pico_stage *stage; /* whose changes are being counted */
     uint32_t n_changed, n_tensor;
@@ -102,8 +103,8 @@ static pico_status open_for_calibration(void *arg, pico_model_file *file, pico_m
                                         pico_error *err) {
     plan_report *report = arg;
     pico_runtime *runtime = report->runtime;
-    pico_model_params params = {.attention = &runtime->attention.loaded->ops.attention,
-                                .attention_self = runtime->attention.self,
+    pico_model_params params = {.attention = &report->attention->loaded->ops.attention,
+                                .attention_self = report->attention->self,
                                 .kv_dtype = pico_load_kv_dtype(runtime->config)};
     return pico_model_open(&runtime->device, &params, file, out, err);
 }
@@ -113,10 +114,13 @@ static void close_after_calibration(void *arg, pico_model *model) {
     (void)pico_model_release(model);
 }
 
-static pico_status run_chain(pico_runtime *runtime, pico_model_file *file,
+static pico_status run_chain(pico_runtime *runtime, pico_model_file *file, int is_draft,
                              const pico_transform_params *params, const pico_stage *stages,
                              size_t n, pico_error *err) {
-    plan_report report = {.runtime = runtime, .table = params->table, .n_tensor = file->n_tensor};
+    plan_report report = {.runtime = runtime,
+                          .attention = is_draft ? &runtime->second_attention : &runtime->attention,
+                          .table = params->table,
+                          .n_tensor = file->n_tensor};
     const pico_chain_callbacks callbacks = {.planned = planned,
                                             .announced = announced,
                                             .plan_only = params->plan_only,
@@ -130,19 +134,35 @@ static pico_status run_chain(pico_runtime *runtime, pico_model_file *file,
     return pico_compress_chain(file, stages, n, &callbacks, err);
 }
 
-static pico_status compress(pico_runtime *runtime, pico_model_file *file,
+/* The numbers of the stages that apply to the model, or to a second one that drafts; *n of them. */
+static pico_status list_stages(const pico_config *config, int is_draft, uint32_t *numbers,
+                               size_t *n, pico_error *err) {
+    uint32_t all[MAX_STAGE];
+    size_t n_all = pico_config_stages(config, all, MAX_STAGE);
+    *n = 0;
+    if (n_all > MAX_STAGE) {
+        return pico_fail(err, PICO_E_LIMIT, "%zu [compress.N] stages; at most %d are possible",
+                         n_all, MAX_STAGE);
+    }
+    for (size_t i = 0; i < n_all; i++) {
+        char section[32];
+        (void)snprintf(section, sizeof section, "compress.%u", all[i]);
+        const char *to = pico_config_string(config, section, "apply_to");
+        if (strcmp(to, "both") == 0 || (strcmp(to, "draft") == 0) == is_draft) {
+            numbers[(*n)++] = all[i];
+        }
+    }
+    return PICO_OK;
+}
+
+static pico_status compress(pico_runtime *runtime, pico_model_file *file, int is_draft,
                             const pico_transform_params *params, int *exit_code, pico_error *err) {
     uint32_t numbers[MAX_STAGE];
     pico_stage stages[MAX_STAGE];
     pico_instance instances[MAX_STAGE];
-    size_t n = pico_config_stages(runtime->config, numbers, MAX_STAGE);
-    if (n > MAX_STAGE) {
-        *exit_code = 2;
-        return pico_fail(err, PICO_E_LIMIT, "%zu [compress.N] stages; at most %d are possible", n,
-                         MAX_STAGE);
-    }
-    pico_status status = PICO_OK;
-    size_t made = 0;
+    size_t n = 0, made = 0;
+    *exit_code = 2;
+    pico_status status = list_stages(runtime->config, is_draft, numbers, &n, err);
     for (; status == PICO_OK && made < n; made++) {
         char section[32];
         (void)snprintf(section, sizeof section, "compress.%u", numbers[made]);
@@ -159,7 +179,7 @@ static pico_status compress(pico_runtime *runtime, pico_model_file *file,
     }
     if (status == PICO_OK) {
         *exit_code = 2;
-        status = run_chain(runtime, file, params, stages, n, err);
+        status = run_chain(runtime, file, is_draft, params, stages, n, err);
     }
     while (made > 0) {
         pico_registry_destroy(runtime->registry, &instances[--made]);
@@ -173,9 +193,16 @@ pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file,
     static const pico_transform_params plain = {0};
     pico_status status = pool(runtime, file, exit_code, err);
     if (status == PICO_OK) {
-        status = compress(runtime, file, params == NULL ? &plain : params, exit_code, err);
+        status = compress(runtime, file, 0, params == NULL ? &plain : params, exit_code, err);
     }
     int code = pico_exit_code(status);
     *exit_code = code == 5 || code == 130 ? code : *exit_code;
     return status;
+}
+
+pico_status pico_load_transform_draft(pico_runtime *runtime, pico_model_file *file,
+                                      pico_error *err) {
+    const pico_transform_params plain = {0};
+    int exit_code = 0;
+    return compress(runtime, file, 1, &plain, &exit_code, err);
 }

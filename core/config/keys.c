@@ -7,6 +7,7 @@
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const kv_types[] = {"f32", "f16", "bf16", NULL};
 static const char *const accept_rules[] = {"match", "rejection", NULL};
+static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
@@ -68,12 +69,18 @@ static const pico_config_key keys[] = {
 
     KEY("decoder", "plugin", PICO_OPT_STRING, "greedy", "--decoder", NULL,
         "which tokens to try next: decode_NAME.so", PLAIN),
+    KEY("decoder", "draft_n", PICO_OPT_INT, "auto", "--draft-n", NULL,
+        "most drafts of a round; auto: as many as pay, measured while it runs, or none",
+        RANGE(1, 31), .flags = PICO_OPTF_AUTO, .unit = "tokens"),
     KEY("decoder", "accept", PICO_OPT_ENUM, "match", NULL, NULL,
         "match: the text is exactly the plain decoder's; rejection: lossless in distribution",
         .choices = accept_rules),
 
     KEY(PICO_CONFIG_STAGE_SECTION, "plugin", PICO_OPT_STRING, NULL, NULL, NULL,
         "stage N of making the model smaller: compress_NAME.so", .flags = PICO_OPTF_REQUIRED),
+    KEY(PICO_CONFIG_STAGE_SECTION, "apply_to", PICO_OPT_ENUM, "model", NULL, NULL,
+        "what it is applied to: the model, the second model that a decoder opens to draft with, both",
+        .choices = stage_targets),
 
     KEY("trainer", "plugin", PICO_OPT_STRING, NULL, "--trainer", NULL,
         "losses, optimiser and schedule: train_NAME.so", PLAIN),

@@ -184,9 +184,12 @@ static pico_status ask_plugins(pico_decode *decode, pico_error *err) {
         return pico_plugin_failed("decoder", params->decoder_name, "begin", status, &inner, err);
     }
     decode->decoder_begun = 1;
-    if (decode->decoder_need.max_proposals > MAX_ROOM) {
-        decode->decoder_need.max_proposals = MAX_ROOM;
+    uint32_t most = params->draft_n == 0 || params->draft_n > MAX_ROOM ? MAX_ROOM : params->draft_n;
+    if (decode->decoder_need.max_proposals > most) {
+        decode->decoder_need.max_proposals = most;
     }
+    pico_draft_length_open(&decode->drafts, decode->decoder_need.max_proposals,
+                           params->draft_n == PICO_DRAFT_AUTO);
     return decode->decoder_need.n_beam == 0 ? ask_sampler(decode, err) : ask_steering(decode, err);
 }
 
@@ -344,6 +347,7 @@ pico_status pico_slot_begin(pico_decode *decode, uint32_t slot_index, const pico
     slot->n_reused = n_reused;
     slot->base = pico_decode_base(decode, request->n_prompt);
     slot->n_fill = slot->n_prompt;
+    slot->n_live_round = slot->n_idle_round = 0;
     memcpy(slot->token, request->prompt, request->n_prompt * sizeof *slot->token);
     pico_sampling_reset(slot);
     for (uint32_t i = 0; i < slot->n_token; i++) {

@@ -13,6 +13,7 @@
 #ifndef PICO_DECODE_DECODE_H
 #define PICO_DECODE_DECODE_H
 
+#include "decode/draft_length.h"
 #include "decode/text.h"
 #include "plugin.h"
 #include "session/session.h"
@@ -24,6 +25,9 @@ typedef struct pico_logit_bias {
     int32_t token;
     float bias; /* may be -inf: the token never occurs */
 } pico_logit_bias;
+
+/* For draft_n: as many as pay, by the times of the rounds; see draft_length.h. */
+#define PICO_DRAFT_AUTO UINT32_MAX
 
 typedef struct pico_decode_params {
     const pico_sampler_ops *sampler; /* borrowed, as everything here */
@@ -38,9 +42,10 @@ typedef struct pico_decode_params {
      * context is full, all but its last half is forgotten, and that half is run again at positions
      * 0, 1, ... */
     uint32_t max_timeline;
-    uint32_t window_limit;                 /* see pico_session_params; 0: none */
-    uint32_t ubatch;                       /* rows of a prompt that go into one forward */
-    uint32_t accept;                       /* PICO_ACCEPT_x */
+    uint32_t window_limit; /* see pico_session_params; 0: none */
+    uint32_t ubatch;       /* rows of a prompt that go into one forward */
+    uint32_t accept;       /* PICO_ACCEPT_x */
+    uint32_t draft_n; /* most drafts of a sequence and round; 0: as many as the decoder proposes */
     float repetition, presence, frequency; /* 1, 0, 0: off */
     const pico_logit_bias *bias;
     uint32_t n_bias;
@@ -85,8 +90,26 @@ typedef struct pico_decode_stats {
     uint64_t n_round, n_drafted, n_accepted;
     double prefill_seconds; /* rounds in which a prompt chunk rode along */
     double decode_seconds;
-    double propose_seconds; /* part of decode_seconds */
+    double propose_seconds; /* part of both */
+    /* Of rounds without a prompt chunk, all sequences together: */
+    uint64_t n_decode_round, n_decode_token;
+    uint64_t n_decode_sequence; /* sum over the rounds of the live sequences */
+    double draft_seconds;       /* in the decoder's propose and observe */
+    double verify_seconds; /* forward, logits, sampling; the rest is decode_seconds less both */
+    /* By place of a draft, in a tree the depth: how often one was verified whose path was right so
+     * far, and how often it was right too. */
+    uint64_t n_tried[PICO_DRAFT_MAX], n_right[PICO_DRAFT_MAX];
+    uint64_t n_by_drafts[PICO_DRAFT_MAX + 1]; /* sequences of those rounds by number of drafts */
 } pico_decode_stats;
+
+/* What the cost model says after the rounds so far; see draft_length.h. */
+typedef struct pico_draft_report {
+    uint32_t limit;       /* drafts of a round that it would choose, or the fixed number */
+    double plain_seconds; /* of a plain round of one sequence; NaN: none was measured */
+    double speedup;       /* expected of that limit over plain decoding; NaN: unknown */
+    double cost;          /* of a round with that many drafts over that of a plain one; NaN */
+    double break_even;    /* acceptance at which it pays; above 1: it never does; NaN */
+} pico_draft_report;
 
 pico_status pico_decode_open(pico_model *model, const pico_decode_params *params, pico_decode **out,
                              pico_error *err);
@@ -119,6 +142,11 @@ const pico_decode_stats *pico_decode_statistics(const pico_decode *decode);
 pico_session *pico_decode_session(const pico_decode *decode);
 /* Most proposals of the decoder for a sequence and round; 0: it never drafts. */
 uint32_t pico_decode_max_proposals(const pico_decode *decode);
+/* Seconds of a round of so many rows without a prompt, drafting left out, as measured so far or
+ * interpolated; NaN: nothing was measured. */
+double pico_decode_round_seconds(const pico_decode *decode, uint32_t n_rows);
+/* n_live: sequences that run together. */
+void pico_decode_draft_report(const pico_decode *decode, uint32_t n_live, pico_draft_report *out);
 /* Hypotheses of a sequence; 0: the decoder does not steer. */
 uint32_t pico_decode_n_beam(const pico_decode *decode);
 /* Of a decoder that steers, when a slot is finished: the answers that were kept, the best one, which

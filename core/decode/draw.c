@@ -47,30 +47,37 @@ double pico_dist_p(const pico_dist *dist, int32_t token) {
     return 0;
 }
 
+/* Where token is in the list, n if nowhere. Whole rows list every id in its own place. */
+static uint32_t find(const pico_dist *p, int32_t token) {
+    if ((uint32_t)token < p->n && p->token[token] == token) {
+        return (uint32_t)token;
+    }
+    uint32_t i = 0;
+    while (i < p->n && p->token[i] != token) {
+        i++;
+    }
+    return i;
+}
+
 int pico_dist_residual(pico_dist *p, const int32_t *q_token, const double *q_p, uint32_t n) {
     double sum = 0;
-    for (uint32_t i = 0; i < p->n; i++) {
-        double rest = p->p[i];
-        for (uint32_t j = 0; j < n; j++) {
-            if (q_token[j] == p->token[i]) {
-                rest -= q_p[j];
-                break;
-            }
+    for (uint32_t j = 0; j < n; j++) {
+        uint32_t i = find(p, q_token[j]);
+        if (i < p->n) {
+            p->p[i] -= q_p[j];
         }
-        sum += rest > 0 ? rest : 0;
-    }
-    if (!(sum > 0)) {
-        return 0;
     }
     for (uint32_t i = 0; i < p->n; i++) {
-        double rest = p->p[i];
-        for (uint32_t j = 0; j < n; j++) {
-            if (q_token[j] == p->token[i]) {
-                rest -= q_p[j];
-                break;
-            }
-        }
-        p->p[i] = rest > 0 ? rest / sum : 0;
+        sum += p->p[i] > 0 ? p->p[i] : 0;
     }
-    return 1;
+    for (uint32_t i = 0; sum > 0 && i < p->n; i++) {
+        p->p[i] = p->p[i] > 0 ? p->p[i] / sum : 0;
+    }
+    for (uint32_t j = 0; !(sum > 0) && j < n; j++) {
+        uint32_t i = find(p, q_token[j]);
+        if (i < p->n) {
+            p->p[i] += q_p[j];
+        }
+    }
+    return sum > 0;
 }

@@ -15,7 +15,7 @@ int32_t pico_draw(const pico_dist *dist, const pico_random_key *key);
 double pico_dist_p(const pico_dist *dist, int32_t token);
 
 /* Turns p into the normalised positive part of p - q (the residual of rejection sampling). q is a
- * list of n tokens; returns 0 and leaves p as it is if nothing would remain. */
+ * list of n tokens, none twice; returns 0 and leaves p as it was if nothing would remain. */
 int pico_dist_residual(pico_dist *p, const int32_t *q_token, const double *q_p, uint32_t n);
 
 #endif

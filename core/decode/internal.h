@@ -4,7 +4,7 @@
 
 #include "decode/decode.h"
 
-enum { MAX_ROOM = PICO_DECODE_ROWS_MAX - 1, MAX_STATE = 256 };
+enum { MAX_ROOM = PICO_DRAFT_MAX, MAX_STATE = 256 };
 
 #define PICO_NO_SLOT UINT32_MAX
 #define PICO_NO_OUTPUT UINT32_MAX
@@ -27,6 +27,9 @@ typedef struct pico_slot {
     uint32_t n_seen;
     _Alignas(16) unsigned char state[MAX_STATE];      /* the sampler's, after the timeline */
     _Alignas(16) unsigned char next_state[MAX_STATE]; /* the same after the fresh tokens */
+
+    uint32_t n_live_round; /* rounds without its prompt since it was started */
+    uint32_t n_idle_round; /* of those the last ones in which it could get no drafts */
 
     /* of the round at hand */
     uint32_t n_row;     /* rows in the forward; 0: none */
@@ -109,6 +112,7 @@ struct pico_decode {
     pico_buffer *device;               /* everything below, on the device */
     pico_tensor index, value, log_sum; /* I32, F32 (max_out, k); F32 (max_out) */
     pico_tensor edit_row, edit_token, edit_sub, edit_rep, edit_bias; /* (max_edits) */
+    pico_tensor draft_row;                                           /* F32 (1, vocab) */
     int32_t *host_index;                                             /* (max_out, k) */
     float *host_value, *host_log_sum, *host_row; /* (max_out, k), (max_out), (n_vocab) */
     void *host_edits;
@@ -116,6 +120,9 @@ struct pico_decode {
     int32_t *q_token;     /* (n_slots, q room) */
     double *q_p;
     pico_decode_stats stats;
+    pico_draft_length drafts;
+    pico_draft_round round; /* the times of the round at hand */
+    double verify_seconds;  /* of the round at hand */
     pico_arena arena;
 };
 
@@ -134,6 +141,16 @@ pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *o
 /* The distribution of output row `row`, in decode->dist. */
 pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out, uint32_t row,
                                const void *state, pico_error *err);
+
+/* What a row of logits in host memory makes; a sampler that cannot is an error that names it. */
+pico_status pico_sampling_dist_of_row(pico_decode *decode, const float *row, const void *state,
+                                      pico_dist *out, pico_error *err);
+/* The best k of each row of device logits and the logs of their sums, in host_index, host_value and
+ * host_log_sum. */
+pico_status pico_sampling_top_k(pico_decode *decode, const pico_tensor *logits, pico_error *err);
+/* What row `row` of those makes; PICO_E_LIMIT, without a message, if the sampler must see more. */
+pico_status pico_sampling_dist_of_best(pico_decode *decode, uint32_t row, const void *state,
+                                       pico_dist *out, pico_error *err);
 
 /* ---- decode.c ---- */
 
@@ -192,6 +209,14 @@ void pico_beam_keep(pico_decode *decode, pico_beam *beam, const pico_slot *paren
 pico_slot_state pico_beam_state(const pico_beam *beam, const pico_slot *slots);
 /* Ends the search and hands out the best text. */
 void pico_beam_finish(pico_decode *decode, pico_beam *beam, uint32_t why);
+
+/* ---- count.c ---- */
+
+/* What became of a live slot's drafts, for the draft length and for the statistics. */
+void pico_count_drafts(pico_decode *decode, pico_slot *slot, uint32_t n_accepted);
+/* n_chunk rows of a prompt rode along, or (again) of a timeline that is run again, a cost of
+ * decoding. */
+void pico_count_round(pico_decode *decode, uint32_t n_chunk, int again, double seconds);
 
 /* ---- verify.c ---- */
 

@@ -97,18 +97,28 @@ static pico_status propose(pico_decode *decode, pico_error *err) {
         if (is_live(decode, s)) {
             slot->sequence.n_token = slot->n_token;
             slot->sequence.room = room_of(decode, slot);
+            decode->round.is_first |= slot->n_live_round == 0;
+            decode->round.is_refresh |= slot->n_live_round == 0 || slot->n_idle_round != 0;
             decode->sequence[n] = slot->sequence;
             decode->sequence_slot[n++] = s;
         }
     }
+    decode->round.n_live = n;
     if (n == 0) {
         return PICO_OK;
+    }
+    uint32_t limit = pico_draft_length_choose(&decode->drafts, n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t room = decode->sequence[i].room;
+        decode->sequence[i].room = room < limit ? room : limit;
+        decode->slot[decode->sequence_slot[i]].sequence.room = decode->sequence[i].room;
     }
     double begin = now_seconds();
     pico_error inner = {0};
     pico_status status =
         decode->params.decoder->propose(decode->params.decoder_self, decode->sequence, n, &inner);
-    decode->stats.propose_seconds += now_seconds() - begin;
+    decode->round.draft_seconds = now_seconds() - begin;
+    decode->stats.propose_seconds += decode->round.draft_seconds;
     if (status != PICO_OK) {
         return pico_plugin_failed("decoder", decode->params.decoder_name, "propose", status, &inner,
                                   err);
@@ -280,6 +290,10 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
         if (status != PICO_OK) {
             return status;
         }
+        if (!slot->prefilling) {
+            pico_count_drafts(decode, slot, n_accepted);
+            decode->round.n_token += taken;
+        }
         decode->stats.n_generated += taken;
         decode->stats.n_drafted += n_drafted;
         decode->stats.n_accepted += n_accepted;
@@ -294,9 +308,11 @@ static pico_status accept(pico_decode *decode, const pico_forward_out *out, pico
     }
     if (n != 0) {
         pico_error inner = {0};
+        double begin = now_seconds();
         status = decode->params.decoder->observe(
             decode->params.decoder_self, decode->outcome, n,
             decode->decoder_need.want_hidden ? &out->hidden : NULL, &inner);
+        decode->round.draft_seconds += now_seconds() - begin;
         if (status != PICO_OK) {
             status = pico_plugin_failed("decoder", decode->params.decoder_name, "observe", status,
                                         &inner, err);
@@ -329,19 +345,12 @@ static void restore(pico_decode *decode) {
     }
 }
 
-/* n_chunk rows of a prompt rode along, or of a timeline that is run again, a cost of decoding. */
-static void count_round(pico_decode *decode, uint32_t n_chunk, int again, double seconds) {
-    pico_decode_stats *stats = &decode->stats;
-    stats->n_round++;
-    *(again ? &stats->n_refill : &stats->n_prefill) += n_chunk;
-    *(n_chunk != 0 && !again ? &stats->prefill_seconds : &stats->decode_seconds) += seconds;
-}
-
 pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error *err) {
     double begin = now_seconds();
     uint32_t prompt = PICO_NO_SLOT;
     pico_forward_out out = {0};
     forget_round(decode);
+    decode->round = (pico_draft_round){0};
     pico_status status =
         decode->n_beam != 0 ? pico_beam_copy_timelines(decode, err) : propose(decode, err);
     if (status != PICO_OK) {
@@ -351,7 +360,9 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
     const pico_slot *chunk = prompt == PICO_NO_SLOT ? NULL : &decode->slot[prompt];
     uint32_t n_chunk = chunk == NULL ? 0 : chunk->n_row;
     int again = chunk != NULL && chunk->n_fill != chunk->n_prompt;
+    decode->round.n_rows = n;
     if (n != 0) {
+        double forward = now_seconds();
         status = pico_session_forward(decode->session, decode->row, n, &out, err);
         if (status != PICO_OK) {
             return status;
@@ -361,6 +372,7 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
             status =
                 decode->n_beam != 0 ? pico_beam_choose(decode, err) : verify(decode, &out, err);
         }
+        decode->verify_seconds = now_seconds() - forward;
         if (status != PICO_OK) {
             restore(decode);
             return status;
@@ -375,7 +387,7 @@ pico_status pico_decode_round(pico_decode *decode, uint32_t *n_live, pico_error 
     for (uint32_t s = 0; s < decode->params.n_slots; s++) {
         *n_live += decode->n_beam != 0 ? decode->beam[s].running : decode->slot[s].running;
     }
-    count_round(decode, n_chunk, again, now_seconds() - begin);
+    pico_count_round(decode, n_chunk, again, now_seconds() - begin);
     return status;
 }
 

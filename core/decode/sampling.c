@@ -164,7 +164,7 @@ static pico_status fetch(const pico_decode *decode, const pico_tensor *from, voi
     return device->ops->buffer_read(device->self, from->buffer, from->offset, to, n * 4, err);
 }
 
-static pico_status fetch_top_k(pico_decode *decode, const pico_tensor *logits, pico_error *err) {
+pico_status pico_sampling_top_k(pico_decode *decode, const pico_tensor *logits, pico_error *err) {
     const pico_device *device = decode->model->device;
     uint32_t rows = (uint32_t)logits->shape[0], k = decode->need.k;
     pico_top_k_args args = {.logits = *logits,
@@ -223,7 +223,8 @@ pico_status pico_sampling_prepare(pico_decode *decode, const pico_forward_out *o
     if (decode->need.kind == PICO_NEED_ARGMAX) {
         return fetch_argmax(decode, &out->logits, err);
     }
-    return decode->need.kind == PICO_NEED_TOP_K ? fetch_top_k(decode, &out->logits, err) : PICO_OK;
+    return decode->need.kind == PICO_NEED_TOP_K ? pico_sampling_top_k(decode, &out->logits, err)
+                                                : PICO_OK;
 }
 
 /* ---- distributions ---- */
@@ -244,13 +245,27 @@ static pico_status check_dist(const pico_decode *decode, pico_status status, con
     return PICO_OK;
 }
 
-static pico_status dist_of_row(pico_decode *decode, const float *row, const void *state,
-                               pico_dist *out, pico_error *err) {
+pico_status pico_sampling_dist_of_row(pico_decode *decode, const float *row, const void *state,
+                                      pico_dist *out, pico_error *err) {
     pico_candidates candidates = {
         .n = decode->n_vocab, .n_vocab = decode->n_vocab, .logit = row, .log_sum = NAN};
     pico_status status =
         decode->params.sampler->dist(decode->params.sampler_self, &candidates, state, out);
     return check_dist(decode, status, out, err);
+}
+
+pico_status pico_sampling_dist_of_best(pico_decode *decode, uint32_t row, const void *state,
+                                       pico_dist *out, pico_error *err) {
+    size_t at = (size_t)row * decode->need.k;
+    pico_candidates candidates = {
+        .n = decode->need.k,
+        .n_vocab = decode->n_vocab,
+        .token = decode->host_index + at,
+        .logit = decode->host_value + at,
+        .log_sum = decode->need.k == decode->n_vocab ? NAN : (double)decode->host_log_sum[row]};
+    pico_status status =
+        decode->params.sampler->dist(decode->params.sampler_self, &candidates, state, out);
+    return status == PICO_E_LIMIT ? status : check_dist(decode, status, out, err);
 }
 
 /* The whole row: in place where the device's memory is the host's. */
@@ -281,99 +296,23 @@ pico_status pico_sampling_dist(pico_decode *decode, const pico_forward_out *out,
         return PICO_OK;
     }
     if (decode->need.kind == PICO_NEED_TOP_K) {
-        size_t at = (size_t)row * decode->need.k;
-        pico_candidates candidates = {
-            .n = decode->need.k,
-            .n_vocab = decode->n_vocab,
-            .token = decode->host_index + at,
-            .logit = decode->host_value + at,
-            .log_sum = decode->need.k == decode->n_vocab ? NAN : (double)decode->host_log_sum[row]};
-        pico_status status =
-            decode->params.sampler->dist(decode->params.sampler_self, &candidates, state, dist);
+        pico_status status = pico_sampling_dist_of_best(decode, row, state, dist, err);
         if (status != PICO_E_LIMIT) {
-            return check_dist(decode, status, dist, err);
+            return status;
         }
     }
     const float *values = NULL;
     pico_status status = whole_row(decode, out, row, &values, err);
-    return status == PICO_OK ? dist_of_row(decode, values, state, dist, err) : status;
+    return status == PICO_OK ? pico_sampling_dist_of_row(decode, values, state, dist, err) : status;
 }
-
-/* ---- the table for drafters ---- */
-
-static pico_status table_dist(const void *sampling, const float *logits, const int32_t *extra,
-                              uint32_t n_extra, pico_dist *out, pico_error *err) {
-    pico_slot *slot = (pico_slot *)(uintptr_t)sampling;
-    pico_decode *decode = slot->decode;
-    const pico_decode_params *params = &decode->params;
-    const float *row = logits;
-    if (out->capacity < decode->n_vocab) {
-        return pico_fail(err, PICO_E_LIMIT, "a distribution needs room for %u tokens, not %u",
-                         decode->n_vocab, out->capacity);
-    }
-    for (uint32_t i = 0; i < n_extra; i++) {
-        if (n_extra > MAX_ROOM || extra[i] < 0 || (uint32_t)extra[i] >= decode->n_vocab) {
-            return pico_fail(err, PICO_E_INVALID,
-                             "%u extra tokens, at most %d are possible, or token %d of %u", n_extra,
-                             MAX_ROOM, extra[i], decode->n_vocab);
-        }
-    }
-    if (decode->edits) {
-        memcpy(decode->host_row, logits, (size_t)decode->n_vocab * sizeof *logits);
-        for (uint32_t i = 0; i < n_extra; i++) {
-            pico_sampling_remember(slot, extra[i]);
-        }
-        for (uint32_t i = 0; slot->count != NULL && i < slot->n_seen; i++) {
-            int32_t token = slot->seen[i];
-            float z = decode->host_row[token];
-            z -= params->presence + params->frequency * (float)slot->count[token];
-            decode->host_row[token] = z > 0 ? z / params->repetition : z * params->repetition;
-        }
-        for (uint32_t i = 0; i < params->n_bias; i++) {
-            decode->host_row[params->bias[i].token] += params->bias[i].bias;
-        }
-        for (uint32_t i = 0; slot->count != NULL && i < n_extra; i++) {
-            if (--slot->count[extra[i]] == 0) {
-                slot->n_seen--;
-            }
-        }
-        row = decode->host_row;
-    }
-    if (decode->need.kind == PICO_NEED_ARGMAX) {
-        uint32_t best = 0;
-        for (uint32_t i = 1; i < decode->n_vocab; i++) {
-            best = row[i] > row[best] || isnan(row[best]) ? i : best;
-        }
-        if (!(row[best] > -INFINITY)) {
-            return pico_fail(err, PICO_E_INVALID, "no logit is a number above -inf");
-        }
-        out->n = 1;
-        out->token[0] = (int32_t)best;
-        out->p[0] = 1;
-        return PICO_OK;
-    }
-    return dist_of_row(decode, row, slot->state, out, err);
-}
-
-static int32_t table_draw(const void *sampling, const pico_dist *dist, uint32_t n_extra,
-                          uint32_t purpose) {
-    const pico_slot *slot = sampling;
-    pico_random_key key = {.seed = slot->request.seed,
-                           .sample = slot->request.sample,
-                           .purpose = purpose,
-                           .t = (uint64_t)slot->n_token + n_extra};
-    return pico_draw(dist, &key);
-}
-
-const pico_sampling_api pico_sampling_table = {
-    .struct_size = sizeof(pico_sampling_api), .dist = table_dist, .draw = table_draw};
 
 /* ---- opening ---- */
 
 static pico_status open_device(pico_decode *decode, pico_error *err) {
     const pico_device *device = decode->model->device;
     uint64_t k = decode->need.kind == PICO_NEED_TOP_K ? decode->need.k : 1;
-    uint64_t words = 2 * k * decode->max_out + decode->max_out + EDIT_WORDS * decode->max_edits;
+    uint64_t words = 2 * k * decode->max_out + decode->max_out + EDIT_WORDS * decode->max_edits +
+                     decode->n_vocab;
     pico_status status = device->ops->buffer_alloc(device->self, words * 4, &decode->device, err);
     if (status != PICO_OK) {
         return status;
@@ -394,6 +333,7 @@ static pico_status open_device(pico_decode *decode, pico_error *err) {
             pico_view_vector(buffer, at, i < 2 ? PICO_DTYPE_I32 : PICO_DTYPE_F32, (int64_t)n);
         at += n * 4;
     }
+    decode->draft_row = pico_view(buffer, at, PICO_DTYPE_F32, 1, decode->n_vocab);
     decode->host_index = pico_arena_alloc(&decode->arena, rows * k, 4);
     decode->host_value = pico_arena_alloc(&decode->arena, rows * k, 4);
     decode->host_log_sum = pico_arena_alloc(&decode->arena, rows, 4);

@@ -1,6 +1,7 @@
 /* Opening, closing, truncating and copying timelines; see session.h. The forward is forward.c's. */
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "session/internal.h"
 #include "util/checked.h"
@@ -298,6 +299,20 @@ static pico_status table_open(pico_model *model, uint32_t n_slots, uint32_t max_
     return pico_session_open(model, &params, out, err);
 }
 
+static pico_status table_open_with(pico_model *model, const pico_session_want *want,
+                                   pico_session **out, pico_error *err) {
+    pico_session_want known = {0};
+    size_t n = want->struct_size < sizeof known ? want->struct_size : sizeof known;
+    memcpy(&known, want, n);
+    pico_session_params params = {.n_slots = known.n_slots,
+                                  .max_positions = known.max_positions,
+                                  .window_limit = known.window_limit,
+                                  .max_rows = known.max_rows,
+                                  .max_logit_rows = known.max_logit_rows,
+                                  .max_top_k = 64};
+    return pico_session_open(model, &params, out, err);
+}
+
 const pico_session_api pico_session_table = {.struct_size = sizeof(pico_session_api),
                                              .open = table_open,
                                              .close = pico_session_close,
@@ -305,4 +320,5 @@ const pico_session_api pico_session_table = {.struct_size = sizeof(pico_session_
                                              .truncate = pico_session_truncate,
                                              .copy = pico_session_copy,
                                              .forward = pico_session_forward,
-                                             .commit = pico_session_commit};
+                                             .commit = pico_session_commit,
+                                             .open_with = table_open_with};

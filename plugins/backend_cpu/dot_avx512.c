@@ -174,7 +174,11 @@ INLINE void dot_of(uint32_t dtype, const cpu_dot *d) {
         strips(dtype, 8, 2, d);
         break;
     case 3:
-        strips(dtype, 8, 3, d);
+        if (d->n_w < 8) { /* 7 rows of x: tiles of 3 and 4, and 4 weight rows at a time */
+            strips(dtype, 4, 3, d);
+        } else {
+            strips(dtype, 8, 3, d);
+        }
         break;
     case 4:
         strips(dtype, 4, 4, d);

@@ -5,7 +5,7 @@
  */
 #include "conform/kit.h"
 
-enum { N_FAMILY = 3, MAX_TOKEN = 200, N_SLOT = 3 };
+enum { N_FAMILY = 4, MAX_TOKEN = 200, N_SLOT = 3 };
 
 static const tiny_model families[N_FAMILY] = {
     {.family = "llama",
@@ -35,6 +35,15 @@ static const tiny_model families[N_FAMILY] = {
      .n_vocab = 50,
      .n_ctx = 160,
      .seed = 7},
+    {.family = "nanochat-g2", /* with multi-token and draft heads */
+     .n_layer = 2,
+     .n_head = 2,
+     .n_kv_head = 1,
+     .head_dim = 12,
+     .n_ff = 48,
+     .n_vocab = 45,
+     .n_ctx = 160,
+     .seed = 8},
 };
 
 typedef struct loop {

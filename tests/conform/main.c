@@ -25,7 +25,11 @@ static const char usage[] =
     "[--list]\n"
     "Tests a plugin against the contract in plugin.h. Prints TAP; the exit code is the number of\n"
     "failed tests.\n"
-    "  --set key=value   an option of the plugin; kind.NAME.key=value one of another plugin\n"
+    "  --set key=value   an option of the plugin; kind.NAME.key=value one of another plugin. "
+    "Where\n"
+    "                    it is the path of a model that drafts: twin, the model of the test "
+    "itself,\n"
+    "                    or cousin, a similar one\n"
     "  --filter TEXT     only tests whose name contains TEXT\n"
     "  --in-process      no child processes: for a debugger\n"
     "  --list            print the names of the tests and stop\n";

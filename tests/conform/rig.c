@@ -39,6 +39,37 @@ static const pico_backend_ops *host_backend(void *ctx, void **self) {
     return &r->fault.ops;
 }
 
+static void perturb(pico_model_file *file) {
+    uint64_t random = 11;
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        const pico_weight_desc *data = &file->tensor[i].data;
+        float *values = (float *)(uintptr_t)data->codes;
+        for (int64_t j = 0; j < data->rows * data->cols; j++) {
+            values[j] *= 1.0f + 0.2f * (float)(rig_uniform(&random) - 0.5);
+        }
+    }
+}
+
+static pico_status host_model_open(void *ctx, const char *path, pico_model **out, pico_error *err) {
+    rig *r = ctx;
+    tiny_model tiny = r->last;
+    pico_model_file *file = NULL;
+    const char *name = strrchr(path, '/') == NULL ? path : strrchr(path, '/') + 1;
+    int twin = strcmp(name, "twin") == 0, cousin = strcmp(name, "cousin") == 0;
+    int stranger = strcmp(name, "stranger") == 0;
+    *out = NULL;
+    if ((twin || cousin || stranger) && tiny.family != NULL) {
+        tiny.n_vocab += stranger != 0;
+        pico_status status = tiny_model_file(&tiny, &file, err);
+        if (status == PICO_OK && cousin) {
+            perturb(file);
+        }
+        return status == PICO_OK ? rig_model_open(r, file, PICO_DTYPE_F32, out, err) : status;
+    }
+    pico_status status = pico_model_file_open(path, NULL, &file, err);
+    return status == PICO_OK ? rig_model_open(r, file, PICO_DTYPE_F32, out, err) : status;
+}
+
 pico_status rig_open_host(rig *r, uint32_t n_threads, pico_error *err) {
     memset(r, 0, sizeof *r);
     r->host = (pico_host){.struct_size = sizeof(pico_host),
@@ -54,6 +85,8 @@ pico_status rig_open_host(rig *r, uint32_t n_threads, pico_error *err) {
                           .heads = &pico_heads_table,
                           .sampling = &pico_sampling_table,
                           .model_desc = pico_model_describe,
+                          .model_open = host_model_open,
+                          .model_close = pico_model_close,
                           .tap = pico_model_tap,
                           .backend = host_backend,
                           .text = &pico_text_table};

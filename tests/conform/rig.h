@@ -48,25 +48,6 @@ typedef struct rig_setup {
     int hide_optional;      /* 1: the backend's optional slots are hidden from the core */
 } rig_setup;
 
-typedef struct rig {
-    pico_pool *pool;
-    pico_host host; /* host.ctx is the rig */
-    pico_registry *registry;
-    pico_config *config;
-    pico_instance backend, attention, sampler, decoder;
-    fault fault; /* between the core and the backend */
-    pico_device device;
-    uint32_t n_log; /* messages that plugins logged */
-} rig;
-
-pico_status rig_open(rig *r, const rig_setup *setup, pico_error *err);
-void rig_close(rig *r);
-/* The host table alone, for plugins that are made by other means; no backend behind it. */
-pico_status rig_open_host(rig *r, uint32_t n_threads, pico_error *err);
-
-/* Reads a device tensor of n contiguous values. */
-pico_status rig_read(const rig *r, const pico_tensor *tensor, float *out, size_t n);
-
 /* ---- small random models ---- */
 
 typedef struct tiny_model {
@@ -78,6 +59,29 @@ typedef struct tiny_model {
     double heat;       /* spread of the logits; 0: 2 */
     uint64_t seed;
 } tiny_model;
+
+/* host->model_open opens a file, or, where the last part of the path is one of these words, a model
+ * like the last one that tiny_model_open made: "twin" is the same, "cousin" has nearly the same
+ * weights, "stranger" has a token more. */
+typedef struct rig {
+    pico_pool *pool;
+    pico_host host; /* host.ctx is the rig */
+    pico_registry *registry;
+    pico_config *config;
+    pico_instance backend, attention, sampler, decoder;
+    fault fault; /* between the core and the backend */
+    pico_device device;
+    tiny_model last; /* that tiny_model_open made */
+    uint32_t n_log;  /* messages that plugins logged */
+} rig;
+
+pico_status rig_open(rig *r, const rig_setup *setup, pico_error *err);
+void rig_close(rig *r);
+/* The host table alone, for plugins that are made by other means; no backend behind it. */
+pico_status rig_open_host(rig *r, uint32_t n_threads, pico_error *err);
+
+/* Reads a device tensor of n contiguous values. */
+pico_status rig_read(const rig *r, const pico_tensor *tensor, float *out, size_t n);
 
 /* A model file in memory with seeded random F32 weights; close it as any other. */
 pico_status tiny_model_file(const tiny_model *tiny, pico_model_file **out, pico_error *err);

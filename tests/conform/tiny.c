@@ -259,6 +259,7 @@ pico_status tiny_model_open(rig *r, const tiny_model *tiny, uint32_t kv_dtype, p
                             pico_error *err) {
     pico_model_file *file = NULL;
     *out = NULL;
+    r->last = *tiny;
     pico_status status = tiny_model_file(tiny, &file, err);
     return status == PICO_OK ? rig_model_open(r, file, kv_dtype, out, err) : status;
 }

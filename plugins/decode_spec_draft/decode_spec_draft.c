@@ -1,0 +1,384 @@
+/*
+ * Drafts from the target's own heads: from the hidden row that the newest token was predicted from,
+ * the draft head (its slots 1, 2, ...; slot 0 is the place of the newest token itself) or the
+ * multi-token heads (mtp.2, mtp.3, ...) say what comes after it. No second model, no KV cache: one
+ * small product a round for all sequences together. Each place is drawn without knowing the drafts
+ * before it, so acceptance falls quickly with the distance. Models without such heads are refused.
+ */
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plugin.h"
+
+enum { MOST_HEADS = 16 };
+enum { HEADS_AUTO = 0, HEADS_MTP = 1, HEADS_DRAFT = 2 };
+
+typedef struct draft_options {
+    uint32_t heads;
+} draft_options;
+
+typedef struct spec_draft {
+    const pico_host *host;
+    const pico_backend_ops *device;
+    void *device_self;
+    draft_options options;
+    const pico_model *target;
+    uint32_t n_slots, n_vocab, n_embd, accept;
+    uint32_t head[MOST_HEADS]; /* (n_head) whose results are used, the nearest place first */
+    uint32_t n_head, n_slot;   /* n_slot: places that one head predicts; 1 for multi-token heads */
+    uint32_t n_draft;          /* places after the newest token that are predicted */
+    pico_buffer *memory;       /* hidden of each slot, hidden of a call, logits of a call */
+    pico_tensor hidden, input, logits; /* (n_slots, n_embd) twice, (n_slots, n_slot * vocab) */
+    uint32_t *length;                  /* (n_slots) tokens of the timeline */
+    uint32_t *has;  /* (n_slots) the length that the slot's hidden row belongs to; 0: none */
+    float *row;     /* (vocab) */
+    pico_dist dist; /* room for the vocabulary */
+    uint64_t n_proposed;
+} spec_draft;
+
+static const char *const heads_words[] = {"auto", "mtp", "draft", NULL};
+
+static const pico_option options[] = {
+    {.name = "heads",
+     .type = PICO_OPT_ENUM,
+     .offset = offsetof(draft_options, heads),
+     .def = "auto",
+     .choices = heads_words,
+     .help =
+         "which heads draft: the multi-token heads, the draft head; auto: those that there are, "
+         "the multi-token heads first"},
+};
+
+/* ---- life ---- */
+
+static pico_status create(const pico_host *host, const void *bound, void **self, pico_error *err) {
+    spec_draft *me = calloc(1, sizeof *me);
+    if (me == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    me->host = host;
+    me->options = *(const draft_options *)bound;
+    *self = me;
+    return PICO_OK;
+}
+
+static void end(void *self) {
+    spec_draft *me = self;
+    if (me->memory != NULL) {
+        me->device->buffer_free(me->device_self, me->memory);
+    }
+    free(me->length);
+    free(me->has);
+    free(me->row);
+    free(me->dist.token);
+    free(me->dist.p);
+    me->memory = NULL;
+    me->length = me->has = NULL;
+    me->row = NULL;
+    me->dist = (pico_dist){0};
+}
+
+static void destroy(void *self) {
+    if (self != NULL) {
+        end(self);
+        free(self);
+    }
+}
+
+/* Multi-token heads for places 2, 3, ... without a gap; their logits are over all tokens. */
+static uint32_t find_mtp(spec_draft *me) {
+    uint32_t n = 0, count = me->host->heads->count(me->target);
+    for (uint32_t i = 0; i < count && n < MOST_HEADS; i++) {
+        pico_head_info info = {0};
+        if (me->host->heads->info(me->target, i, &info) == PICO_OK && info.n_slot == 1 &&
+            info.offset == n + 2 && info.n_vocab == me->n_vocab && info.vocab_map == NULL) {
+            me->head[n++] = i;
+        }
+    }
+    me->n_slot = 1;
+    me->n_head = me->n_draft = n;
+    return n;
+}
+
+static uint32_t find_draft(spec_draft *me) {
+    uint32_t count = me->host->heads->count(me->target);
+    for (uint32_t i = 0; i < count; i++) {
+        pico_head_info info = {0};
+        if (me->host->heads->info(me->target, i, &info) == PICO_OK && info.n_slot > 1 &&
+            info.offset == 1 && info.n_vocab == me->n_vocab && info.vocab_map == NULL) {
+            me->head[0] = i;
+            me->n_head = 1;
+            me->n_slot = info.n_slot;
+            me->n_draft = info.n_slot - 1;
+            return me->n_draft;
+        }
+    }
+    return 0;
+}
+
+static pico_status find_heads(spec_draft *me, pico_error *err) {
+    uint32_t want = me->options.heads;
+    if ((want != HEADS_DRAFT && find_mtp(me) != 0) || (want != HEADS_MTP && find_draft(me) != 0)) {
+        if (me->n_draft > PICO_DECODE_ROWS_MAX - 1) {
+            me->n_draft = PICO_DECODE_ROWS_MAX - 1;
+        }
+        return PICO_OK;
+    }
+    return pico_fail(err, PICO_E_UNSUPPORTED,
+                     "the model has no %s that could draft; use a model that "
+                     "was trained with one, or decoder spec_model or spec_lookup",
+                     want == HEADS_MTP     ? "multi-token heads"
+                     : want == HEADS_DRAFT ? "draft head"
+                                           : "multi-token or draft heads");
+}
+
+static pico_tensor view(pico_buffer *buffer, uint64_t word, uint32_t rows, uint64_t cols) {
+    return (pico_tensor){.buffer = buffer,
+                         .offset = word * 4,
+                         .dtype = PICO_DTYPE_F32,
+                         .rank = 2,
+                         .shape = {rows, (int64_t)cols, 1, 1},
+                         .stride = {(int64_t)cols, 1, 1, 1}};
+}
+
+static pico_status begin(void *self, const pico_model *target, uint32_t n_slots,
+                         pico_decoder_need *out, pico_error *err) {
+    spec_draft *me = self;
+    const pico_model_desc *desc = me->host->model_desc(target);
+    end(self);
+    me->target = target;
+    me->device = me->host->backend(me->host->ctx, &me->device_self);
+    me->n_slots = n_slots;
+    me->n_vocab = desc->n_vocab;
+    me->n_embd = desc->n_embd;
+    me->accept = out->accept;
+    pico_status status = find_heads(me, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    uint64_t hidden = ((uint64_t)n_slots * me->n_embd + 15) & ~(uint64_t)15;
+    uint64_t width = (uint64_t)me->n_slot * me->n_vocab;
+    me->length = calloc(n_slots + 1u, sizeof *me->length);
+    me->has = calloc(n_slots + 1u, sizeof *me->has);
+    me->row = calloc(me->n_vocab + 1u, sizeof *me->row);
+    me->dist = (pico_dist){.capacity = me->n_vocab,
+                           .token = calloc(me->n_vocab + 1u, sizeof *me->dist.token),
+                           .p = calloc(me->n_vocab + 1u, sizeof *me->dist.p)};
+    if (me->length == NULL || me->has == NULL || me->row == NULL || me->dist.token == NULL ||
+        me->dist.p == NULL) {
+        end(self);
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    status = me->device->buffer_alloc(me->device_self, (2 * hidden + n_slots * width) * 4,
+                                      &me->memory, err);
+    if (status != PICO_OK) {
+        end(self);
+        return status;
+    }
+    me->hidden = view(me->memory, 0, n_slots, me->n_embd);
+    me->input = view(me->memory, hidden, n_slots, me->n_embd);
+    me->logits = view(me->memory, 2 * hidden, n_slots, width);
+    out->max_proposals = me->n_draft;
+    out->want_hidden = 1;
+    out->want_q = me->accept == PICO_ACCEPT_REJECTION;
+    return PICO_OK;
+}
+
+static pico_status begin_sequence(void *self, const pico_sequence *sequence, pico_error *err) {
+    spec_draft *me = self;
+    (void)err;
+    me->length[sequence->slot] = sequence->n_token;
+    me->has[sequence->slot] = 0;
+    return PICO_OK;
+}
+
+/* ---- drafts ---- */
+
+static int can_draft(const spec_draft *me, const pico_sequence *sequence) {
+    return sequence->room != 0 && me->has[sequence->slot] == sequence->n_token;
+}
+
+/* Keeps the most probable of dist as q, as many as there is room for each draft. */
+static void keep_most(pico_dist *dist, uint32_t most) {
+    double sum = 0;
+    if (dist->n <= most) {
+        return;
+    }
+    for (uint32_t i = 0; i < most; i++) { /* most is small */
+        uint32_t best = i;
+        for (uint32_t j = i + 1; j < dist->n; j++) {
+            best = dist->p[j] > dist->p[best] ? j : best;
+        }
+        int32_t token = dist->token[i];
+        double p = dist->p[i];
+        dist->token[i] = dist->token[best];
+        dist->p[i] = dist->p[best];
+        dist->token[best] = token;
+        dist->p[best] = p;
+        sum += dist->p[i];
+    }
+    dist->n = most;
+    for (uint32_t i = 0; i < most; i++) {
+        dist->p[i] /= sum;
+    }
+}
+
+/* Draws the next draft of a sequence from a row of logits. */
+static pico_status add_draft(spec_draft *me, pico_sequence *sequence, pico_error *err) {
+    int32_t before[PICO_DECODE_ROWS_MAX];
+    uint32_t n = sequence->n_proposal;
+    uint32_t purpose = me->accept == PICO_ACCEPT_REJECTION ? PICO_RANDOM_DRAFT : PICO_RANDOM_TARGET;
+    for (uint32_t i = 0; i < n; i++) {
+        before[i] = sequence->proposal[i].token;
+    }
+    pico_status status =
+        me->host->sampling->dist(sequence->sampling, me->row, before, n, &me->dist, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    pico_proposal *draft = &sequence->proposal[n];
+    *draft = (pico_proposal){.parent = (int32_t)n - 1, .q_begin = sequence->n_q};
+    if (me->accept == PICO_ACCEPT_REJECTION) {
+        keep_most(&me->dist, sequence->q_capacity / me->n_draft);
+        draft->q_count = me->dist.n;
+        memcpy(sequence->q_token + sequence->n_q, me->dist.token,
+               me->dist.n * sizeof *me->dist.token);
+        memcpy(sequence->q_p + sequence->n_q, me->dist.p, me->dist.n * sizeof *me->dist.p);
+    }
+    draft->token = me->host->sampling->draw(sequence->sampling, &me->dist, n, purpose);
+    if (draft->token < 0) {
+        return pico_fail(err, PICO_E_INVALID, "the sampler gave no token a probability");
+    }
+    sequence->n_q += draft->q_count;
+    sequence->n_proposal++;
+    me->n_proposed++;
+    return PICO_OK;
+}
+
+/* The hidden rows of the sequences that can draft, one after the other. *n_rows gets their number. */
+static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32_t n,
+                          uint32_t *n_rows) {
+    uint64_t bytes = (uint64_t)me->n_embd * 4;
+    pico_status status = PICO_OK;
+    *n_rows = 0;
+    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
+        if (can_draft(me, &sequences[i])) {
+            status = me->device->buffer_copy(me->device_self, me->memory,
+                                             me->input.offset + bytes * (*n_rows)++, me->memory,
+                                             me->hidden.offset + bytes * sequences[i].slot, bytes);
+        }
+    }
+    return status;
+}
+
+/* One head for all sequences, and the drafts that it gives. */
+static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequences, uint32_t n,
+                            uint32_t n_rows, pico_error *err) {
+    pico_tensor input = me->input, logits = me->logits;
+    uint64_t row_bytes = (uint64_t)me->n_vocab * 4;
+    uint32_t r = 0;
+    input.shape[0] = logits.shape[0] = n_rows;
+    pico_status status = me->host->heads->apply(me->target, head, &input, &logits);
+    if (status != PICO_OK) {
+        return pico_fail(err, status, "the backend cannot apply head %u", head);
+    }
+    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
+        pico_sequence *sequence = &sequences[i];
+        if (!can_draft(me, sequence)) {
+            continue;
+        }
+        uint32_t first = me->n_slot > 1 ? 1 : 0; /* slot 0 is the newest token's place */
+        for (uint32_t s = first; status == PICO_OK && s < me->n_slot; s++) {
+            if (sequence->n_proposal == sequence->room) {
+                break;
+            }
+            uint64_t at = logits.offset + ((uint64_t)r * me->n_slot + s) * row_bytes;
+            status =
+                me->device->buffer_read(me->device_self, me->memory, at, me->row, row_bytes, err);
+            if (status == PICO_OK) {
+                status = add_draft(me, sequence, err);
+            }
+        }
+        r++;
+    }
+    return status;
+}
+
+static pico_status propose(void *self, pico_sequence *sequences, uint32_t n, pico_error *err) {
+    spec_draft *me = self;
+    uint32_t n_rows = 0, most = 0;
+    pico_status status = gather(me, sequences, n, &n_rows);
+    if (status != PICO_OK) {
+        return pico_fail(err, status, "the backend cannot copy hidden rows");
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        most = can_draft(me, &sequences[i]) && sequences[i].room > most ? sequences[i].room : most;
+    }
+    for (uint32_t h = 0; status == PICO_OK && n_rows != 0 && h < me->n_head; h++) {
+        if (h < most || me->n_slot > 1) {
+            status = use_head(me, me->head[h], sequences, n, n_rows, err);
+        }
+    }
+    return status;
+}
+
+/* Keeps the row from which each sequence's newest token was predicted. */
+static pico_status observe(void *self, const pico_outcome *outcomes, uint32_t n,
+                           const pico_tensor *hidden, pico_error *err) {
+    spec_draft *me = self;
+    uint64_t bytes = (uint64_t)me->n_embd * 4;
+    for (uint32_t i = 0; i < n; i++) {
+        me->length[outcomes[i].slot] += outcomes[i].n_token;
+        me->has[outcomes[i].slot] = 0;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const pico_outcome *outcome = &outcomes[i];
+        if (outcome->finished) {
+            continue;
+        }
+        uint32_t row = outcome->hidden_row[outcome->n_token - 1];
+        uint64_t from = hidden->offset + (uint64_t)row * (uint64_t)hidden->stride[0] * 4;
+        pico_status status = me->device->buffer_copy(me->device_self, me->memory,
+                                                     me->hidden.offset + bytes * outcome->slot,
+                                                     hidden->buffer, from, bytes);
+        if (status != PICO_OK) {
+            return pico_fail(err, status, "the backend cannot copy hidden rows");
+        }
+        me->has[outcome->slot] = me->length[outcome->slot];
+    }
+    return PICO_OK;
+}
+
+static pico_status stats(void *self, pico_decoder_stats *out) {
+    out->n_proposed = ((const spec_draft *)self)->n_proposed;
+    return PICO_OK;
+}
+
+static const pico_decoder_ops ops = {.struct_size = sizeof(pico_decoder_ops),
+                                     .begin = begin,
+                                     .propose = propose,
+                                     .observe = observe,
+                                     .end = end,
+                                     .begin_sequence = begin_sequence,
+                                     .stats = stats};
+
+static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
+                                   .abi_major = PICO_ABI_MAJOR,
+                                   .abi_minor = 1,
+                                   .struct_size = sizeof(pico_plugin),
+                                   .kind = PICO_KIND_DECODER,
+                                   .name = "spec_draft",
+                                   .version = "0.1.0",
+                                   .summary = "drafts from the target's own extra heads",
+                                   .options = options,
+                                   .n_options = sizeof options / sizeof *options,
+                                   .option_size = sizeof(pico_option),
+                                   .options_bytes = sizeof(draft_options),
+                                   .create = create,
+                                   .destroy = destroy,
+                                   .ops = &ops};
+
+const pico_plugin *pico_plugin_query(uint32_t index) {
+    return index == 0 ? &plugin : NULL;
+}

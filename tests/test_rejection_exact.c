@@ -1,0 +1,47 @@
+/* layers: transform */
+/*
+ * accept = rejection over a million draws with a deliberately bad draft: the tokens have exactly the
+ * target's distribution, chi-square p > 0.01. A drafter that misstates its distribution is found out.
+ * test_rejection_broken.c shows that a wrong residual is found out, too.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rejection_kit.h"
+
+static void a_million_draws_fit(void **state) {
+    const char *const ways[] = {"decoder.scripted.q=true", "decoder.scripted.q=none"};
+    for (uint32_t i = 0; i < 2; i++) {
+        rk_counts counts;
+        rk_draw(*state, ways[i], i == 0 ? 1000000 : 200000, &counts);
+        double p = rk_p_value(&counts);
+        print_message("%s: %llu draws, %.1f %% of the drafts accepted, p = %.3f\n", ways[i],
+                      (unsigned long long)counts.n, 100 * counts.accepted, p);
+        assert_true(counts.n >= (i == 0 ? 1000000 : 200000) && counts.accepted > 0.05 &&
+                    counts.accepted < 0.6);
+        assert_true(p > 0.01);
+    }
+}
+
+static void a_misstated_draft_does_not(void **state) {
+    rk_counts counts;
+    rk_draw(*state, "decoder.scripted.q=wrong", 100000, &counts);
+    assert_true(rk_p_value(&counts) < 1e-9);
+}
+
+int main(void) {
+    kit_variant variants[KIT_VARIANTS];
+    (void)kit_variants(variants);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(a_million_draws_fit, &variants[1]),
+        cmocka_unit_test_prestate(a_misstated_draft_does_not, &variants[1]),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
