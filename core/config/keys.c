@@ -9,6 +9,7 @@ static const char *const kv_types[] = {"f32", "f16", "bf16", NULL};
 static const char *const accept_rules[] = {"match", "rejection", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
+static const char *const inits[] = {"model", "random", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
 
 #define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
@@ -75,8 +76,33 @@ static const pico_config_key keys[] = {
     KEY(PICO_CONFIG_STAGE_SECTION, "plugin", PICO_OPT_STRING, NULL, NULL, NULL,
         "stage N of making the model smaller: compress_NAME.so", .flags = PICO_OPTF_REQUIRED),
 
-    KEY("trainer", "plugin", PICO_OPT_STRING, NULL, "--trainer", NULL,
+    KEY("trainer", "plugin", PICO_OPT_STRING, "distill", "--trainer", NULL,
         "losses, optimiser and schedule: train_NAME.so", PLAIN),
+    KEY("trainer", "data", PICO_OPT_PATH, NULL, "--data", NULL,
+        "text to learn from: a file, or a folder whose files are taken", PLAIN),
+    KEY("trainer", "validation", PICO_OPT_PATH, NULL, "--validation", NULL,
+        "text to validate on; none: a twentieth of the data is held out", PLAIN),
+    KEY("trainer", "separator", PICO_OPT_STRING, NULL, "--separator", NULL,
+        "what stands between documents; none: <|endoftext|> where a file has it, else each file is"
+        " one document", PLAIN),
+    KEY("trainer", "output", PICO_OPT_PATH, NULL, "--out", NULL,
+        "folder for models, state and log", PLAIN),
+    KEY("trainer", "resume", PICO_OPT_BOOL, "off", "--resume", NULL,
+        "go on from the state in the output folder", PLAIN),
+    KEY("trainer", "init", PICO_OPT_ENUM, "model", "--init", NULL,
+        "where values come from at first: the model, or the random numbers of a fresh one",
+        .choices = inits),
+    KEY("trainer", "seed", PICO_OPT_INT, "42", NULL, NULL,
+        "of fresh values and of the order of the data", PLAIN),
+    KEY("trainer", "eval_every", PICO_OPT_INT, "250", NULL, NULL,
+        "steps between validations; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
+    KEY("trainer", "eval_rows", PICO_OPT_INT, "64", NULL, NULL,
+        "most rows of a validation", RANGE(1, 1e9), .unit = "rows"),
+    KEY("trainer", "save_every", PICO_OPT_INT, "500", NULL, NULL,
+        "steps between checkpoints; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
+    KEY("trainer", "stop_at", PICO_OPT_INT, "0", NULL, NULL,
+        "end this run after that step of the schedule; 0: at its end", RANGE(0, 1e9),
+        .unit = "steps"),
 
     KEY("generate", "prompt", PICO_OPT_STRING, NULL, "--prompt", "-p",
         "the text to continue", PLAIN),
