@@ -29,7 +29,7 @@
  *   to be the host's. Structs grow only at the end; numbers of enumerators are never reused. Structs
  *   that occur in arrays or inside others do not grow at all: pico_tensor, pico_kv_desc, pico_dist,
  *   pico_row, pico_sequence, pico_proposal, pico_outcome, pico_continuation, pico_hypothesis,
- *   pico_extension, pico_layer_desc, pico_tensor_info, pico_tensor_plan.
+ *   pico_extension, pico_layer_desc, pico_tensor_info, pico_tensor_plan, pico_train_attend_args.
  * Required slots come first in each table and are marked; the others may be NULL.
  * Threads. [host] means: called from one host thread at a time, never concurrently for the same
  *   instance; all slots are [host] unless they say otherwise. [any] means: any thread at any time.
@@ -588,6 +588,200 @@ typedef struct pico_backend_ops {
     const void *(*extension)(void *self, const char *id);
 } pico_backend_ops;
 
+/* ---- the extension "pico.train/1" of a backend: backward passes, losses, optimisers ----
+ *
+ * ops->extension(self, PICO_TRAIN_EXTENSION) gives a pico_train_ops; its slots take the backend's
+ * instance and keep to the rules of this section: eager, in order, asynchronous, no allocation but
+ * in reserve. Parameters in training are F32 tensors in buffers, not weights; the other ops of the
+ * backend (norm, rope, activation, gate, axpby, softcap) serve the forward pass as they are. Matrices
+ * may have strided rows unless a slot says otherwise. Results are the same bits from run to run, and
+ * on a backend with PICO_CAP_BATCH_INVARIANT for any number of threads.
+ * A row is a token: rows = n_seq * length, row s * length + t is position t of sequence s.
+ * Symbols: dy is the gradient of the loss with respect to y. Gradients of parameters are added to
+ * what is there; gradients of activations are written over it, unless `accumulate` is 1. */
+
+#define PICO_TRAIN_EXTENSION "pico.train/1"
+
+/* The largest that will be asked for; see pico_backend_ops.reserve. */
+typedef struct pico_train_reserve {
+    uint32_t max_rows;   /* tokens of one call */
+    uint32_t max_dim;    /* largest extent of any matrix, rows and columns of parameters included */
+    uint32_t max_length; /* longest sequence */
+    uint32_t max_head;   /* most query heads */
+    uint32_t max_head_dim; /* widest head */
+} pico_train_reserve;
+
+/* c = alpha op(a) op(b) + beta c, plus bias on every row; op transposes where its flag is 1. c does
+ * not overlap a or b. With beta = 0, c is not read. y = x W^T is (a, b, transpose_b) = (x, W, 1),
+ * dx = dy W is (dy, W), dW += dy^T x is (dy, x, transpose_a = 1, beta = 1). */
+typedef struct pico_gemm_args {
+    uint32_t transpose_a, transpose_b;
+    float alpha, beta;
+    pico_tensor a;    /* F32 (m, k); with transpose_a (k, m) */
+    pico_tensor b;    /* F32 (k, n); with transpose_b (n, k) */
+    pico_tensor bias; /* F32 (n); buffer NULL = none */
+    pico_tensor c;    /* F32 (m, n) */
+} pico_gemm_args;
+
+/* gather: rows[r] = table[index[r]], or += with accumulate; a negative index gives zeros.
+ * scatter: table[index[r]] += rows[r], r ascending; a negative index adds nothing. */
+typedef struct pico_gather_args {
+    pico_tensor table; /* F32 (table rows, width) */
+    pico_tensor index; /* I32 (rows), below the number of table rows */
+    pico_tensor rows;  /* F32 (rows, width) */
+    uint32_t accumulate;
+    uint32_t reserved;
+} pico_gather_args;
+
+/* Of y = scale * (weight * n + bias), n = (x - mean) / sqrt(var + eps), or x / sqrt(mean(x^2) +
+ * eps). */
+typedef struct pico_norm_backward_args {
+    uint32_t kind; /* PICO_NORM_x */
+    float eps, scale;
+    uint32_t accumulate; /* 1: dx is added to */
+    pico_tensor x, dy;   /* F32 (rows, width) or (rows, heads, width): over the last dimension */
+    pico_tensor weight;  /* F32 (width); buffer NULL = none, as in the next two */
+    pico_tensor dx;      /* same shape as x; may be dy */
+    pico_tensor dweight; /* F32 (width) */
+    pico_tensor dbias;   /* F32 (width) */
+} pico_norm_backward_args;
+
+/* Of y = act(x) * gate. */
+typedef struct pico_act_backward_args {
+    uint32_t kind;     /* PICO_ACT_x */
+    pico_tensor x, dy; /* F32 (rows, width) */
+    pico_tensor gate;  /* same shape; buffer NULL = none, as is dgate then */
+    pico_tensor dx;    /* same shape; may be x or dy */
+    pico_tensor dgate; /* same shape; may be gate */
+} pico_act_backward_args;
+
+/* Of y += factor * scalar * sigmoid(g) * u. dy stays as it is: y passes it on. */
+typedef struct pico_gate_backward_args {
+    float factor;
+    pico_tensor scalar;  /* F32 (1); buffer NULL = 1 */
+    pico_tensor g;       /* F32 (rows, heads) */
+    pico_tensor u, dy;   /* F32 (rows, heads, width) */
+    pico_tensor dg;      /* F32 (rows, heads); may be g */
+    pico_tensor du;      /* F32 (rows, heads, width); may be u */
+    pico_tensor dscalar; /* F32 (1); buffer NULL = none */
+} pico_gate_backward_args;
+
+/* Of y = cap * tanh(x / cap): dy *= 1 - (y / cap)^2, in place. */
+typedef struct pico_softcap_backward_args {
+    float cap;
+    pico_tensor y, dy; /* F32 (rows, width) */
+} pico_softcap_backward_args;
+
+/* Causal attention within each sequence, without pages: key j is visible to query i of the same
+ * sequence when j <= i and (window < 0, or j >= i - window, or j < n_sink). */
+typedef struct pico_train_attend_args {
+    uint32_t n_seq, length;
+    float scale;      /* scores = scale * q . k */
+    int32_t window;   /* as in pico_layer_desc */
+    uint32_t n_sink;  /* as in pico_attend_args */
+    pico_tensor q;    /* F32 (rows, n_head, head_dim) */
+    pico_tensor k, v; /* F32 (rows, n_kv_head, head_dim) */
+    pico_tensor out;  /* F32 (rows, n_head, head_dim) */
+    pico_tensor lse;  /* F32 (rows, n_head), contiguous: ln of the sum of exp(score) */
+} pico_train_attend_args;
+
+/* The probabilities are computed again from q, k and lse. dq, dk, dv overlap none of the others. */
+typedef struct pico_attend_backward_args {
+    pico_train_attend_args forward; /* as it ran, with what it wrote */
+    pico_tensor dout;               /* F32 (rows, n_head, head_dim) */
+    pico_tensor dq;                 /* F32 (rows, n_head, head_dim) */
+    pico_tensor dk, dv;             /* F32 (rows, n_kv_head, head_dim) */
+    pico_tensor work; /* F32 (2 * rows, n_head * head_dim), contiguous; only where n_head differs
+                         from n_kv_head, else buffer NULL */
+} pico_attend_backward_args;
+
+/* Losses of rows of logits z, and their gradient, in one call.
+ *   ce[r] = -ln softmax(z[r])[target[r]]
+ *   kl[r] = sum_v p (ln p - ln q), p = softmax(teacher / temperature), q = softmax(z / temperature)
+ *   d[r]  = hard * dce[r]/dz + soft * dkl[r]/dz
+ * A row without a target (negative) has ce 0 and no gradient from it; a row whose teacher_row is
+ * negative, the same with kl. Columns with mask 0 have probability 0 in p and q and gradient 0; a
+ * target is never one of them. Weights per row (1 / rows, temperature^2) are the caller's, in hard
+ * and soft. */
+typedef struct pico_loss_args {
+    float hard, soft;
+    float temperature;       /* of kl; above 0 */
+    uint32_t accumulate;     /* 1: d is added to */
+    pico_tensor logits;      /* F32 (rows, vocab) */
+    pico_tensor target;      /* I32 (rows); buffer NULL = none */
+    pico_tensor teacher;     /* F32 (teacher rows, vocab); buffer NULL = none */
+    pico_tensor teacher_row; /* I32 (rows) into teacher; buffer NULL: row r */
+    pico_tensor mask;        /* I32 (vocab), 0 or 1; buffer NULL: all 1 */
+    pico_tensor d;           /* F32 (rows, vocab); may be logits or, if teacher_row is not given,
+                                teacher; buffer NULL: values only */
+    pico_tensor ce, kl;      /* F32 (rows); buffer NULL = not wanted */
+} pico_loss_args;
+
+enum {
+    PICO_REDUCE_DOT = 1,          /* out (1): sum of x * y */
+    PICO_REDUCE_COLUMN_SUM = 2,   /* out (cols): sum over rows */
+    PICO_REDUCE_NORM = 3,         /* out (1): sqrt of the sum of x^2 */
+    PICO_REDUCE_ROW_SQUARE = 4,   /* out (rows): mean of x^2 of each row */
+    PICO_REDUCE_COLUMN_SQUARE = 5 /* out (cols): mean of x^2 of each column */
+};
+
+typedef struct pico_reduce_args {
+    uint32_t kind;       /* PICO_REDUCE_x */
+    uint32_t accumulate; /* 1: out is added to */
+    float factor;        /* multiplies the result */
+    pico_tensor x;       /* F32 (rows, cols) */
+    pico_tensor y;       /* F32 (rows, cols), for DOT */
+    pico_tensor out;     /* F32, contiguous */
+} pico_reduce_args;
+
+/* x = value; or, with a scalar, x = x * value / (a * scalar + b). */
+typedef struct pico_scale_args {
+    float value, a, b;
+    pico_tensor scalar; /* F32 (1); buffer NULL: x is filled with value */
+    pico_tensor x;      /* F32 (rows, cols) */
+} pico_scale_args;
+
+/* p *= 1 - lr * weight_decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+ * p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps), with g = grad_scale * grad.
+ * All four are F32 of the same number of elements, contiguous. */
+typedef struct pico_adamw_args {
+    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+    uint64_t step; /* 1 for the first */
+    pico_tensor p, grad, m, v;
+} pico_adamw_args;
+
+/* The end of a Muon step, for an update x (rows, cols) that is as good as orthogonal: v = mean of x^2
+ * of each row if rows >= cols, else of each column; second = beta2 second + (1 - beta2) v;
+ * r = 1 / sqrt(max(second, 1e-10)); x *= r * sqrt(sum v) / sqrt(sum v r^2);
+ * p -= lr * x + lr * weight_decay * p where x and p have the same sign, else lr * x. */
+typedef struct pico_muon_args {
+    float lr, beta2, weight_decay;
+    uint32_t reserved;
+    pico_tensor x, p;   /* F32 (rows, cols) */
+    pico_tensor second; /* F32 (max(rows, cols)), contiguous */
+} pico_muon_args;
+
+typedef struct pico_train_ops {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* -- required -- */
+    pico_status (*reserve)(void *self, const pico_train_reserve *need, pico_error *err);
+    pico_status (*gemm)(void *self, const pico_gemm_args *args);
+    pico_status (*gather)(void *self, const pico_gather_args *args);
+    pico_status (*scatter)(void *self, const pico_gather_args *args); /* accumulate is ignored */
+    pico_status (*norm_backward)(void *self, const pico_norm_backward_args *args);
+    pico_status (*act_backward)(void *self, const pico_act_backward_args *args);
+    pico_status (*gate_backward)(void *self, const pico_gate_backward_args *args);
+    pico_status (*softcap_backward)(void *self, const pico_softcap_backward_args *args);
+    pico_status (*attend)(void *self, const pico_train_attend_args *args);
+    pico_status (*attend_backward)(void *self, const pico_attend_backward_args *args);
+    pico_status (*loss)(void *self, const pico_loss_args *args);
+    pico_status (*reduce)(void *self, const pico_reduce_args *args);
+    pico_status (*scale)(void *self, const pico_scale_args *args);
+    pico_status (*adamw)(void *self, const pico_adamw_args *args);
+    pico_status (*muon)(void *self, const pico_muon_args *args);
+} pico_train_ops;
+
 /* ------------------------------------------------------------------------------------------------
  * 7. Attention: what attends to what, and what is kept. File attn_NAME.so, [attention]
  *
@@ -891,11 +1085,19 @@ typedef struct pico_compressor_ops {
  * offer that table (host->train is NULL) makes begin fail with PICO_E_UNSUPPORTED.
  */
 
+#define PICO_TRAIN_TERMS 8u
+
 typedef struct pico_train_metrics {
     uint32_t struct_size;
     uint32_t finished; /* 1: the schedule is complete */
-    uint64_t step;
+    uint64_t step;     /* that was taken: 1 is the first */
     double loss, learning_rate;
+    uint64_t n_steps;  /* of the whole schedule; 0: unknown */
+    uint64_t n_tokens; /* that the step has seen */
+    uint32_t n_term;   /* terms of the loss, unweighted, at most PICO_TRAIN_TERMS */
+    uint32_t reserved;
+    const char *term_name[PICO_TRAIN_TERMS]; /* constant texts */
+    double term[PICO_TRAIN_TERMS];
 } pico_train_metrics;
 
 typedef struct pico_trainer_ops {
@@ -903,8 +1105,11 @@ typedef struct pico_trainer_ops {
     uint32_t reserved;
     /* -- required -- */
     pico_status (*begin)(void *self, pico_model *student, pico_error *err); /* may allocate */
+    /* One step of the optimiser. A loss that is no number is PICO_E_INVALID, and nothing is updated. */
     pico_status (*step)(void *self, pico_train_metrics *out, pico_error *err);
-    /* Optimiser and schedule state as bytes: save asks with data NULL for the size first. */
+    /* Values, optimiser and schedule state as bytes: save asks with data NULL for the size first. A
+     * trainer that has begun with the same options and loads them goes on as if it had never
+     * stopped, bit for bit, when the data goes on, too. */
     pico_status (*save)(void *self, void *data, uint64_t *bytes, pico_error *err);
     pico_status (*load)(void *self, const void *data, uint64_t bytes, pico_error *err);
     void (*end)(void *self);
@@ -1065,6 +1270,111 @@ typedef struct pico_text_api {
 typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const float *rows,
                             uint32_t n, uint32_t width);
 
+/* ---- training a model ----
+ *
+ * A training state holds F32 copies of a model's parameters on the backend of the run, their
+ * gradients, and what a forward pass leaves for the backward pass. The backend needs the extension
+ * pico.train/1. One step of an optimiser is
+ *   zero_grad
+ *   for each micro-batch:  forward
+ *       for each head, for each block of rows:  logits, loss (once or more), backward_head
+ *       backward
+ *   update, for each parameter
+ * Gradients add up until zero_grad. Attention sees each sequence from its beginning, as in a model's
+ * own forward pass; nothing of a model or its sessions changes before the values are written to a
+ * file. A failing device is reported by forward or by reading. */
+
+typedef struct pico_train pico_train; /* opaque, the host's */
+
+enum {
+    PICO_TRAIN_FROZEN = 1,   /* forward alone: no gradients, nothing kept. For teachers */
+    PICO_TRAIN_HEADS = 2,    /* only the heads beyond "lm" learn: the rest is frozen */
+    PICO_TRAIN_RECOMPUTE = 4 /* keep the input of each layer and compute the rest again */
+};
+
+typedef struct pico_train_params {
+    uint32_t struct_size;
+    uint32_t flags;          /* PICO_TRAIN_x */
+    uint32_t max_rows;       /* tokens of one forward */
+    uint32_t max_length;     /* longest sequence of it */
+    uint32_t max_logit_rows; /* rows of one call of logits */
+} pico_train_params;
+
+enum {                              /* what a parameter is, for learning rates */
+       PICO_PARAM_EMBED = 1,        /* token and position embeddings; a tied head too */
+       PICO_PARAM_HEAD = 2,         /* output matrix, multi-token heads, draft head */
+       PICO_PARAM_MATRIX = 3,       /* matrices inside the layers */
+       PICO_PARAM_VALUE_EMBED = 4,  /* tables of value embeddings */
+       PICO_PARAM_VECTOR = 5,       /* weights of norms, biases */
+       PICO_PARAM_RESID_LAMBDA = 6, /* r_i */
+       PICO_PARAM_X0_LAMBDA = 7,    /* s_i */
+       PICO_PARAM_SMEAR = 8         /* smear gate, smear lambda, backout lambda */
+};
+
+enum { PICO_OPTIMIZER_NONE = 0, PICO_OPTIMIZER_ADAMW = 1, PICO_OPTIMIZER_MUON = 2 };
+
+typedef struct pico_param {
+    const char *name;   /* canonical, as in pico_tensor_info; lives as long as the state */
+    uint32_t group;     /* PICO_PARAM_x */
+    uint32_t trained;   /* 0: it is frozen, grad has no buffer */
+    uint32_t optimizer; /* PICO_OPTIMIZER_x */
+    uint32_t reserved;
+    pico_tensor value; /* F32 (rows, cols), contiguous; a vector is one row */
+    pico_tensor grad;  /* the same shape */
+} pico_param;
+
+/* AdamW: as in pico_adamw_args. Muon, for a matrix W (rows, cols) and its gradient g:
+ *   m = momentum m + (1 - momentum) g;  u = (1 - momentum) g + momentum m;  x = u / (1.02 |u| + 1e-6)
+ *   five times x = a x + (b y + c y y) x with y = x x^T (on the side of the smaller extent)
+ *   then as in pico_muon_args with lr * sqrt(max(1, rows / cols)) */
+typedef struct pico_update {
+    uint32_t struct_size;
+    float lr, weight_decay;
+    float beta1, beta2, eps; /* AdamW; beta2 is Muon's, too */
+    float momentum;          /* Muon */
+    float grad_scale;        /* multiplies the gradient */
+    uint64_t step;           /* 1 for the first */
+} pico_update;
+
+typedef struct pico_train_api {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* May allocate. PICO_E_UNSUPPORTED if the backend cannot train; PICO_E_INVALID if the model has
+     * another state that is not frozen. */
+    pico_status (*open)(pico_model *model, const pico_train_params *params, pico_train **out,
+                        pico_error *err);
+    void (*close)(pico_train *train); /* NULL is allowed */
+    uint32_t (*n_params)(const pico_train *train);
+    pico_status (*param)(const pico_train *train, uint32_t index, pico_param *out);
+    /* Makes room for an optimiser's state and clears it; may allocate, before the first forward.
+     * Muon wants a matrix. */
+    pico_status (*optimizer)(pico_train *train, uint32_t index, uint32_t optimizer,
+                             pico_error *err);
+    pico_status (*zero_grad)(pico_train *train);
+    /* tokens (n_seq, length), host memory. */
+    pico_status (*forward)(pico_train *train, const int32_t *tokens, uint32_t n_seq,
+                           uint32_t length, pico_error *err);
+    /* Logits of rows [begin, begin + n) of the last forward, F32 (n, n_slot * n_vocab) as heads->info
+     * says, with the softcap; d: room for their gradient, of the same shape (buffer NULL if nothing
+     * learns). Both are valid until the next call of logits. */
+    pico_status (*logits)(pico_train *train, uint32_t head, uint32_t begin, uint32_t n,
+                          pico_tensor *logits, pico_tensor *d, pico_error *err);
+    pico_status (*loss)(pico_train *train, const pico_loss_args *args); /* the backend's */
+    /* From the gradient in d of the last logits back to the hidden rows; d is overwritten. */
+    pico_status (*backward_head)(pico_train *train, pico_error *err);
+    /* From the hidden rows to all parameters; once for each forward, after its heads. */
+    pico_status (*backward)(pico_train *train, pico_error *err);
+    pico_status (*update)(pico_train *train, uint32_t index, const pico_update *update);
+    /* Values and optimisers' states of all trained parameters as bytes: data NULL asks for the size.
+     * Loading takes the bytes of a state with the same parameters and optimisers. */
+    pico_status (*save)(pico_train *train, void *data, uint64_t *bytes, pico_error *err);
+    pico_status (*load)(pico_train *train, const void *data, uint64_t bytes, pico_error *err);
+    /* n_seq rows of length + 1 tokens of the run's training data into tokens; the next ones with
+     * each call. PICO_E_UNSUPPORTED if the run has none. */
+    pico_status (*batch)(pico_train *train, uint32_t n_seq, uint32_t length, int32_t *tokens,
+                         pico_error *err);
+} pico_train_api;
+
 typedef struct pico_host {
     uint32_t struct_size;
     uint32_t abi_minor;
@@ -1096,7 +1406,7 @@ typedef struct pico_host {
     void (*model_close)(pico_model *model);
     /* Calls fn for the named activations of every forward of the model until fn is NULL again. */
     pico_status (*tap)(pico_model *model, pico_tap_fn fn, void *arg);
-    const void *train; /* reserved for pico.train; NULL */
+    const pico_train_api *train; /* NULL: this host does not train */
     /* The backend of the run, for plugins that handle device rows; its instance. */
     const pico_backend_ops *(*backend)(void *ctx, void **self);
     const pico_text_api *text;
