@@ -127,6 +127,7 @@ static void it_soon_finds_out(void **state) {
 
 static void useless_drafts_cost_next_to_nothing(void **state) {
     const world useless[] = {
+        {0.01, 0.02, 0, {0, 0}, 1, 0.6, 1}, /* hardly a cost: times alone cannot tell */
         {0.01, 0.03, 0.0, {0, 0}, 1, 0, 1},      {0.01, 0.03, 0.2, {0, 0}, 1, 0.3, 1},
         {0.01, 0.5, 0.0, {0, 0}, 1, 0.3, 1},     {0.01, 0.03, 0.9, {0.5, 0.5}, 1, 0.3, 1},
         {0.01, 0.9, 0.3, {0.05, 0.05}, 1, 0, 1}, {0.01, 0.2, 0.1, {0, 0}, 1, 0.3, 8}};

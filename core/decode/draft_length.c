@@ -19,6 +19,7 @@ static const double FORGET = 0.98;         /* weight of a round in the next one 
 static const double PRIOR_RIGHT = 0.6;     /* of the first draft, before anything is known */
 static const double PRIOR_WEIGHT = 2.0;    /* in drafts */
 static const double TRY_SHARE = 0.01;      /* of the time may be lost by trying */
+static const double WORTH_DRAFTING = 1.03; /* plain decoding must be beaten by so much: times err */
 static const double WORTH_CHANGING = 1.01; /* another length must be so much better */
 
 /* ---- curves ---- */
@@ -152,7 +153,7 @@ static double seconds_of(const pico_draft_length *self, uint32_t n_live, uint32_
     } else {
         seconds = pico_cost_at(&self->round, n_live + (uint32_t)(n_live * e->drafts + 0.5));
     }
-    return seconds + draft;
+    return fmax(seconds, plain) + draft; /* more rows never take less; their times may */
 }
 
 /* Tokens per second of all sequences. */
@@ -193,7 +194,7 @@ double pico_draft_break_even(double cost, uint32_t k) {
 /* The best of the lengths that may be tried now; 0: plain decoding. */
 static uint32_t best_length(const pico_draft_length *self, uint32_t n_live) {
     uint32_t reach = self->reach == 0 ? FIRST_DRAFTS : 2 * self->reach, best = 0;
-    double plain = speed_of(self, n_live, 0), most = plain, now = 0;
+    double least = speed_of(self, n_live, 0) * WORTH_DRAFTING, most = least, now = 0;
     expectation e = expect_nothing();
     for (uint32_t k = 1; k <= reach && k <= self->max; k++) {
         expect_more(self, k - 1, &e);
@@ -204,7 +205,7 @@ static uint32_t best_length(const pico_draft_length *self, uint32_t n_live) {
             best = k;
         }
     }
-    return best != 0 && now > plain && now * WORTH_CHANGING > most ? self->limit : best;
+    return best != 0 && now > least && now * WORTH_CHANGING > most ? self->limit : best;
 }
 
 /* What was learned of the drafts and of their cost counts little after a rest. */
