@@ -588,6 +588,200 @@ typedef struct pico_backend_ops {
     const void *(*extension)(void *self, const char *id);
 } pico_backend_ops;
 
+/* ---- the extension "pico.train/1" of a backend: backward passes, losses, optimisers ----
+ *
+ * ops->extension(self, PICO_TRAIN_EXTENSION) gives a pico_train_ops; its slots take the backend's
+ * instance and keep to the rules of this section: eager, in order, asynchronous, no allocation but
+ * in reserve. Parameters in training are F32 tensors in buffers, not weights; the other ops of the
+ * backend (norm, rope, activation, gate, axpby, softcap) serve the forward pass as they are. Matrices
+ * may have strided rows unless a slot says otherwise. Results are the same bits from run to run, and
+ * on a backend with PICO_CAP_BATCH_INVARIANT for any number of threads.
+ * A row is a token: rows = n_seq * length, row s * length + t is position t of sequence s.
+ * Symbols: dy is the gradient of the loss with respect to y. Gradients of parameters are added to
+ * what is there; gradients of activations are written over it, unless `accumulate` is 1. */
+
+#define PICO_TRAIN_EXTENSION "pico.train/1"
+
+/* The largest that will be asked for; see pico_backend_ops.reserve. */
+typedef struct pico_train_reserve {
+    uint32_t max_rows;   /* tokens of one call */
+    uint32_t max_dim;    /* largest extent of any matrix, rows and columns of parameters included */
+    uint32_t max_length; /* longest sequence */
+    uint32_t max_head;   /* most query heads */
+    uint32_t max_head_dim; /* widest head */
+} pico_train_reserve;
+
+/* c = alpha op(a) op(b) + beta c, plus bias on every row; op transposes where its flag is 1. c does
+ * not overlap a or b. With beta = 0, c is not read. y = x W^T is (a, b, transpose_b) = (x, W, 1),
+ * dx = dy W is (dy, W), dW += dy^T x is (dy, x, transpose_a = 1, beta = 1). */
+typedef struct pico_gemm_args {
+    uint32_t transpose_a, transpose_b;
+    float alpha, beta;
+    pico_tensor a;    /* F32 (m, k); with transpose_a (k, m) */
+    pico_tensor b;    /* F32 (k, n); with transpose_b (n, k) */
+    pico_tensor bias; /* F32 (n); buffer NULL = none */
+    pico_tensor c;    /* F32 (m, n) */
+} pico_gemm_args;
+
+/* gather: rows[r] = table[index[r]], or += with accumulate; a negative index gives zeros.
+ * scatter: table[index[r]] += rows[r], r ascending; a negative index adds nothing. */
+typedef struct pico_gather_args {
+    pico_tensor table; /* F32 (table rows, width) */
+    pico_tensor index; /* I32 (rows), below the number of table rows */
+    pico_tensor rows;  /* F32 (rows, width) */
+    uint32_t accumulate;
+    uint32_t reserved;
+} pico_gather_args;
+
+/* Of y = scale * (weight * n + bias), n = (x - mean) / sqrt(var + eps), or x / sqrt(mean(x^2) +
+ * eps). */
+typedef struct pico_norm_backward_args {
+    uint32_t kind; /* PICO_NORM_x */
+    float eps, scale;
+    uint32_t accumulate; /* 1: dx is added to */
+    pico_tensor x, dy;   /* F32 (rows, width) or (rows, heads, width): over the last dimension */
+    pico_tensor weight;  /* F32 (width); buffer NULL = none, as in the next two */
+    pico_tensor dx;      /* same shape as x; may be dy */
+    pico_tensor dweight; /* F32 (width) */
+    pico_tensor dbias;   /* F32 (width) */
+} pico_norm_backward_args;
+
+/* Of y = act(x) * gate. */
+typedef struct pico_act_backward_args {
+    uint32_t kind;     /* PICO_ACT_x */
+    pico_tensor x, dy; /* F32 (rows, width) */
+    pico_tensor gate;  /* same shape; buffer NULL = none, as is dgate then */
+    pico_tensor dx;    /* same shape; may be x or dy */
+    pico_tensor dgate; /* same shape; may be gate */
+} pico_act_backward_args;
+
+/* Of y += factor * scalar * sigmoid(g) * u. dy stays as it is: y passes it on. */
+typedef struct pico_gate_backward_args {
+    float factor;
+    pico_tensor scalar;  /* F32 (1); buffer NULL = 1 */
+    pico_tensor g;       /* F32 (rows, heads) */
+    pico_tensor u, dy;   /* F32 (rows, heads, width) */
+    pico_tensor dg;      /* F32 (rows, heads); may be g */
+    pico_tensor du;      /* F32 (rows, heads, width); may be u */
+    pico_tensor dscalar; /* F32 (1); buffer NULL = none */
+} pico_gate_backward_args;
+
+/* Of y = cap * tanh(x / cap): dy *= 1 - (y / cap)^2, in place. */
+typedef struct pico_softcap_backward_args {
+    float cap;
+    pico_tensor y, dy; /* F32 (rows, width) */
+} pico_softcap_backward_args;
+
+/* Causal attention within each sequence, without pages: key j is visible to query i of the same
+ * sequence when j <= i and (window < 0, or j >= i - window, or j < n_sink). */
+typedef struct pico_train_attend_args {
+    uint32_t n_seq, length;
+    float scale;      /* scores = scale * q . k */
+    int32_t window;   /* as in pico_layer_desc */
+    uint32_t n_sink;  /* as in pico_attend_args */
+    pico_tensor q;    /* F32 (rows, n_head, head_dim) */
+    pico_tensor k, v; /* F32 (rows, n_kv_head, head_dim) */
+    pico_tensor out;  /* F32 (rows, n_head, head_dim) */
+    pico_tensor lse;  /* F32 (rows, n_head), contiguous: ln of the sum of exp(score) */
+} pico_train_attend_args;
+
+/* The probabilities are computed again from q, k and lse. dq, dk, dv overlap none of the others. */
+typedef struct pico_attend_backward_args {
+    pico_train_attend_args forward; /* as it ran, with what it wrote */
+    pico_tensor dout;               /* F32 (rows, n_head, head_dim) */
+    pico_tensor dq;                 /* F32 (rows, n_head, head_dim) */
+    pico_tensor dk, dv;             /* F32 (rows, n_kv_head, head_dim) */
+    pico_tensor work; /* F32 (2 * rows, n_head * head_dim), contiguous; only where n_head differs
+                         from n_kv_head, else buffer NULL */
+} pico_attend_backward_args;
+
+/* Losses of rows of logits z, and their gradient, in one call.
+ *   ce[r] = -ln softmax(z[r])[target[r]]
+ *   kl[r] = sum_v p (ln p - ln q), p = softmax(teacher / temperature), q = softmax(z / temperature)
+ *   d[r]  = hard * dce[r]/dz + soft * dkl[r]/dz
+ * A row without a target (negative) has ce 0 and no gradient from it; a row whose teacher_row is
+ * negative, the same with kl. Columns with mask 0 have probability 0 in p and q and gradient 0; a
+ * target is never one of them. Weights per row (1 / rows, temperature^2) are the caller's, in hard
+ * and soft. */
+typedef struct pico_loss_args {
+    float hard, soft;
+    float temperature;       /* of kl; above 0 */
+    uint32_t accumulate;     /* 1: d is added to */
+    pico_tensor logits;      /* F32 (rows, vocab) */
+    pico_tensor target;      /* I32 (rows); buffer NULL = none */
+    pico_tensor teacher;     /* F32 (teacher rows, vocab); buffer NULL = none */
+    pico_tensor teacher_row; /* I32 (rows) into teacher; buffer NULL: row r */
+    pico_tensor mask;        /* I32 (vocab), 0 or 1; buffer NULL: all 1 */
+    pico_tensor d;           /* F32 (rows, vocab); may be logits or, if teacher_row is not given,
+                                teacher; buffer NULL: values only */
+    pico_tensor ce, kl;      /* F32 (rows); buffer NULL = not wanted */
+} pico_loss_args;
+
+enum {
+    PICO_REDUCE_DOT = 1,          /* out (1): sum of x * y */
+    PICO_REDUCE_COLUMN_SUM = 2,   /* out (cols): sum over rows */
+    PICO_REDUCE_NORM = 3,         /* out (1): sqrt of the sum of x^2 */
+    PICO_REDUCE_ROW_SQUARE = 4,   /* out (rows): mean of x^2 of each row */
+    PICO_REDUCE_COLUMN_SQUARE = 5 /* out (cols): mean of x^2 of each column */
+};
+
+typedef struct pico_reduce_args {
+    uint32_t kind;       /* PICO_REDUCE_x */
+    uint32_t accumulate; /* 1: out is added to */
+    float factor;        /* multiplies the result */
+    pico_tensor x;       /* F32 (rows, cols) */
+    pico_tensor y;       /* F32 (rows, cols), for DOT */
+    pico_tensor out;     /* F32, contiguous */
+} pico_reduce_args;
+
+/* x = value; or, with a scalar, x = x * value / (a * scalar + b). */
+typedef struct pico_scale_args {
+    float value, a, b;
+    pico_tensor scalar; /* F32 (1); buffer NULL: x is filled with value */
+    pico_tensor x;      /* F32 (rows, cols) */
+} pico_scale_args;
+
+/* p *= 1 - lr * weight_decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+ * p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps), with g = grad_scale * grad.
+ * All four are F32 of the same number of elements, contiguous. */
+typedef struct pico_adamw_args {
+    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+    uint64_t step; /* 1 for the first */
+    pico_tensor p, grad, m, v;
+} pico_adamw_args;
+
+/* The end of a Muon step, for an update x (rows, cols) that is as good as orthogonal: v = mean of x^2
+ * of each row if rows >= cols, else of each column; second = beta2 second + (1 - beta2) v;
+ * r = 1 / sqrt(max(second, 1e-10)); x *= r * sqrt(sum v) / sqrt(sum v r^2);
+ * p -= lr * x + lr * weight_decay * p where x and p have the same sign, else lr * x. */
+typedef struct pico_muon_args {
+    float lr, beta2, weight_decay;
+    uint32_t reserved;
+    pico_tensor x, p;   /* F32 (rows, cols) */
+    pico_tensor second; /* F32 (max(rows, cols)), contiguous */
+} pico_muon_args;
+
+typedef struct pico_train_ops {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* -- required -- */
+    pico_status (*reserve)(void *self, const pico_train_reserve *need, pico_error *err);
+    pico_status (*gemm)(void *self, const pico_gemm_args *args);
+    pico_status (*gather)(void *self, const pico_gather_args *args);
+    pico_status (*scatter)(void *self, const pico_gather_args *args); /* accumulate is ignored */
+    pico_status (*norm_backward)(void *self, const pico_norm_backward_args *args);
+    pico_status (*act_backward)(void *self, const pico_act_backward_args *args);
+    pico_status (*gate_backward)(void *self, const pico_gate_backward_args *args);
+    pico_status (*softcap_backward)(void *self, const pico_softcap_backward_args *args);
+    pico_status (*attend)(void *self, const pico_train_attend_args *args);
+    pico_status (*attend_backward)(void *self, const pico_attend_backward_args *args);
+    pico_status (*loss)(void *self, const pico_loss_args *args);
+    pico_status (*reduce)(void *self, const pico_reduce_args *args);
+    pico_status (*scale)(void *self, const pico_scale_args *args);
+    pico_status (*adamw)(void *self, const pico_adamw_args *args);
+    pico_status (*muon)(void *self, const pico_muon_args *args);
+} pico_train_ops;
+
 /* ------------------------------------------------------------------------------------------------
  * 7. Attention: what attends to what, and what is kept. File attn_NAME.so, [attention]
  *

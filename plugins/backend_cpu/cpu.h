@@ -140,6 +140,7 @@ typedef struct cpu_backend {
     uint64_t scratch_stride;
     uint8_t *pack; /* packed rows of x */
     uint64_t pack_bytes;
+    struct cpu_train *train; /* see train.h; NULL until training reserves it */
 } cpu_backend;
 
 /* features.c */
@@ -237,5 +238,9 @@ pico_status cpu_softcap(void *self, const pico_softcap_args *args);
 pico_status cpu_logit_edit(void *self, const pico_logit_edit_args *args);
 pico_status cpu_argmax(void *self, const pico_argmax_args *args);
 pico_status cpu_top_k(void *self, const pico_top_k_args *args);
+
+/* train.c */
+const void *cpu_extension(void *self, const char *id);
+void cpu_train_free(cpu_backend *cpu);
 
 #endif

@@ -69,6 +69,7 @@ static void cpu_destroy(void *self) {
     if (cpu != NULL) {
         free(cpu->scratch);
         free(cpu->pack);
+        cpu_train_free(cpu);
         free(cpu);
     }
 }
@@ -150,6 +151,7 @@ static const pico_backend_ops ops = {
     .buffer_host = cpu_buffer_host,
     .linear_many = cpu_linear_many,
     .linear_gated = cpu_linear_gated,
+    .extension = cpu_extension,
 };
 
 static const pico_plugin plugin = {

@@ -1,0 +1,537 @@
+/* layers: util */
+/*
+ * The ops of pico.train/1 on the CPU backend against double precision: products in every form, rows
+ * gathered and scattered, gradients of norms, activations, gates and caps against central
+ * differences, reductions, optimiser steps. Results do not depend on the thread count.
+ */
+#include "train_op_kit.h"
+
+/* ---- products ---- */
+
+typedef struct shape {
+    int64_t m, n, k;
+} shape;
+
+static void one_product(fix *f, const pico_train_ops *ops, shape s, uint32_t ta, uint32_t tb,
+                        float beta, int biased) {
+    train_array a = train_random(f, ta ? s.k : s.m, ta ? s.m : s.k, 1);
+    train_array b = train_random(f, tb ? s.n : s.k, tb ? s.k : s.n, 1);
+    train_array c = train_random(f, s.m, s.n, 1), bias = train_vector(f, s.n, 1);
+    if (beta == 0) { /* not read: it holds sentinels, which are NaN */
+        c.tensor = fix_f32(f, NULL, s.m, s.n);
+    }
+    pico_gemm_args args = {.transpose_a = ta,
+                           .transpose_b = tb,
+                           .alpha = 0.75f,
+                           .beta = beta,
+                           .a = a.tensor,
+                           .b = b.tensor,
+                           .c = c.tensor};
+    if (biased) {
+        args.bias = bias.tensor;
+    }
+    assert_int_equal(ops->gemm(f->self, &args), PICO_OK);
+    double *want = malloc((size_t)(s.m * s.n) * sizeof *want);
+    for (int64_t i = 0; i < s.m; i++) {
+        for (int64_t j = 0; j < s.n; j++) {
+            double sum = 0;
+            for (int64_t k = 0; k < s.k; k++) {
+                sum += a.value[ta ? k * s.m + i : i * s.k + k] *
+                       b.value[tb ? j * s.k + k : k * s.n + j];
+            }
+            want[i * s.n + j] = 0.75 * sum + (biased ? bias.value[j] : 0) +
+                                (beta == 0 ? 0 : (double)beta * c.value[i * s.n + j]);
+        }
+    }
+    float *got = fix_get(f, &c.tensor);
+    train_check_values("product", got, want, s.m * s.n, 2e-6);
+    free(got);
+    free(want);
+    train_free((train_array[]){a, b, c, bias}, 4);
+    fix_reset(f);
+}
+
+static void products(fix *f) {
+    static const shape shapes[] = {{1, 1, 1},    {13, 33, 5},    {100, 70, 300}, {5, 4150, 7},
+                                   {97, 64, 16}, {12, 32, 1000}, {31, 3, 0}};
+    const pico_train_ops *ops = train_ops(f);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (uint32_t form = 0; form < 4; form++) {
+            one_product(f, ops, shapes[i], form & 1, form >> 1, form == 2 ? 0.5f : 0,
+                        form == 1 || form == 2);
+        }
+    }
+}
+
+/* Shapes that do not fit are refused before anything is written. */
+static void products_refuse(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    train_array a = train_random(f, 4, 6, 1), b = train_random(f, 5, 7, 1),
+                c = train_random(f, 4, 7, 1);
+    pico_gemm_args args = {.alpha = 1, .a = a.tensor, .b = b.tensor, .c = c.tensor};
+    assert_int_equal(ops->gemm(f->self, &args), PICO_E_INVALID);
+    args.transpose_b = 1;
+    assert_int_equal(ops->gemm(f->self, &args), PICO_E_INVALID);
+    args.b.dtype = PICO_DTYPE_I32;
+    assert_int_equal(ops->gemm(f->self, &args), PICO_E_INVALID);
+    float *got = fix_get(f, &c.tensor);
+    train_check_values("untouched", got, c.value, c.n, 0);
+    free(got);
+    train_free((train_array[]){a, b, c}, 3);
+}
+
+/* ---- tables ---- */
+
+static void tables(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    enum { TABLE = 9, ROWS = 23, WIDTH = 37 };
+    int32_t index[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        index[i] = (int32_t)(fix_bits(f) % (TABLE + 1)) - 1;
+    }
+    for (uint32_t accumulate = 0; accumulate < 2; accumulate++) {
+        train_array table = train_random(f, TABLE, WIDTH, 1),
+                    rows = train_random(f, ROWS, WIDTH, 1);
+        const pico_gather_args args = {.table = table.tensor,
+                                       .index = fix_vector(f, PICO_DTYPE_I32, index, ROWS),
+                                       .rows = rows.tensor,
+                                       .accumulate = accumulate};
+        double *want = malloc(sizeof *want * ROWS * WIDTH);
+        assert_int_equal(ops->gather(f->self, &args), PICO_OK);
+        for (int i = 0; i < ROWS * WIDTH; i++) {
+            const int32_t at = index[i / WIDTH];
+            want[i] = (accumulate ? rows.value[i] : 0) +
+                      (at < 0 ? 0 : table.value[at * WIDTH + i % WIDTH]);
+        }
+        float *got = fix_get(f, &rows.tensor);
+        train_check_values("gather", got, want, ROWS * WIDTH, 1e-6);
+        free(got);
+        /* and back: what was gathered is added to the table */
+        assert_int_equal(ops->scatter(f->self, &args), PICO_OK);
+        for (int i = 0; i < ROWS * WIDTH; i++) {
+            if (index[i / WIDTH] >= 0) {
+                table.value[index[i / WIDTH] * WIDTH + i % WIDTH] += want[i];
+            }
+        }
+        got = fix_get(f, &table.tensor);
+        train_check_values("scatter", got, table.value, TABLE * WIDTH, 1e-6);
+        free(got);
+        free(want);
+        train_free((train_array[]){table, rows}, 2);
+        fix_reset(f);
+    }
+}
+
+/* ---- norms ---- */
+
+typedef struct norm_problem {
+    uint32_t kind;
+    int64_t rows, width;
+    double eps, scale;
+    train_array x, weight, bias, dy;
+    int weighted, biased;
+    double *y;
+} norm_problem;
+
+static double norm_loss(void *arg) {
+    norm_problem *p = arg;
+    double total = 0;
+    for (int64_t r = 0; r < p->rows; r++) {
+        ref_train_norm(p->kind, p->eps, p->scale, p->x.value + r * p->width,
+                       p->weighted ? p->weight.value : NULL, p->biased ? p->bias.value : NULL, p->y,
+                       p->width);
+        for (int64_t i = 0; i < p->width; i++) {
+            total += p->y[i] * p->dy.value[r * p->width + i];
+        }
+    }
+    return total;
+}
+
+/* rows x heads rows of width; accumulate adds to dx, in_place writes over dy. */
+static void one_norm(fix *f, const pico_train_ops *ops, uint32_t kind, int64_t rows, int64_t heads,
+                     int64_t width, int weighted, int biased, uint32_t accumulate, int in_place) {
+    norm_problem p = {.kind = kind,
+                      .rows = rows * heads,
+                      .width = width,
+                      .eps = (double)1e-5f,
+                      .scale = (double)1.2f,
+                      .x = train_random(f, rows, heads * width, 2),
+                      .weight = train_vector(f, width, 1),
+                      .bias = train_vector(f, width, 1),
+                      .dy = train_random(f, rows, heads * width, 1),
+                      .weighted = weighted,
+                      .biased = biased,
+                      .y = malloc((size_t)width * sizeof(double))};
+    train_array dx = train_random(f, rows, heads * width, 1), dweight = train_vector(f, width, 1),
+                dbias = train_vector(f, width, 1);
+    pico_tensor to = in_place ? p.dy.tensor : dx.tensor;
+    pico_norm_backward_args args = {.kind = kind,
+                                    .eps = 1e-5f,
+                                    .scale = 1.2f,
+                                    .accumulate = accumulate,
+                                    .x = fix_heads(p.x.tensor, heads),
+                                    .dy = fix_heads(p.dy.tensor, heads),
+                                    .dx = fix_heads(to, heads)};
+    if (weighted) {
+        args.weight = p.weight.tensor;
+        args.dweight = dweight.tensor;
+    }
+    if (biased) {
+        args.dbias = dbias.tensor;
+    }
+    assert_int_equal(ops->norm_backward(f->self, &args), PICO_OK);
+    float *got = fix_get(f, &to);
+    train_check_gradient(f, "norm dx", norm_loss, &p, p.x.value, p.x.n,
+                         accumulate ? dx.value : NULL, got);
+    free(got);
+    if (weighted) {
+        got = fix_get(f, &dweight.tensor);
+        train_check_gradient(f, "norm dweight", norm_loss, &p, p.weight.value, width, dweight.value,
+                             got);
+        free(got);
+    }
+    if (biased) {
+        got = fix_get(f, &dbias.tensor);
+        train_check_gradient(f, "norm dbias", norm_loss, &p, p.bias.value, width, dbias.value, got);
+        free(got);
+    }
+    free(p.y);
+    train_free((train_array[]){p.x, p.weight, p.bias, p.dy, dx, dweight, dbias}, 7);
+    fix_reset(f);
+}
+
+static void norms(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    for (uint32_t kind = PICO_NORM_RMS; kind <= PICO_NORM_LAYER; kind++) {
+        one_norm(f, ops, kind, 5, 1, 37, 0, 0, 0, 0);
+        one_norm(f, ops, kind, 130, 1, 70, 1, 1, 1, 0);
+        one_norm(f, ops, kind, 3, 4, 24, 0, 0, 0, 1);
+        one_norm(f, ops, kind, 7, 1, 64, 1, 0, 0, 1);
+    }
+}
+
+/* ---- activations, caps, gates ---- */
+
+typedef struct element_problem {
+    uint32_t kind;
+    double cap, factor, scalar;
+    int64_t heads, width;
+    train_array x, gate, dy;
+    int gated;
+} element_problem;
+
+static double act_loss(void *arg) {
+    element_problem *p = arg;
+    double total = 0;
+    for (int64_t i = 0; i < p->x.n; i++) {
+        total += ref_activation(p->kind, p->x.value[i]) * p->dy.value[i] *
+                 (p->gated ? p->gate.value[i] : 1);
+    }
+    return total;
+}
+
+static void activations(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    for (uint32_t i = 0; i < 16; i++) {
+        element_problem p = {.kind = PICO_ACT_SILU + i % 4,
+                             .gated = i >= 8,
+                             .x = train_random(f, 6, 37, 4),
+                             .gate = train_random(f, 6, 37, 1),
+                             .dy = train_random(f, 6, 37, 1)};
+        const int in_place = i / 4 % 2;
+        train_array dx = train_random(f, 6, 37, 1), dgate = train_random(f, 6, 37, 1);
+        pico_act_backward_args args = {.kind = p.kind,
+                                       .x = p.x.tensor,
+                                       .dy = p.dy.tensor,
+                                       .dx = in_place ? p.dy.tensor : dx.tensor};
+        if (p.gated) {
+            args.gate = p.gate.tensor;
+            args.dgate = in_place ? p.gate.tensor : dgate.tensor;
+        }
+        assert_int_equal(ops->act_backward(f->self, &args), PICO_OK);
+        float *got = fix_get(f, &args.dx);
+        train_check_gradient(f, "activation dx", act_loss, &p, p.x.value, p.x.n, NULL, got);
+        free(got);
+        if (p.gated) {
+            got = fix_get(f, &args.dgate);
+            train_check_gradient(f, "activation dgate", act_loss, &p, p.gate.value, p.x.n, NULL,
+                                 got);
+            free(got);
+        }
+        train_free((train_array[]){p.x, p.gate, p.dy, dx, dgate}, 5);
+        fix_reset(f);
+    }
+}
+
+static double cap_loss(void *arg) {
+    element_problem *p = arg;
+    double total = 0;
+    for (int64_t i = 0; i < p->x.n; i++) {
+        total += p->cap * tanh(p->x.value[i] / p->cap) * p->dy.value[i];
+    }
+    return total;
+}
+
+static void caps(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    element_problem p = {
+        .cap = 15, .x = train_random(f, 5, 67, 40), .dy = train_random(f, 5, 67, 1)};
+    const pico_softcap_args forward = {.cap = 15, .x = p.x.tensor};
+    const pico_softcap_backward_args args = {.cap = 15, .y = p.x.tensor, .dy = p.dy.tensor};
+    assert_int_equal(f->ops->softcap(f->self, &forward), PICO_OK);
+    assert_int_equal(ops->softcap_backward(f->self, &args), PICO_OK);
+    float *got = fix_get(f, &p.dy.tensor);
+    train_check_gradient(f, "cap", cap_loss, &p, p.x.value, p.x.n, NULL, got);
+    free(got);
+    train_free((train_array[]){p.x, p.dy}, 2);
+}
+
+/* x is the gates' input (rows, heads), gate is u (rows, heads * width) */
+static double gate_loss(void *arg) {
+    element_problem *p = arg;
+    double total = 0;
+    for (int64_t i = 0; i < p->gate.n; i++) {
+        total += p->factor * p->scalar * ref_sigmoid(p->x.value[i / p->width]) * p->gate.value[i] *
+                 p->dy.value[i];
+    }
+    return total;
+}
+
+static void gates(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    for (int scaled = 0; scaled < 2; scaled++) {
+        element_problem p = {.factor = 3,
+                             .scalar = 1,
+                             .width = 21,
+                             .x = train_random(f, 17, 3, 2),
+                             .gate = train_random(f, 17, 3 * 21, 1),
+                             .dy = train_random(f, 17, 3 * 21, 1)};
+        train_array scalar = train_vector(f, 1, 1), dscalar = train_vector(f, 1, 1),
+                    dg = train_random(f, 17, 3, 1), du = train_random(f, 17, 3 * 21, 1);
+        pico_gate_backward_args args = {.factor = 3,
+                                        .g = p.x.tensor,
+                                        .u = fix_heads(p.gate.tensor, 3),
+                                        .dy = fix_heads(p.dy.tensor, 3),
+                                        .dg = scaled ? p.x.tensor : dg.tensor,
+                                        .du = fix_heads(scaled ? p.gate.tensor : du.tensor, 3)};
+        if (scaled) {
+            p.scalar = scalar.value[0];
+            args.scalar = scalar.tensor;
+            args.dscalar = dscalar.tensor;
+        }
+        assert_int_equal(ops->gate_backward(f->self, &args), PICO_OK);
+        float *got = fix_get(f, &args.dg);
+        train_check_gradient(f, "gate dg", gate_loss, &p, p.x.value, p.x.n, NULL, got);
+        free(got);
+        got = fix_get(f, scaled ? &p.gate.tensor : &du.tensor);
+        train_check_gradient(f, "gate du", gate_loss, &p, p.gate.value, p.gate.n, NULL, got);
+        free(got);
+        if (scaled) {
+            got = fix_get(f, &dscalar.tensor);
+            train_check_gradient(f, "gate dscalar", gate_loss, &p, &p.scalar, 1, dscalar.value,
+                                 got);
+            free(got);
+        }
+        train_free((train_array[]){p.x, p.gate, p.dy, scalar, dscalar, dg, du}, 7);
+        fix_reset(f);
+    }
+}
+
+/* ---- reductions ---- */
+
+static void reductions(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    enum { ROWS = 150, COLS = 83 };
+    for (uint32_t kind = PICO_REDUCE_DOT; kind <= PICO_REDUCE_COLUMN_SQUARE; kind++) {
+        for (uint32_t accumulate = 0; accumulate < 2; accumulate++) {
+            train_array x = train_random(f, ROWS, COLS, 1), y = train_random(f, ROWS, COLS, 1);
+            const int64_t n = kind == PICO_REDUCE_ROW_SQUARE                        ? ROWS
+                              : kind == PICO_REDUCE_DOT || kind == PICO_REDUCE_NORM ? 1
+                                                                                    : COLS;
+            train_array out = train_vector(f, n, 1);
+            double *want = calloc((size_t)n, sizeof *want);
+            for (int i = 0; i < ROWS * COLS; i++) {
+                const int row = i / COLS, col = i % COLS;
+                const double square = x.value[i] * x.value[i];
+                want[0] += kind == PICO_REDUCE_DOT    ? x.value[i] * y.value[i]
+                           : kind == PICO_REDUCE_NORM ? square
+                                                      : 0;
+                want[kind == PICO_REDUCE_ROW_SQUARE ? row : 0] +=
+                    kind == PICO_REDUCE_ROW_SQUARE ? square / COLS : 0;
+                want[n == COLS ? col : 0] += kind == PICO_REDUCE_COLUMN_SUM      ? x.value[i]
+                                             : kind == PICO_REDUCE_COLUMN_SQUARE ? square / ROWS
+                                                                                 : 0;
+            }
+            for (int64_t i = 0; i < n; i++) {
+                want[i] = 0.5 * (kind == PICO_REDUCE_NORM ? sqrt(want[i]) : want[i]) +
+                          (accumulate ? out.value[i] : 0);
+            }
+            const pico_reduce_args args = {.kind = kind,
+                                           .accumulate = accumulate,
+                                           .factor = 0.5f,
+                                           .x = x.tensor,
+                                           .y = y.tensor,
+                                           .out = out.tensor};
+            assert_int_equal(ops->reduce(f->self, &args), PICO_OK);
+            float *got = fix_get(f, &out.tensor);
+            train_check_values("reduction", got, want, n, 2e-6);
+            free(got);
+            free(want);
+            train_free((train_array[]){x, y, out}, 3);
+            fix_reset(f);
+        }
+    }
+}
+
+static void scales(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    train_array x = train_random(f, 5, 19, 1), scalar = train_vector(f, 1, 1);
+    pico_scale_args args = {.value = 2, .a = 3, .b = 4, .scalar = scalar.tensor, .x = x.tensor};
+    assert_int_equal(ops->scale(f->self, &args), PICO_OK);
+    for (int64_t i = 0; i < x.n; i++) {
+        x.value[i] *= 2 / (3 * scalar.value[0] + 4);
+    }
+    float *got = fix_get(f, &x.tensor);
+    train_check_values("scaled", got, x.value, x.n, 1e-6);
+    free(got);
+    args.scalar = (pico_tensor){0};
+    assert_int_equal(ops->scale(f->self, &args), PICO_OK);
+    got = fix_get(f, &x.tensor);
+    for (int64_t i = 0; i < x.n; i++) {
+        assert_true(got[i] == 2);
+    }
+    free(got);
+    train_free((train_array[]){x, scalar}, 2);
+}
+
+/* ---- optimisers ---- */
+
+static void adamw(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    enum { N = 777 };
+    train_array p = train_vector(f, N, 1), g = train_vector(f, N, 1), m = train_vector(f, N, 0),
+                v = train_vector(f, N, 0);
+    for (uint64_t step = 1; step <= 4; step++) {
+        const pico_adamw_args args = {.lr = 0.01f,
+                                      .beta1 = 0.8f,
+                                      .beta2 = 0.95f,
+                                      .eps = 1e-8f,
+                                      .weight_decay = 0.1f,
+                                      .grad_scale = 0.5f,
+                                      .step = step,
+                                      .p = p.tensor,
+                                      .grad = g.tensor,
+                                      .m = m.tensor,
+                                      .v = v.tensor};
+        assert_int_equal(ops->adamw(f->self, &args), PICO_OK);
+        ref_adamw(&args, p.value, g.value, m.value, v.value, N);
+    }
+    const train_array all[] = {p, m, v};
+    for (int i = 0; i < 3; i++) {
+        float *got = fix_get(f, &all[i].tensor);
+        train_check_values("adamw", got, all[i].value, N, 1e-6);
+        free(got);
+    }
+    train_free((train_array[]){p, g, m, v}, 4);
+}
+
+static void muon(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    const int64_t shapes[][2] = {{40, 24}, {24, 40}, {1, 33}, {16, 16}};
+    for (int s = 0; s < 4; s++) {
+        const int64_t rows = shapes[s][0], cols = shapes[s][1];
+        train_array x = train_random(f, rows, cols, 0.2f), p = train_random(f, rows, cols, 1),
+                    second = train_vector(f, rows > cols ? rows : cols, 0);
+        const pico_muon_args args = {.lr = 0.02f,
+                                     .beta2 = 0.95f,
+                                     .weight_decay = 0.2f,
+                                     .x = x.tensor,
+                                     .p = p.tensor,
+                                     .second = second.tensor};
+        for (int step = 0; step < 2; step++) {
+            assert_int_equal(ops->muon(f->self, &args), PICO_OK);
+            ref_muon(&args, x.value, p.value, second.value, rows, cols);
+        }
+        const train_array all[] = {p, x, second};
+        for (int i = 0; i < 3; i++) {
+            float *got = fix_get(f, &all[i].tensor);
+            train_check_values("muon", got, all[i].value, all[i].n, 2e-6);
+            free(got);
+        }
+        train_free((train_array[]){x, p, second}, 3);
+        fix_reset(f);
+    }
+}
+
+/* ---- the tests ---- */
+
+#define EACH(name)                                                                                 \
+    static void test_##name(void **state) {                                                        \
+        (void)state;                                                                               \
+        fix_each(name);                                                                            \
+    }
+EACH(products)
+EACH(products_refuse)
+EACH(tables)
+EACH(norms)
+EACH(activations)
+EACH(caps)
+EACH(gates)
+EACH(reductions)
+EACH(scales)
+EACH(adamw)
+EACH(muon)
+
+/* Sums whose terms several threads share, with one thread and with two. */
+static void threads_change_no_bit(void **state) {
+    (void)state;
+    for (uint32_t isa = FIX_PORTABLE; isa <= FIX_AVX512; isa++) {
+        float *result[2][3];
+        for (uint32_t threads = 1; threads <= 2; threads++) {
+            fix f;
+            if (!fix_open(&f, isa, threads)) {
+                return;
+            }
+            const pico_train_ops *ops = train_ops(&f);
+            train_array x = train_random(&f, 700, 90, 1), y = train_random(&f, 700, 130, 1),
+                        w = train_random(&f, 90, 130, 1), sum = train_vector(&f, 90, 1),
+                        dot = train_vector(&f, 1, 1);
+            const pico_gemm_args product = {.transpose_a = 1,
+                                            .alpha = 1,
+                                            .beta = 1,
+                                            .a = x.tensor,
+                                            .b = y.tensor,
+                                            .c = w.tensor};
+            pico_reduce_args reduce = {
+                .kind = PICO_REDUCE_COLUMN_SUM, .factor = 1, .x = x.tensor, .out = sum.tensor};
+            assert_int_equal(ops->gemm(f.self, &product), PICO_OK);
+            assert_int_equal(ops->reduce(f.self, &reduce), PICO_OK);
+            reduce.kind = PICO_REDUCE_NORM;
+            reduce.out = dot.tensor;
+            assert_int_equal(ops->reduce(f.self, &reduce), PICO_OK);
+            result[threads - 1][0] = fix_get(&f, &w.tensor);
+            result[threads - 1][1] = fix_get(&f, &sum.tensor);
+            result[threads - 1][2] = fix_get(&f, &dot.tensor);
+            train_free((train_array[]){x, y, w, sum, dot}, 5);
+            fix_close(&f);
+        }
+        const int64_t n[] = {90 * 130, 90, 1};
+        for (int i = 0; i < 3; i++) {
+            fix_same_bits(result[0][i], result[1][i], n[i]);
+            free(result[0][i]);
+            free(result[1][i]);
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products),    cmocka_unit_test(test_products_refuse),
+        cmocka_unit_test(test_tables),      cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_gates),       cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_scales),      cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_muon),        cmocka_unit_test(threads_change_no_bit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
