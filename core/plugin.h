@@ -1259,6 +1259,111 @@ typedef struct pico_text_api {
 typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const float *rows,
                             uint32_t n, uint32_t width);
 
+/* ---- training a model ----
+ *
+ * A training state holds F32 copies of a model's parameters on the backend of the run, their
+ * gradients, and what a forward pass leaves for the backward pass. The backend needs the extension
+ * pico.train/1. One step of an optimiser is
+ *   zero_grad
+ *   for each micro-batch:  forward
+ *       for each head, for each block of rows:  logits, loss (once or more), backward_head
+ *       backward
+ *   update, for each parameter
+ * Gradients add up until zero_grad. Attention sees each sequence from its beginning, as in a model's
+ * own forward pass; nothing of a model or its sessions changes before the values are written to a
+ * file. A failing device is reported by forward or by reading. */
+
+typedef struct pico_train pico_train; /* opaque, the host's */
+
+enum {
+    PICO_TRAIN_FROZEN = 1,   /* forward alone: no gradients, nothing kept. For teachers */
+    PICO_TRAIN_HEADS = 2,    /* only the heads beyond "lm" learn: the rest is frozen */
+    PICO_TRAIN_RECOMPUTE = 4 /* keep the input of each layer and compute the rest again */
+};
+
+typedef struct pico_train_params {
+    uint32_t struct_size;
+    uint32_t flags;          /* PICO_TRAIN_x */
+    uint32_t max_rows;       /* tokens of one forward */
+    uint32_t max_length;     /* longest sequence of it */
+    uint32_t max_logit_rows; /* rows of one call of logits */
+} pico_train_params;
+
+enum {                              /* what a parameter is, for learning rates */
+       PICO_PARAM_EMBED = 1,        /* token and position embeddings; a tied head too */
+       PICO_PARAM_HEAD = 2,         /* output matrix, multi-token heads, draft head */
+       PICO_PARAM_MATRIX = 3,       /* matrices inside the layers */
+       PICO_PARAM_VALUE_EMBED = 4,  /* tables of value embeddings */
+       PICO_PARAM_VECTOR = 5,       /* weights of norms, biases */
+       PICO_PARAM_RESID_LAMBDA = 6, /* r_i */
+       PICO_PARAM_X0_LAMBDA = 7,    /* s_i */
+       PICO_PARAM_SMEAR = 8         /* smear gate, smear lambda, backout lambda */
+};
+
+enum { PICO_OPTIMIZER_NONE = 0, PICO_OPTIMIZER_ADAMW = 1, PICO_OPTIMIZER_MUON = 2 };
+
+typedef struct pico_param {
+    const char *name;   /* canonical, as in pico_tensor_info; lives as long as the state */
+    uint32_t group;     /* PICO_PARAM_x */
+    uint32_t trained;   /* 0: it is frozen, grad has no buffer */
+    uint32_t optimizer; /* PICO_OPTIMIZER_x */
+    uint32_t reserved;
+    pico_tensor value; /* F32 (rows, cols), contiguous; a vector is one row */
+    pico_tensor grad;  /* the same shape */
+} pico_param;
+
+/* AdamW: as in pico_adamw_args. Muon, for a matrix W (rows, cols) and its gradient g:
+ *   m = momentum m + (1 - momentum) g;  u = (1 - momentum) g + momentum m;  x = u / (1.02 |u| + 1e-6)
+ *   five times x = a x + (b y + c y y) x with y = x x^T (on the side of the smaller extent)
+ *   then as in pico_muon_args with lr * sqrt(max(1, rows / cols)) */
+typedef struct pico_update {
+    uint32_t struct_size;
+    float lr, weight_decay;
+    float beta1, beta2, eps; /* AdamW; beta2 is Muon's, too */
+    float momentum;          /* Muon */
+    float grad_scale;        /* multiplies the gradient */
+    uint64_t step;           /* 1 for the first */
+} pico_update;
+
+typedef struct pico_train_api {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* May allocate. PICO_E_UNSUPPORTED if the backend cannot train; PICO_E_INVALID if the model has
+     * another state that is not frozen. */
+    pico_status (*open)(pico_model *model, const pico_train_params *params, pico_train **out,
+                        pico_error *err);
+    void (*close)(pico_train *train); /* NULL is allowed */
+    uint32_t (*n_params)(const pico_train *train);
+    pico_status (*param)(const pico_train *train, uint32_t index, pico_param *out);
+    /* Makes room for an optimiser's state and clears it; may allocate, before the first forward.
+     * Muon wants a matrix. */
+    pico_status (*optimizer)(pico_train *train, uint32_t index, uint32_t optimizer,
+                             pico_error *err);
+    pico_status (*zero_grad)(pico_train *train);
+    /* tokens (n_seq, length), host memory. */
+    pico_status (*forward)(pico_train *train, const int32_t *tokens, uint32_t n_seq,
+                           uint32_t length, pico_error *err);
+    /* Logits of rows [begin, begin + n) of the last forward, F32 (n, n_slot * n_vocab) as heads->info
+     * says, with the softcap; d: room for their gradient, of the same shape (buffer NULL if nothing
+     * learns). Both are valid until the next call of logits. */
+    pico_status (*logits)(pico_train *train, uint32_t head, uint32_t begin, uint32_t n,
+                          pico_tensor *logits, pico_tensor *d, pico_error *err);
+    pico_status (*loss)(pico_train *train, const pico_loss_args *args); /* the backend's */
+    /* From the gradient in d of the last logits back to the hidden rows; d is overwritten. */
+    pico_status (*backward_head)(pico_train *train, pico_error *err);
+    /* From the hidden rows to all parameters; once for each forward, after its heads. */
+    pico_status (*backward)(pico_train *train, pico_error *err);
+    pico_status (*update)(pico_train *train, uint32_t index, const pico_update *update);
+    /* Values and optimisers' states of all trained parameters as bytes: data NULL asks for the size.
+     * Loading takes the bytes of a state with the same parameters and optimisers. */
+    pico_status (*save)(pico_train *train, void *data, uint64_t *bytes, pico_error *err);
+    pico_status (*load)(pico_train *train, const void *data, uint64_t bytes, pico_error *err);
+    /* n_seq rows of length + 1 tokens of the run's training data into tokens; the next ones with
+     * each call. PICO_E_UNSUPPORTED if the run has none. */
+    pico_status (*batch)(pico_train *train, uint32_t n_seq, uint32_t length, int32_t *tokens,
+                         pico_error *err);
+} pico_train_api;
+
 typedef struct pico_host {
     uint32_t struct_size;
     uint32_t abi_minor;
@@ -1290,7 +1395,7 @@ typedef struct pico_host {
     void (*model_close)(pico_model *model);
     /* Calls fn for the named activations of every forward of the model until fn is NULL again. */
     pico_status (*tap)(pico_model *model, pico_tap_fn fn, void *arg);
-    const void *train; /* reserved for pico.train; NULL */
+    const pico_train_api *train; /* NULL: this host does not train */
     /* The backend of the run, for plugins that handle device rows; its instance. */
     const pico_backend_ops *(*backend)(void *ctx, void **self);
     const pico_text_api *text;

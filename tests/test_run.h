@@ -11,6 +11,7 @@
 #include "model/model.h"
 #include "registry/registry.h"
 #include "session/session.h"
+#include "train/train.h"
 #include "transform/tensors.h"
 
 typedef struct test_run {
@@ -70,6 +71,7 @@ static inline void test_run_open_plugins(test_run *run, const char *ini) {
                             .model_close = pico_model_close,
                             .tap = pico_model_tap,
                             .backend = test_backend,
+                            .train = &pico_train_table,
                             .text = &pico_text_table};
     const struct {
         uint32_t kind;

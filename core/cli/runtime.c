@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cli/load.h"
+#include "train/train.h"
 #include "transform/tensors.h"
 
 int pico_exit_code(pico_status status) {
@@ -114,6 +115,7 @@ static void fill_host(pico_runtime *runtime) {
                                 .model_close = pico_model_close,
                                 .tap = pico_model_tap,
                                 .backend = host_backend,
+                                .train = &pico_train_table,
                                 .text = &pico_text_table};
 }
 

@@ -60,6 +60,7 @@ struct pico_model {
     uint32_t max_ve_head,
         max_ve_width; /* KV heads and their width in layers with a value embedding */
     struct pico_tokenizer *tokenizer; /* opened when a plugin first asks for tokens */
+    struct pico_train *train; /* the training state that learns, the train layer's; borrowed */
     pico_tap_fn tap;
     void *tap_arg;
     pico_arena arena;

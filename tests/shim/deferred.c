@@ -83,7 +83,9 @@ static uint64_t kv_page_bytes(void *self, const pico_kv_desc *kv) {
 }
 
 static const void *extension(void *self, const char *id) {
-    (void)self;
+    if (strcmp(id, PICO_TRAIN_EXTENSION) == 0) {
+        return deferred_train(self);
+    }
     return strcmp(id, "test.record/1") == 0 ? &deferred_record_table : NULL;
 }
 

@@ -27,7 +27,8 @@ enum {
     CALL_LOGIT_EDIT,
     CALL_ARGMAX,
     CALL_TOP_K,
-    CALL_LINEAR_MANY
+    CALL_LINEAR_MANY,
+    CALL_TRAIN
 };
 
 typedef struct write_call {
@@ -47,6 +48,34 @@ typedef struct attend_call {
     pico_attend_args args;
     pico_batch batch; /* args.batch is set to it when the call runs */
 } attend_call;
+
+/* The slots of pico.train/1 that are queued, with the types of their arguments. */
+#define DEFERRED_TRAIN_SLOTS(X)                                                                    \
+    X(gemm, pico_gemm_args)                                                                        \
+    X(gather, pico_gather_args)                                                                    \
+    X(scatter, pico_gather_args)                                                                   \
+    X(norm_backward, pico_norm_backward_args)                                                      \
+    X(act_backward, pico_act_backward_args)                                                        \
+    X(gate_backward, pico_gate_backward_args)                                                      \
+    X(softcap_backward, pico_softcap_backward_args)                                                \
+    X(attend, pico_train_attend_args)                                                              \
+    X(attend_backward, pico_attend_backward_args)                                                  \
+    X(loss, pico_loss_args)                                                                        \
+    X(reduce, pico_reduce_args)                                                                    \
+    X(scale, pico_scale_args)                                                                      \
+    X(adamw, pico_adamw_args)                                                                      \
+    X(muon, pico_muon_args)
+
+#define DEFERRED_SLOT_NUMBER(name, type) TRAIN_SLOT_##name,
+#define DEFERRED_SLOT_MEMBER(name, type) type name;
+enum { DEFERRED_TRAIN_SLOTS(DEFERRED_SLOT_NUMBER) TRAIN_SLOT_COUNT };
+
+typedef struct train_call {
+    uint32_t slot;
+    union {
+        DEFERRED_TRAIN_SLOTS(DEFERRED_SLOT_MEMBER)
+    } as;
+} train_call;
 
 /* One queued call with a copy of its arguments; buffers and weights are the shim's own. */
 typedef struct call {
@@ -69,6 +98,7 @@ typedef struct call {
         pico_argmax_args argmax;
         pico_top_k_args top_k;
         pico_linear_many_args linear_many;
+        train_call train;
     } as;
 } call;
 
@@ -87,6 +117,7 @@ typedef struct deferred {
     const pico_host *host;
     const pico_plugin *plugin; /* the inner one */
     pico_backend_ops inner;
+    pico_train_ops train; /* the inner backend's; filled by deferred_train */
     void *inner_self;
     void *bound; /* the inner plugin's options */
     call *queue; /* (QUEUE_MOST) */
@@ -157,6 +188,10 @@ enum {
     SPOIL_DRIFT = 4    /* attention is not the same twice */
 };
 pico_status spoil(deferred *d, const call *c);
+
+/* train.c: the extension pico.train/1; NULL if the inner backend has none. */
+const void *deferred_train(deferred *d);
+pico_status run_train(deferred *d, train_call c);
 
 /* Runs one call on the inner backend, with its buffers and weights in place of the shim's. */
 pico_status call_run(deferred *d, const call *c);

@@ -198,6 +198,8 @@ pico_status call_run(deferred *d, const call *c) {
         return run_attend(d, &c->as.attend);
     case CALL_LINEAR_MANY:
         return run_linear_many(d, &c->as.linear_many);
+    case CALL_TRAIN:
+        return run_train(d, c->as.train);
     case CALL_ACTIVATION:
     case CALL_GATE:
     case CALL_AXPBY:

@@ -1,0 +1,35 @@
+/*
+ * Training: a forward pass that keeps what a backward pass needs, the backward pass for every family
+ * of the model description, optimiser steps, and files with the result. The contract is
+ * pico_train_api in plugin.h; this header adds what only the host needs. Losses, schedules and the
+ * choice of an optimiser are a trainer plugin's.
+ */
+#ifndef PICO_TRAIN_TRAIN_H
+#define PICO_TRAIN_TRAIN_H
+
+#include "formats/model_file.h"
+#include "model/model.h"
+#include "plugin.h"
+
+extern const pico_train_api pico_train_table;
+
+/* The state of a model that learns; NULL if there is none. */
+pico_train *pico_train_of(const pico_model *model);
+
+/* Where pico_train_api.batch gets its tokens from; fn fills (n_seq, length + 1). */
+typedef pico_status (*pico_batch_fn)(void *arg, uint32_t n_seq, uint32_t length, int32_t *tokens,
+                                     pico_error *err);
+void pico_train_set_source(pico_train *train, pico_batch_fn fn, void *arg);
+
+/* Writes the model with its values as they are now, in F32, as GGUF, atomically. Whatever else the
+ * model's file says is kept. */
+pico_status pico_train_write(pico_train *train, const char *path, pico_error *err);
+
+/* The last hidden rows, F32 (rows, n_embd), and the rope tables (max_length, rope_dim / 2); for
+ * tests. */
+pico_tensor pico_train_hidden(const pico_train *train);
+void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *sine);
+/* Bytes on the device: parameters, gradients, activations. */
+uint64_t pico_train_bytes(const pico_train *train);
+
+#endif
