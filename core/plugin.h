@@ -1085,11 +1085,19 @@ typedef struct pico_compressor_ops {
  * offer that table (host->train is NULL) makes begin fail with PICO_E_UNSUPPORTED.
  */
 
+#define PICO_TRAIN_TERMS 8u
+
 typedef struct pico_train_metrics {
     uint32_t struct_size;
     uint32_t finished; /* 1: the schedule is complete */
-    uint64_t step;
+    uint64_t step;     /* that was taken: 1 is the first */
     double loss, learning_rate;
+    uint64_t n_steps;  /* of the whole schedule; 0: unknown */
+    uint64_t n_tokens; /* that the step has seen */
+    uint32_t n_term;   /* terms of the loss, unweighted, at most PICO_TRAIN_TERMS */
+    uint32_t reserved;
+    const char *term_name[PICO_TRAIN_TERMS]; /* constant texts */
+    double term[PICO_TRAIN_TERMS];
 } pico_train_metrics;
 
 typedef struct pico_trainer_ops {
@@ -1097,8 +1105,11 @@ typedef struct pico_trainer_ops {
     uint32_t reserved;
     /* -- required -- */
     pico_status (*begin)(void *self, pico_model *student, pico_error *err); /* may allocate */
+    /* One step of the optimiser. A loss that is no number is PICO_E_INVALID, and nothing is updated. */
     pico_status (*step)(void *self, pico_train_metrics *out, pico_error *err);
-    /* Optimiser and schedule state as bytes: save asks with data NULL for the size first. */
+    /* Values, optimiser and schedule state as bytes: save asks with data NULL for the size first. A
+     * trainer that has begun with the same options and loads them goes on as if it had never
+     * stopped, bit for bit, when the data goes on, too. */
     pico_status (*save)(void *self, void *data, uint64_t *bytes, pico_error *err);
     pico_status (*load)(void *self, const void *data, uint64_t bytes, pico_error *err);
     void (*end)(void *self);

@@ -3,7 +3,7 @@
  * Training against an independent implementation: losses of distillation and the gradient of every
  * parameter, for a short batch and for one in which the windows matter; cross-entropy with ignored
  * targets; one AdamW and one Muon step; losses after two steps. Portable and best kernels, and with
- * layers computed again. The reference's rope tables take the place of our own, as in the other
+ * layers computed again; the first step of train_distill. The reference's rope tables take the place of our own, as in the other
  * tests of nanochat's checkpoints.
  */
 #include <setjmp.h>
@@ -373,6 +373,80 @@ static void check_muon(oracle *o, const char *isa) {
     test_run_close(&run);
 }
 
+/* ---- the trainer plugin ---- */
+
+/* What the plugin's host needs beyond a test_run; ctx of its table. */
+typedef struct trainer_host {
+    test_run *run;
+    const oracle *o;
+} trainer_host;
+
+static pico_status open_teacher(void *ctx, const char *path, pico_model **out, pico_error *err) {
+    const trainer_host *host = ctx;
+    (void)path;
+    (void)err;
+    *out = open_model(host->run, json_string_value(at(host->o->root, "teacher", "checkpoint")));
+    return PICO_OK;
+}
+
+static const pico_backend_ops *trainer_backend(void *ctx, void **self) {
+    const trainer_host *host = ctx;
+    *self = host->run->device.self;
+    return host->run->device.ops;
+}
+
+static pico_status same_batch(void *arg, uint32_t n_seq, uint32_t length, int32_t *tokens,
+                              pico_error *err) {
+    (void)err;
+    memcpy(tokens, arg, (size_t)n_seq * (length + 1) * sizeof *tokens);
+    return PICO_OK;
+}
+
+/* train_distill's first step: its terms and their sum are the reference's, with our rope tables. */
+static void check_plugin(oracle *o) {
+    test_run run;
+    pico_instance trainer;
+    pico_error err = {0};
+    char path[4096], ini[] = "[trainer.distill]\nteacher = /t\nbatch = 2\nlength = 64\n"
+                             "logit_rows = 48\nsteps = 2\naccumulate = 2\n";
+    pico_model_file *file = NULL;
+    trainer_host ctx = {.run = &run, .o = o};
+    test_run_open_plugins(&run, ini);
+    const char *checkpoint = json_string_value(at(o->root, "student", "checkpoint"));
+    test_check(pico_model_file_open(golden_path(path, NULL, checkpoint), NULL, &file, &err), &err);
+    test_run_open_model(&run, file);
+    pico_host host = run.host;
+    host.ctx = &ctx;
+    host.model_open = open_teacher;
+    host.backend = trainer_backend;
+    test_check(pico_registry_create(run.registry, run.config, PICO_KIND_TRAINER, "distill",
+                                    "trainer.distill", &host, &trainer, &err),
+               &err);
+    const pico_trainer_ops *ops = &trainer.loaded->ops.trainer;
+    test_check(ops->begin(trainer.self, run.model, &err), &err);
+    pico_train_set_source(pico_train_of(run.model), same_batch, o->tokens);
+    set_rope(&run, pico_train_of(run.model), "nanochat/g2_mqa");
+    pico_train_metrics m = {.struct_size = sizeof m};
+    test_check(ops->step(trainer.self, &m, &err), &err);
+    const char *const names[] = {"ce", "kl", "mtp", "draft"};
+    assert_int_equal(m.n_term, 4);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_string_equal(m.term_name[i], names[i]);
+        if (!(fabs(m.term[i] - number(o->root, "losses_float64", names[i])) <= 1e-5)) {
+            fail_msg("train_distill: %s is %.8f", names[i], m.term[i]);
+        }
+    }
+    assert_true(fabs(m.loss - number(o->root, "losses_float64", "total")) <= 1e-5);
+    assert_int_equal(m.step, 1);
+    assert_int_equal(m.n_tokens, 256);
+    const double first = m.loss;
+    m = (pico_train_metrics){.struct_size = sizeof m};
+    test_check(ops->step(trainer.self, &m, &err), &err);
+    assert_true(m.finished && m.loss < first);
+    ops->end(trainer.self);
+    test_run_close(&run);
+}
+
 static int32_t *tokens_of(const json_t *entry, size_t n) {
     float *raw = golden_floats("train", json_string_value(json_object_get(entry, "file")), n);
     int32_t *tokens = malloc(n * sizeof *tokens);
@@ -405,6 +479,7 @@ static void training_is_reproduced(void **state) {
     check_adamw(&o, "isa = portable");
     check_muon(&o, "isa = auto");
     check_muon(&o, "isa = portable");
+    check_plugin(&o);
     print_message("compared %zu gradients (worst %.1e of the largest), losses (worst %.1e), AdamW "
                   "(worst %.1e), Muon (worst %.1e)\n",
                   o.n_gradient, o.worst_gradient, o.worst_loss, o.worst_adamw, o.worst_muon);

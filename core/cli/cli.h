@@ -63,8 +63,8 @@ struct pico_cli {
 
 /* The commands, in the order of `picochat --help`. Each is defined in its cmd_X.c. */
 extern const pico_command pico_command_run, pico_command_chat, pico_command_bench,
-    pico_command_eval, pico_command_convert, pico_command_compress, pico_command_inspect,
-    pico_command_tokenize, pico_command_plugins, pico_command_config;
+    pico_command_eval, pico_command_train, pico_command_convert, pico_command_compress,
+    pico_command_inspect, pico_command_tokenize, pico_command_plugins, pico_command_config;
 const pico_command *const *pico_commands(size_t *n);
 
 /* Parses argv[first..argc) for a command and runs it; returns the exit code. */

@@ -10,6 +10,7 @@ static const char *const accept_rules[] = {"match", "rejection", NULL};
 static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
+static const char *const inits[] = {"model", "random", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
 
 #define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
@@ -82,8 +83,33 @@ static const pico_config_key keys[] = {
         "what it is applied to: the model, the second model that a decoder opens to draft with, both",
         .choices = stage_targets),
 
-    KEY("trainer", "plugin", PICO_OPT_STRING, NULL, "--trainer", NULL,
+    KEY("trainer", "plugin", PICO_OPT_STRING, "distill", "--trainer", NULL,
         "losses, optimiser and schedule: train_NAME.so", PLAIN),
+    KEY("trainer", "data", PICO_OPT_PATH, NULL, "--data", NULL,
+        "text to learn from: a file, or a folder whose files are taken", PLAIN),
+    KEY("trainer", "validation", PICO_OPT_PATH, NULL, "--validation", NULL,
+        "text to validate on; none: a twentieth of the data is held out", PLAIN),
+    KEY("trainer", "separator", PICO_OPT_STRING, NULL, "--separator", NULL,
+        "what stands between documents; none: <|endoftext|> where a file has it, else each file is"
+        " one document", PLAIN),
+    KEY("trainer", "output", PICO_OPT_PATH, NULL, "--out", NULL,
+        "folder for models, state and log", PLAIN),
+    KEY("trainer", "resume", PICO_OPT_BOOL, "off", "--resume", NULL,
+        "go on from the state in the output folder", PLAIN),
+    KEY("trainer", "init", PICO_OPT_ENUM, "model", "--init", NULL,
+        "where values come from at first: the model, or the random numbers of a fresh one",
+        .choices = inits),
+    KEY("trainer", "seed", PICO_OPT_INT, "42", NULL, NULL,
+        "of fresh values and of the order of the data", PLAIN),
+    KEY("trainer", "eval_every", PICO_OPT_INT, "250", NULL, NULL,
+        "steps between validations; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
+    KEY("trainer", "eval_rows", PICO_OPT_INT, "64", NULL, NULL,
+        "most rows of a validation", RANGE(1, 1e9), .unit = "rows"),
+    KEY("trainer", "save_every", PICO_OPT_INT, "500", NULL, NULL,
+        "steps between checkpoints; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
+    KEY("trainer", "stop_at", PICO_OPT_INT, "0", NULL, NULL,
+        "end this run after that step of the schedule; 0: at its end", RANGE(0, 1e9),
+        .unit = "steps"),
 
     KEY("generate", "prompt", PICO_OPT_STRING, NULL, "--prompt", "-p",
         "the text to continue", PLAIN),

@@ -61,7 +61,10 @@ pico_status train_logits(pico_train *t, uint32_t head, uint32_t begin, uint32_t 
     t->head_begin = begin;
     t->head_n = n;
     *logits = train_part(&t->work.logits, n, width);
-    *d = t->work.d.buffer == NULL ? (pico_tensor){0} : train_part(&t->work.d, n, width);
+    *d = (pico_tensor){0};
+    if (t->work.d.buffer != NULL) {
+        *d = train_part(&t->work.d, n, width);
+    }
     const pico_status status = apply(t, head, logits);
     if (status != PICO_OK) {
         return pico_fail(err, status, "an op of head %u failed", head);

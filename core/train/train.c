@@ -250,6 +250,11 @@ void pico_train_set_source(pico_train *train, pico_batch_fn fn, void *arg) {
     train->source_arg = arg;
 }
 
+void pico_train_extent(const pico_train *train, uint32_t *max_rows, uint32_t *max_length) {
+    *max_rows = train->params.max_rows;
+    *max_length = train->params.max_length;
+}
+
 pico_tensor pico_train_hidden(const pico_train *train) {
     return train_part(&train->work.hidden, train->rows, train->desc->n_embd);
 }

@@ -25,6 +25,12 @@ void pico_train_set_source(pico_train *train, pico_batch_fn fn, void *arg);
  * model's file says is kept. */
 pico_status pico_train_write(pico_train *train, const char *path, pico_error *err);
 
+/* Draws fresh values for every parameter, frozen ones too, as nanochat initialises its models. */
+pico_status pico_train_reset(pico_train *train, uint64_t seed, pico_error *err);
+
+/* Rows of one forward at most, and the longest sequence. */
+void pico_train_extent(const pico_train *train, uint32_t *max_rows, uint32_t *max_length);
+
 /* The last hidden rows, F32 (rows, n_embd), and the rope tables (max_length, rope_dim / 2); for
  * tests. */
 pico_tensor pico_train_hidden(const pico_train *train);

@@ -1,0 +1,256 @@
+/* Texts and checkpoints of training; see train_files.h. */
+#include "cli/train_files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "measure/eval.h"
+#include "util/file.h"
+
+enum { HOLD_OUT = 20 };
+#define TEXT_BYTES ((uint64_t)1 << 32)
+
+static pico_status no_memory(pico_error *err) {
+    return pico_fail(err, PICO_E_NOMEM, "out of memory for the training text");
+}
+
+/* ---- texts ---- */
+
+static pico_status add_document(pico_texts *texts, const char *text, size_t n, pico_error *err) {
+    if (texts->n_document == texts->document_capacity) {
+        const size_t capacity = 2 * texts->document_capacity + 64;
+        pico_train_text *bigger = realloc(texts->document, capacity * sizeof *bigger);
+        if (bigger == NULL) {
+            return no_memory(err);
+        }
+        texts->document = bigger;
+        texts->document_capacity = capacity;
+    }
+    texts->document[texts->n_document++] = (pico_train_text){text, n};
+    return PICO_OK;
+}
+
+static pico_status split(pico_texts *texts, const char *text, size_t n, const char *separator,
+                         pico_error *err) {
+    pico_document *documents = NULL;
+    size_t count = 0;
+    separator = separator != NULL ? separator : pico_eval_separator(text, n);
+    if (separator == NULL) {
+        return n == 0 ? PICO_OK : add_document(texts, text, n, err);
+    }
+    pico_status status = pico_eval_split(text, n, separator, &documents, &count, err);
+    for (size_t i = 0; status == PICO_OK && i < count; i++) {
+        status = add_document(texts, documents[i].text, documents[i].n, err);
+    }
+    free(documents);
+    return status;
+}
+
+static pico_status add_file(pico_texts *texts, const char *path, const char *separator,
+                            pico_error *err) {
+    char *text = NULL;
+    uint64_t n = 0;
+    if (texts->n_text == texts->text_capacity) {
+        const size_t capacity = 2 * texts->text_capacity + 16;
+        char **bigger = realloc(texts->text, capacity * sizeof *bigger);
+        if (bigger == NULL) {
+            return no_memory(err);
+        }
+        texts->text = bigger;
+        texts->text_capacity = capacity;
+    }
+    pico_status status = pico_file_read(path, TEXT_BYTES, &text, &n, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    texts->text[texts->n_text++] = text;
+    return split(texts, text, (size_t)n, separator, err);
+}
+
+static int is_wanted(const struct dirent *entry) {
+    return entry->d_name[0] != '.';
+}
+
+static pico_status add_folder(pico_texts *texts, const char *path, const char *separator,
+                              pico_error *err) {
+    struct dirent **entry = NULL;
+    pico_arena arena = {0};
+    pico_status status = PICO_OK;
+    const int n = scandir(path, &entry, is_wanted, alphasort);
+    if (n < 0) {
+        return pico_fail(err, PICO_E_IO, "%s: %s", path, strerror(errno));
+    }
+    for (int i = 0; i < n; i++) {
+        const char *file = status == PICO_OK ? pico_file_in(path, entry[i]->d_name, &arena) : NULL;
+        if (file != NULL) { /* folders in it are left out */
+            status = add_file(texts, file, separator, err);
+        }
+        free(entry[i]);
+    }
+    free(entry);
+    pico_arena_free(&arena);
+    return status;
+}
+
+pico_status pico_texts_read(const char *path, const char *separator, pico_texts *out,
+                            pico_error *err) {
+    *out = (pico_texts){0};
+    pico_status status = pico_is_folder(path) ? add_folder(out, path, separator, err)
+                                              : add_file(out, path, separator, err);
+    if (status == PICO_OK && out->n_document == 0) {
+        status = pico_fail(err, PICO_E_INVALID, "%s holds no text", path);
+    }
+    if (status != PICO_OK) {
+        pico_texts_free(out);
+    }
+    return status;
+}
+
+void pico_texts_free(pico_texts *texts) {
+    for (size_t i = 0; i < texts->n_text; i++) {
+        free(texts->text[i]);
+    }
+    free(texts->text);
+    free(texts->document);
+    *texts = (pico_texts){0};
+}
+
+/* The first place of a line in [from, n), or from. */
+static size_t line_start(const pico_train_text *document, size_t from) {
+    const char *newline = memchr(document->text + from, '\n', document->n - from);
+    return newline == NULL || newline + 1 == document->text + document->n
+               ? from
+               : (size_t)(newline + 1 - document->text);
+}
+
+pico_status pico_texts_hold_out(pico_texts *texts, pico_train_text **out, size_t *n,
+                                pico_error *err) {
+    size_t kept = 0;
+    *n = 0;
+    *out = calloc(texts->n_document, sizeof **out);
+    if (*out == NULL) {
+        return no_memory(err);
+    }
+    for (size_t i = 0; i < texts->n_document; i++) {
+        pico_train_text document = texts->document[i];
+        if (texts->n_document < HOLD_OUT) {
+            const size_t cut = line_start(&document, document.n - document.n / HOLD_OUT);
+            if (cut < document.n) {
+                (*out)[(*n)++] = (pico_train_text){document.text + cut, document.n - cut};
+            }
+            document.n = cut;
+        } else if (i % HOLD_OUT == HOLD_OUT - 1) {
+            (*out)[(*n)++] = document;
+            continue;
+        }
+        texts->document[kept++] = document;
+    }
+    texts->n_document = kept;
+    return PICO_OK;
+}
+
+/* ---- checkpoints ---- */
+
+typedef struct state_header {
+    char magic[8];
+    pico_checkpoint at;
+    uint64_t bytes;
+} state_header;
+
+static const char magic[8] = {'p', 'i', 'c', 'o', 't', 'r', 'n', '1'};
+
+pico_status pico_checkpoint_prepare(const char *folder, uint64_t bytes, int goes_on,
+                                    pico_error *err) {
+    pico_arena arena = {0};
+    struct statvfs disk;
+    pico_writer writer;
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
+        return pico_fail(err, PICO_E_IO, "cannot make the folder %s for checkpoints: %s", folder,
+                         strerror(errno));
+    }
+    const char *probe = pico_arena_printf(&arena, "%s/last.state", folder);
+    pico_status status = probe == NULL ? no_memory(err) : pico_writer_open(&writer, probe, err);
+    if (status == PICO_OK) {
+        pico_writer_close(&writer);
+        if (!goes_on && pico_is_file(probe)) {
+            status = pico_fail(err, PICO_E_INVALID,
+                               "%s holds the state of another run; --resume goes on with it, or "
+                               "name another folder",
+                               folder);
+        } else if (goes_on && !pico_is_file(probe)) {
+            status = pico_fail(err, PICO_E_NOT_FOUND,
+                               "%s holds no state to go on from; leave --resume out to begin a run",
+                               folder);
+        } else if (statvfs(folder, &disk) == 0 &&
+                   (uint64_t)disk.f_bavail < bytes / (uint64_t)disk.f_frsize + 1) {
+            status = pico_fail(err, PICO_E_IO,
+                               "%s: checkpoints need %.1f MB while they are written, %.1f MB are "
+                               "free",
+                               folder, (double)bytes * 1e-6,
+                               (double)disk.f_bavail * (double)disk.f_frsize * 1e-6);
+        }
+    }
+    pico_arena_free(&arena);
+    return status;
+}
+
+pico_status pico_checkpoint_write(const char *folder, const pico_checkpoint *at, const void *state,
+                                  uint64_t bytes, pico_error *err) {
+    pico_arena arena = {0};
+    pico_writer writer;
+    state_header header = {.at = *at, .bytes = bytes};
+    memcpy(header.magic, magic, sizeof magic);
+    const char *path = pico_arena_printf(&arena, "%s/last.state", folder);
+    pico_status status = path == NULL ? no_memory(err) : pico_writer_open(&writer, path, err);
+    if (status == PICO_OK) {
+        status = pico_writer_write(&writer, &header, sizeof header, err);
+        if (status == PICO_OK) {
+            status = pico_writer_write(&writer, state, bytes, err);
+        }
+        if (status == PICO_OK) {
+            status = pico_writer_commit(&writer, err);
+        }
+        pico_writer_close(&writer);
+    }
+    pico_arena_free(&arena);
+    return status;
+}
+
+pico_status pico_checkpoint_read(const char *folder, pico_checkpoint *at, void **state,
+                                 uint64_t *bytes, pico_error *err) {
+    pico_arena arena = {0};
+    pico_map map = {0};
+    state_header header = {0};
+    *state = NULL;
+    const char *path = pico_arena_printf(&arena, "%s/last.state", folder);
+    pico_status status = path == NULL ? no_memory(err) : pico_map_open(path, &map, err);
+    if (status != PICO_OK) {
+        goto cleanup;
+    }
+    if (map.size >= sizeof header) {
+        memcpy(&header, map.data, sizeof header);
+    }
+    if (memcmp(header.magic, magic, sizeof magic) != 0 ||
+        header.bytes != map.size - sizeof header) {
+        status =
+            pico_fail(err, PICO_E_CORRUPT, "%s is no complete state of a training run (%llu bytes)",
+                      path, (unsigned long long)map.size);
+        goto cleanup;
+    }
+    *state = malloc((size_t)header.bytes + 1);
+    if (*state == NULL) {
+        status = no_memory(err);
+        goto cleanup;
+    }
+    memcpy(*state, map.data + sizeof header, (size_t)header.bytes);
+    *at = header.at;
+    *bytes = header.bytes;
+cleanup:
+    pico_map_close(&map);
+    pico_arena_free(&arena);
+    return status;
+}

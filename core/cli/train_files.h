@@ -1,0 +1,48 @@
+/*
+ * What training reads and writes: texts, cut into documents; checkpoints. Part of cmd_train.c.
+ */
+#ifndef PICO_CLI_TRAIN_FILES_H
+#define PICO_CLI_TRAIN_FILES_H
+
+#include "train/data.h"
+#include "train/train.h"
+#include "util/arena.h"
+
+/* Documents of a file, or of all files of a folder in the order of their names. */
+typedef struct pico_texts {
+    char **text; /* (n_text) whole files, malloc-ed */
+    size_t n_text, text_capacity;
+    pico_train_text *document; /* (n_document) into text */
+    size_t n_document, document_capacity;
+} pico_texts;
+
+/* separator: what stands between documents; NULL: <|endoftext|> where a file has it, else each file
+ * is one document. Empty documents are dropped; PICO_E_INVALID if none is left. */
+pico_status pico_texts_read(const char *path, const char *separator, pico_texts *out,
+                            pico_error *err);
+void pico_texts_free(pico_texts *texts);
+/* Moves a twentieth to out, which points into the same text: every 20th document, or the end of each
+ * when there are fewer than 20. */
+pico_status pico_texts_hold_out(pico_texts *texts, pico_train_text **out, size_t *n,
+                                pico_error *err);
+
+/* Where a run is, beside what the trainer saves. */
+typedef struct pico_checkpoint {
+    uint64_t step, rows; /* steps taken; rows of data handed out */
+    uint64_t seed;
+    uint32_t length, reserved;
+    double best; /* lowest bits per byte so far; infinity: none yet */
+} pico_checkpoint;
+
+/* Makes the folder if it is not there, and sees that a file can be written and that `bytes` fit. A
+ * run that goes on needs a state in it; one that begins refuses to write over one. */
+pico_status pico_checkpoint_prepare(const char *folder, uint64_t bytes, int goes_on,
+                                    pico_error *err);
+/* FOLDER/last.state, atomically: the checkpoint and the trainer's bytes. */
+pico_status pico_checkpoint_write(const char *folder, const pico_checkpoint *at, const void *state,
+                                  uint64_t bytes, pico_error *err);
+/* *state is malloc-ed. PICO_E_NOT_FOUND if there is none. */
+pico_status pico_checkpoint_read(const char *folder, pico_checkpoint *at, void **state,
+                                 uint64_t *bytes, pico_error *err);
+
+#endif

@@ -1,0 +1,223 @@
+/* Documents as rows of tokens; see data.h. */
+#include "train/data.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/host.h"
+
+enum { CHOICE = 1000 }; /* pieces among which best fit chooses */
+
+typedef struct piece {
+    uint64_t begin; /* into token */
+    uint32_t n;
+} piece;
+
+struct pico_train_data {
+    int32_t *token; /* (n_token) all pieces */
+    uint64_t n_token, token_capacity;
+    piece *piece; /* (n_piece) */
+    uint64_t n_piece, piece_capacity;
+    uint32_t row;                 /* length + 1 */
+    uint64_t seed, n_row, served; /* rows of the first epoch; rows handed out */
+    /* the epoch at hand */
+    uint64_t epoch, next; /* next of order that has not been looked at */
+    uint64_t *order;      /* (n_piece) */
+    uint64_t choice[CHOICE];
+    uint32_t n_choice;
+};
+
+/* ---- documents to pieces ---- */
+
+static pico_status grow(void **array, uint64_t *capacity, uint64_t need, size_t size,
+                        pico_error *err) {
+    if (need <= *capacity) {
+        return PICO_OK;
+    }
+    const uint64_t next = need + need / 2 + 1024;
+    void *bigger = next > SIZE_MAX / size ? NULL : realloc(*array, (size_t)next * size);
+    if (bigger == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory for the training data");
+    }
+    *array = bigger;
+    *capacity = next;
+    return PICO_OK;
+}
+
+static pico_status add_piece(pico_train_data *data, const int32_t *ids, uint32_t n, int32_t bos,
+                             pico_error *err) {
+    void *token = data->token, *pieces = data->piece;
+    const uint32_t first = bos >= 0;
+    pico_status status =
+        grow(&token, &data->token_capacity, data->n_token + n + first, sizeof *data->token, err);
+    data->token = token;
+    if (status == PICO_OK) {
+        status = grow(&pieces, &data->piece_capacity, data->n_piece + 1, sizeof *data->piece, err);
+        data->piece = pieces;
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    data->piece[data->n_piece++] = (piece){data->n_token, n + first};
+    if (first) {
+        data->token[data->n_token++] = bos;
+    }
+    memcpy(data->token + data->n_token, ids, n * sizeof *ids);
+    data->n_token += n;
+    return PICO_OK;
+}
+
+static pico_status add_document(pico_train_data *data, const pico_tokenizer *tokenizer,
+                                const pico_train_text *document, pico_error *err) {
+    int32_t *ids = NULL;
+    size_t n = 0;
+    const int32_t bos = pico_tokenizer_bos(tokenizer);
+    const size_t room = data->row - (bos >= 0);
+    pico_status status =
+        pico_tokenizer_encode(tokenizer, document->text, document->n, 0, &ids, &n, err);
+    for (size_t at = 0; status == PICO_OK && at < n; at += room) {
+        status = add_piece(data, ids + at, (uint32_t)(n - at < room ? n - at : room), bos, err);
+    }
+    free(ids);
+    return status;
+}
+
+/* ---- an epoch ---- */
+
+static void begin_epoch(pico_train_data *data, uint64_t epoch) {
+    const pico_random_key key = {.seed = data->seed, .purpose = PICO_RANDOM_PLUGIN, .t = epoch};
+    data->epoch = epoch;
+    data->next = 0;
+    data->n_choice = 0;
+    for (uint64_t i = 0; i < data->n_piece; i++) {
+        data->order[i] = i;
+    }
+    for (uint64_t i = data->n_piece; i-- > 1;) {
+        const uint64_t j = pico_random_u64(&key, i) % (i + 1), swap = data->order[i];
+        data->order[i] = data->order[j];
+        data->order[j] = swap;
+    }
+}
+
+static void fill_choice(pico_train_data *data) {
+    while (data->n_choice < CHOICE && data->next < data->n_piece) {
+        data->choice[data->n_choice++] = data->order[data->next++];
+    }
+}
+
+/* The longest piece of at most `room` tokens, else the shortest; the first of equal ones. */
+static uint32_t choose(const pico_train_data *data, uint32_t room) {
+    uint32_t fits = UINT32_MAX, shortest = 0;
+    for (uint32_t i = 0; i < data->n_choice; i++) {
+        const uint32_t n = data->piece[data->choice[i]].n;
+        if (n <= room && (fits == UINT32_MAX || n > data->piece[data->choice[fits]].n)) {
+            fits = i;
+        }
+        shortest = n < data->piece[data->choice[shortest]].n ? i : shortest;
+    }
+    return fits != UINT32_MAX ? fits : shortest;
+}
+
+/* The next row of the epoch into out (may be NULL); 0 when what is left does not fill one. */
+static int next_row(pico_train_data *data, int32_t *out) {
+    uint32_t filled = 0;
+    while (filled < data->row) {
+        fill_choice(data);
+        if (data->n_choice == 0) {
+            return 0;
+        }
+        const uint32_t room = data->row - filled, i = choose(data, room);
+        const piece *taken = &data->piece[data->choice[i]];
+        const uint32_t n = taken->n < room ? taken->n : room;
+        if (out != NULL) {
+            memcpy(out + filled, data->token + taken->begin, n * sizeof *out);
+        }
+        filled += n;
+        data->choice[i] = data->choice[--data->n_choice];
+    }
+    return 1;
+}
+
+static void serve(pico_train_data *data, int32_t *out) {
+    while (!next_row(data, out)) {
+        begin_epoch(data, data->epoch + 1); /* every epoch has a row: the first one had */
+    }
+    data->served++;
+}
+
+/* ---- interface ---- */
+
+pico_status pico_train_data_open(const pico_tokenizer *tokenizer, const pico_train_text *documents,
+                                 size_t n, uint32_t length, uint64_t seed, pico_train_data **out,
+                                 pico_error *err) {
+    *out = NULL;
+    pico_train_data *data = calloc(1, sizeof *data);
+    if (data == NULL || length == 0) {
+        free(data);
+        return pico_fail(err, PICO_E_NOMEM, "no room for rows of %u tokens", length);
+    }
+    data->row = length + 1;
+    data->seed = seed;
+    pico_status status = PICO_OK;
+    for (size_t i = 0; status == PICO_OK && i < n; i++) {
+        status = add_document(data, tokenizer, &documents[i], err);
+    }
+    if (status == PICO_OK && data->n_token < data->row) {
+        status = pico_fail(err, PICO_E_INVALID,
+                           "%zu documents with %llu tokens do not fill one row of %u tokens; give "
+                           "more text or make sequences shorter",
+                           n, (unsigned long long)data->n_token, data->row);
+    }
+    if (status == PICO_OK) {
+        data->order = malloc((size_t)data->n_piece * sizeof *data->order);
+        status = data->order == NULL
+                     ? pico_fail(err, PICO_E_NOMEM, "out of memory for the training data")
+                     : PICO_OK;
+    }
+    if (status != PICO_OK) {
+        pico_train_data_close(data);
+        return status;
+    }
+    begin_epoch(data, 0);
+    while (next_row(data, NULL)) {
+        data->n_row++;
+    }
+    begin_epoch(data, 0);
+    *out = data;
+    return PICO_OK;
+}
+
+void pico_train_data_close(pico_train_data *data) {
+    if (data != NULL) {
+        free(data->token);
+        free(data->piece);
+        free(data->order);
+        free(data);
+    }
+}
+
+uint64_t pico_train_data_rows(const pico_train_data *data) {
+    return data->n_row;
+}
+
+uint64_t pico_train_data_tokens(const pico_train_data *data) {
+    return data->n_token;
+}
+
+void pico_train_data_next(pico_train_data *data, uint32_t n, int32_t *tokens) {
+    for (uint32_t i = 0; i < n; i++) {
+        serve(data, tokens + (size_t)i * data->row);
+    }
+}
+
+void pico_train_data_seek(pico_train_data *data, uint64_t row) {
+    begin_epoch(data, 0);
+    data->served = 0;
+    while (data->served < row) {
+        serve(data, NULL);
+    }
+}
+
+uint64_t pico_train_data_tell(const pico_train_data *data) {
+    return data->served;
+}

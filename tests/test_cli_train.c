@@ -1,0 +1,265 @@
+/* layers: cli */
+/*
+ * The train command: a loss that falls, a model that can be used, a run in pieces that ends with the
+ * same bits as one in one piece (after stop_at and after Ctrl-C), a teacher, heads on a frozen trunk,
+ * a loss that is no number, and what is refused, with its exit code.
+ */
+#include "cli_support.h"
+
+#include <dirent.h>
+#include <time.h>
+
+enum { LINE = 40 };
+
+typedef struct context {
+    char *folder;
+    char model[64], heads[64], text[64], out[3][64];
+    cli_run run;
+} context;
+
+#define RUN (&c->run)
+#define COMMON                                                                                     \
+    "--data", c->text, "-t", "2", "--init", "random", "--set", "trainer.distill.length=24",        \
+        "--set", "trainer.distill.batch=4", "--set", "trainer.eval_every=4", "--set",              \
+        "trainer.save_every=3", "--set", "trainer.eval_rows=8"
+
+/* Text with a simple rule that a model of bytes can find. */
+static void make_text(const char *path) {
+    char text[4000];
+    size_t n = 0;
+    for (int i = 0; n + LINE < sizeof text; i++) {
+        n += (size_t)snprintf(text + n, sizeof text - n, "%c is %d, ", 'a' + i % 6, i % 6);
+        n += i % 6 == 5 ? (size_t)snprintf(text + n, sizeof text - n, "\n") : 0;
+    }
+    cli_write(path, text, n);
+}
+
+static int setup(void **state) {
+    context *c = calloc(1, sizeof *c);
+    pico_layer_desc layer[2];
+    assert_non_null(c);
+    c->folder = cli_folder();
+    (void)snprintf(c->model, sizeof c->model, "%s/model.gguf", c->folder);
+    (void)snprintf(c->heads, sizeof c->heads, "%s/heads.gguf", c->folder);
+    (void)snprintf(c->text, sizeof c->text, "%s/text.txt", c->folder);
+    for (int i = 0; i < 3; i++) {
+        (void)snprintf(c->out[i], sizeof c->out[i], "%s/out%d", c->folder, i);
+    }
+    cli_make_tiny(c->model, NULL);
+    pico_model_desc desc = cli_tiny_desc(layer, 2);
+    desc.n_mtp_head = 2;
+    desc.n_draft = 2;
+    desc.draft_hidden = 16;
+    cli_make_model(c->heads, &desc, NULL);
+    make_text(c->text);
+    *state = c;
+    return 0;
+}
+
+static void remove_folder(const char *folder) {
+    char path[512];
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
+        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        (void)unlink(path);
+    }
+    if (dir != NULL) {
+        (void)closedir(dir);
+        assert_int_equal(rmdir(folder), 0);
+    }
+}
+
+static int teardown(void **state) {
+    context *c = *state;
+    for (int i = 0; i < 3; i++) {
+        remove_folder(c->out[i]);
+    }
+    remove_folder(c->folder);
+    free(c->folder);
+    free(c);
+    return 0;
+}
+
+static char *slurp(const char *folder, const char *name, uint64_t *n) {
+    char path[128];
+    char *data = NULL;
+    pico_error err = {0};
+    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (pico_file_read(path, 1 << 26, &data, n, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    return data;
+}
+
+static void same_files(const char *a, const char *b, const char *name) {
+    uint64_t n_a, n_b;
+    char *x = slurp(a, name, &n_a), *y = slurp(b, name, &n_b);
+    if (n_a != n_b || memcmp(x, y, n_a) != 0) {
+        fail_msg("%s differs between %s and %s", name, a, b);
+    }
+    free(x);
+    free(y);
+}
+
+/* Column `column` of line `line` of the log; line 0 holds the names. */
+static double logged(const char *folder, int line, int column) {
+    uint64_t n;
+    char *log = slurp(folder, "log.csv", &n), *at = log;
+    for (; line > 0; line--) {
+        at = strchr(at, '\n');
+        assert_non_null(at);
+        at++;
+    }
+    for (; column > 0; column--) {
+        at += strcspn(at, ",\n");
+        assert_int_equal(*at, ',');
+        at++;
+    }
+    const double value = strtod(at, NULL);
+    free(log);
+    return value;
+}
+
+static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
+    context *c = *state;
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.steps=12");
+    assert_contains(c->run.err, "bits per byte");
+    assert_true(logged(c->out[0], 12, 1) < logged(c->out[0], 1, 1));
+    assert_true(logged(c->out[0], 12, 7) > 0); /* validated at the end */
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], "--set",
+               "trainer.distill.steps=12", "--set", "trainer.stop_at=5", "-q");
+    /* a folder with a run in it is not written over */
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[1], "-q");
+    assert_contains(c->run.err, "--resume");
+    /* with other threads, and from a model that holds other values */
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], "--resume", "--set",
+               "trainer.distill.steps=12", "-t", "1", "--set", "trainer.distill.recompute=on");
+    same_files(c->out[0], c->out[1], "last.state");
+    same_files(c->out[0], c->out[1], "last.gguf");
+    same_files(c->out[0], c->out[1], "best.gguf");
+    char last[96];
+    (void)snprintf(last, sizeof last, "%s/last.gguf", c->out[0]);
+    cli_expect(RUN, 0, "-m", last, "-p", "a is", "-n", "8", "--temp", "0");
+    assert_true(c->run.n_out > 0);
+    /* the seed is part of a run */
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[1], "--resume", "--set",
+               "trainer.seed=1");
+    assert_contains(c->run.err, "seed");
+}
+
+/* Starts the program, waits until the log has some steps, and interrupts it. */
+static int interrupted(const char *const *words, const char *log) {
+    const char *argv[MAX_WORDS] = {"picochat"};
+    struct stat info;
+    int status = 0;
+    for (int i = 0; words[i] != NULL; i++) {
+        argv[i + 1] = words[i];
+    }
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        (void)signal(SIGINT, SIG_DFL);
+        (void)execv(PROGRAM, (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    for (int i = 0; i < 2000 && (stat(log, &info) != 0 || info.st_size < 300); i++) {
+        const struct timespec wait = {.tv_nsec = 5000000};
+        (void)nanosleep(&wait, NULL);
+    }
+    (void)kill(child, SIGINT);
+    assert_true(waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 256;
+}
+
+static void an_interrupted_run_goes_on(void **state) {
+    context *c = *state;
+    char log[96];
+    (void)snprintf(log, sizeof log, "%s/log.csv", c->out[1]);
+    const int code =
+        interrupted(CLI_WORDS("train", "-m", c->model, COMMON, "--out", c->out[1], "-q", "--set",
+                              "trainer.distill.steps=300", "--set", "trainer.eval_every=0"),
+                    log);
+    assert_int_equal(code, 130);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], "--resume", "-q",
+               "--set", "trainer.distill.steps=300", "--set", "trainer.eval_every=0");
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", "--set",
+               "trainer.distill.steps=300", "--set", "trainer.eval_every=0");
+    same_files(c->out[0], c->out[1], "last.state");
+}
+
+static void a_student_learns_from_a_teacher(void **state) {
+    context *c = *state;
+    char teacher[128];
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", "--set",
+               "trainer.distill.steps=20");
+    (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s/last.gguf", c->out[0]);
+    cli_expect(RUN, 0, "train", "-m", c->heads, COMMON, "--out", c->out[1], "-q", "--set",
+               "trainer.distill.steps=20", "--set", teacher, "--set",
+               "trainer.distill.optimizer=adamw", "--set", "trainer.distill.accumulate=2");
+    uint64_t n;
+    char *log = slurp(c->out[1], "log.csv", &n);
+    assert_contains(log, "step,loss,learning_rate,tokens,seconds,ce,kl,mtp,draft,validation");
+    free(log);
+    for (int column = 5; column < 9; column++) {
+        assert_true(logged(c->out[1], 20, column) < logged(c->out[1], 1, column));
+    }
+    /* heads alone: the trunk keeps its values, the heads' losses fall */
+    char last[96];
+    (void)snprintf(last, sizeof last, "%s/last.gguf", c->out[1]);
+    cli_expect(RUN, 0, "train", "-m", last, COMMON, "--init", "model", "--out", c->out[2], "-q",
+               "--set", "trainer.distill.steps=10", "--set", teacher, "--set",
+               "trainer.distill.train=heads", "--set", "trainer.distill.head_lr=0.05");
+    assert_true(logged(c->out[2], 10, 5) < logged(c->out[2], 1, 5));
+    assert_true(logged(c->out[2], 4, 8) == logged(c->out[2], 8, 8));
+    /* tokens of the teacher that mean something else */
+    (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s",
+                   PICO_SOURCE_DIR "/models/default.gguf");
+    remove_folder(c->out[2]);
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set", teacher);
+    assert_one_message(RUN);
+    assert_contains(c->run.err, "tokenizer");
+}
+
+static void a_loss_that_is_no_number_stops_the_run(void **state) {
+    context *c = *state;
+    cli_expect(RUN, 1, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", "--set",
+               "trainer.distill.steps=200", "--set", "trainer.distill.optimizer=adamw", "--set",
+               "trainer.distill.lr=100", "--set", "trainer.distill.warmup=0", "--set",
+               "trainer.eval_every=0", "--set", "trainer.save_every=1");
+    assert_one_message(RUN);
+    assert_contains(c->run.err, "no number");
+    assert_contains(c->run.err, "last.state, step ");
+}
+
+static void what_makes_no_sense_is_refused(void **state) {
+    context *c = *state;
+    cli_expect(RUN, 2, "train", "-m", c->model, "--data", c->text);
+    assert_contains(c->run.err, "--out");
+    cli_expect(RUN, 2, "train", "-m", c->model, "--data", "/nonexistent", "--out", c->out[0]);
+    assert_one_message(RUN);
+    cli_expect(RUN, 1, "train", "-m", c->model, COMMON, "--out", "/proc/nothing");
+    assert_contains(c->run.err, "/proc/nothing");
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[0], "--resume");
+    assert_contains(c->run.err, "no state");
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.train=heads");
+    assert_contains(c->run.err, "no heads beyond");
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.warmup=0.8");
+    assert_contains(c->run.err, "warmdown");
+    cli_expect(RUN, 2, "train", "-m", c->model, "--data", c->text, "--out", c->out[0], "--set",
+               "trainer.distill.length=5000");
+    assert_contains(c->run.err, "do not fill one row");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_run_in_pieces_ends_with_the_same_bits, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,162 @@
+/* layers: train */
+/*
+ * Documents as rows: every row begins with the begin-of-text token and is full, nothing that fits is
+ * lost, long documents are cut and none of their tokens either; an epoch is a permutation; a place
+ * can be gone to; too little text is refused.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/data.h"
+
+enum { BOS = 1, LENGTH = 15, ROW = LENGTH + 1, N = 40 };
+
+typedef struct fixture {
+    pico_model_file *file;
+    pico_tokenizer *tokenizer; /* byte b is token b + 3 */
+} fixture;
+
+static int setup(void **state) {
+    fixture *f = calloc(1, sizeof *f);
+    pico_error err = {0};
+    const char *path = PICO_SOURCE_DIR "/models/bytes-vocab.gguf";
+    if (f == NULL || pico_model_file_open(path, NULL, &f->file, &err) != PICO_OK ||
+        pico_tokenizer_open(&f->file->vocab, &f->tokenizer, &err) != PICO_OK) {
+        print_error("%s\n", err.message);
+        return 1;
+    }
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state) {
+    fixture *f = *state;
+    pico_tokenizer_close(f->tokenizer);
+    pico_model_file_close(f->file);
+    free(f);
+    return 0;
+}
+
+static pico_train_data *open_data(const fixture *f, const pico_train_text *documents, size_t n,
+                                  uint64_t seed) {
+    pico_train_data *data = NULL;
+    pico_error err = {0};
+    if (pico_train_data_open(f->tokenizer, documents, n, LENGTH, seed, &data, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    return data;
+}
+
+/* Documents of one letter each, the i-th i % 9 + 1 long. */
+static void make_documents(char text[N][16], pico_train_text documents[N]) {
+    for (int i = 0; i < N; i++) {
+        const size_t n = (size_t)(i % 9 + 1);
+        memset(text[i], 'A' + i, n);
+        documents[i] = (pico_train_text){text[i], n};
+    }
+}
+
+static void rows_are_full_and_begin_with_bos(void **state) {
+    const fixture *f = *state;
+    char text[N][16];
+    pico_train_text documents[N];
+    int32_t row[ROW];
+    size_t seen[256] = {0}, n_cut = 0;
+    make_documents(text, documents);
+    pico_train_data *data = open_data(f, documents, N, 1);
+    const uint64_t n_rows = pico_train_data_rows(data);
+    assert_in_range(n_rows, 1, N);
+    for (uint64_t r = 0; r < n_rows; r++) {
+        pico_train_data_next(data, 1, row);
+        assert_int_equal(row[0], BOS);
+        for (int i = 0; i < ROW; i++) {
+            assert_true(row[i] == BOS || (row[i] >= 3 && row[i] < 259));
+            seen[row[i] >= 3 ? row[i] - 3 : 0]++;
+        }
+    }
+    /* no letter more often than its document has it; few are cut at the end of a row */
+    for (int i = 0; i < N; i++) {
+        assert_true(seen['A' + i] <= documents[i].n);
+        n_cut += seen['A' + i] < documents[i].n;
+    }
+    assert_true(n_cut <= n_rows + 4);
+    assert_int_equal(pico_train_data_tell(data), n_rows);
+    pico_train_data_close(data);
+}
+
+/* A document of 105 different bytes is in the rows whole, its pieces begin with BOS. */
+static void long_documents_are_cut_into_pieces(void **state) {
+    const fixture *f = *state;
+    char text[105];
+    int32_t row[ROW];
+    int seen[256] = {0};
+    for (int i = 0; i < 105; i++) {
+        text[i] = (char)(100 + i);
+    }
+    const pico_train_text document = {text, 105}; /* seven pieces of 15 */
+    pico_train_data *data = open_data(f, &document, 1, 1);
+    assert_int_equal(pico_train_data_rows(data), 7);
+    for (int r = 0; r < 7; r++) {
+        pico_train_data_next(data, 1, row);
+        assert_int_equal(row[0], BOS);
+        for (int i = 1; i < ROW; i++) {
+            seen[row[i] - 3]++;
+        }
+    }
+    for (int i = 0; i < 105; i++) {
+        assert_int_equal(seen[100 + i], 1);
+    }
+    pico_train_data_close(data);
+}
+
+static void a_place_can_be_gone_to(void **state) {
+    const fixture *f = *state;
+    enum { ROWS = 60 };
+    char text[N][16];
+    pico_train_text documents[N];
+    static int32_t all[ROWS * ROW], row[ROW], other[ROW];
+    make_documents(text, documents);
+    pico_train_data *data = open_data(f, documents, N, 7), *again = open_data(f, documents, N, 7);
+    pico_train_data *different = open_data(f, documents, N, 8);
+    pico_train_data_next(data, ROWS, all); /* several epochs */
+    assert_true(pico_train_data_rows(data) < ROWS / 2);
+    for (uint64_t at = ROWS; at-- > 0;) {
+        pico_train_data_seek(again, at);
+        pico_train_data_next(again, 1, row);
+        assert_int_equal(pico_train_data_tell(again), at + 1);
+        assert_memory_equal(row, all + at * ROW, sizeof row);
+    }
+    pico_train_data_next(different, 1, other);
+    assert_memory_not_equal(other, all, sizeof other);
+    pico_train_data_seek(again, pico_train_data_rows(again));
+    pico_train_data_next(again, 1, row); /* another epoch, another order */
+    assert_memory_not_equal(row, all, sizeof row);
+    pico_train_data_close(data);
+    pico_train_data_close(again);
+    pico_train_data_close(different);
+}
+
+static void too_little_text_is_refused(void **state) {
+    const fixture *f = *state;
+    const pico_train_text document = {"short", 5};
+    pico_train_data *data = NULL;
+    pico_error err = {0};
+    assert_int_equal(pico_train_data_open(f->tokenizer, &document, 1, LENGTH, 1, &data, &err),
+                     PICO_E_INVALID);
+    assert_non_null(strstr(err.message, "one row of 16 tokens"));
+    assert_null(data);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_full_and_begin_with_bos),
+                                       cmocka_unit_test(long_documents_are_cut_into_pieces),
+                                       cmocka_unit_test(a_place_can_be_gone_to),
+                                       cmocka_unit_test(too_little_text_is_refused)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
