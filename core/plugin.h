@@ -29,7 +29,7 @@
  *   to be the host's. Structs grow only at the end; numbers of enumerators are never reused. Structs
  *   that occur in arrays or inside others do not grow at all: pico_tensor, pico_kv_desc, pico_dist,
  *   pico_row, pico_sequence, pico_proposal, pico_outcome, pico_continuation, pico_hypothesis,
- *   pico_extension, pico_layer_desc, pico_tensor_info, pico_tensor_plan.
+ *   pico_extension, pico_layer_desc, pico_tensor_info, pico_tensor_plan, pico_train_attend_args.
  * Required slots come first in each table and are marked; the others may be NULL.
  * Threads. [host] means: called from one host thread at a time, never concurrently for the same
  *   instance; all slots are [host] unless they say otherwise. [any] means: any thread at any time.
