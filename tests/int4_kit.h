@@ -151,10 +151,10 @@ static inline void int4_check(pico_status status, const pico_error *err) {
     }
 }
 
-/* A Llama of one layer with these widths, and an instance with options "key=value", NULL-ended. */
-static inline void int4_rig_open(int4_rig *r, uint32_t head_dim, uint32_t n_ff, uint32_t n_threads,
-                                 const char *const *options) {
-    const tiny_model tiny = {.family = "llama",
+/* A model of one layer with these widths, and an instance with options "key=value", NULL-ended. */
+static inline void int4_rig_open_as(int4_rig *r, const char *family, uint32_t head_dim,
+                                    uint32_t n_ff, uint32_t n_threads, const char *const *options) {
+    const tiny_model tiny = {.family = family,
                              .n_layer = 1,
                              .n_head = 4,
                              .n_kv_head = 4,
@@ -190,6 +190,11 @@ static inline void int4_rig_open(int4_rig *r, uint32_t head_dim, uint32_t n_ff, 
                                     "compress.1.int4", &r->host, &r->instance, &err),
                &err);
     r->ops = &r->instance.loaded->ops.compressor;
+}
+
+static inline void int4_rig_open(int4_rig *r, uint32_t head_dim, uint32_t n_ff, uint32_t n_threads,
+                                 const char *const *options) {
+    int4_rig_open_as(r, "llama", head_dim, n_ff, n_threads, options);
 }
 
 static inline void int4_rig_close(int4_rig *r) {

@@ -279,6 +279,32 @@ static void gptq_is_the_published_one(void **state) {
     }
 }
 
+/* A gate takes the first channels of the input of q, k and v; what it needs of them is its own. */
+static void gates_take_part_of_an_input(void **state) {
+    static const gptq_case c = {"nf4", "search", "on", 16, 64};
+    char text[64];
+    int4_rig r;
+    pico_error err = {0};
+    const char *const options[] = {"method=gptq",
+                                   "damping=0.02",
+                                   "format=nf4",
+                                   "act_order=on",
+                                   "keep=none",
+                                   "only=*attn_v.weight *value_gate.weight",
+                                   int4_text_option(text),
+                                   NULL};
+    (void)state;
+    int4_rig_open_as(&r, "nanochat-g2", 16, 64, 2, options);
+    const pico_file_tensor *gate = int4_tensor(&r, "blk.0.value_gate.weight");
+    assert_true(gate->data.cols < r.file->desc.n_embd);
+    float *before = int4_values(gate);
+    int4_check(int4_run(&r, &err), &err);
+    check_gptq(&r, &c, "blk.0.value_gate.weight", 0, before);
+    free(before);
+    int4_rig_close(&r);
+    int4_text_remove(text);
+}
+
 /* ---- AWQ ---- */
 
 /* Rounds the matrix times s, scales from the largest value; returns the error of the product. */
@@ -386,6 +412,7 @@ static void awq_finds_the_best_exponent(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gptq_is_the_published_one),
+        cmocka_unit_test(gates_take_part_of_an_input),
         cmocka_unit_test(awq_finds_the_best_exponent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
