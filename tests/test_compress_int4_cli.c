@@ -52,7 +52,7 @@ static void a_stage_at_load_equals_the_written_file(void **state) {
         cli_expect(&loaded, 0, "eval", "-m", model, "-f", PICO_SOURCE_DIR "/LICENSE", "-o", "json",
                    "-t", "2", "--set", "compress.1.plugin=int4", "--set", format, "--set", method,
                    "--set", order, text);
-        cli_expect(&written, 0, "convert", model, small, "-t", "1", "--set",
+        cli_expect(&written, 0, "compress", "-q", "-m", model, "-o", small, "-t", "1", "--set",
                    "compress.1.plugin=int4", "--set", format, "--set", method, "--set", order,
                    text);
         cli_expect(&written, 0, "eval", "-m", small, "-f", PICO_SOURCE_DIR "/LICENSE", "-o",
@@ -76,6 +76,7 @@ static void errors_name_the_stage(void **state) {
     cli_expect(&run, 2, "run", "-m", model, "-p", "a", "--log", "error", "--set",
                "compress.1.plugin=int4", "--set", "compress.1.int4.method=gptq", "--set",
                "compress.1.int4.samples=1000", text);
+    assert_contains(run.err, "[compress.1] int4: calibration text");
     assert_contains(run.err, "enough for");
     assert_one_message(&run);
     cli_expect(&run, 2, "run", "-m", model, "-p", "a", "--set", "compress.1.plugin=int4", "--set",

@@ -194,10 +194,15 @@ static pico_status calibrate(void *self, pico_model *model, pico_error *err) {
     return int4_calibrate(self, model, err);
 }
 
+static uint32_t calibrates(const void *self) {
+    return ((const int4 *)self)->options.method != METHOD_RTN;
+}
+
 static const pico_compressor_ops ops = {.struct_size = sizeof(pico_compressor_ops),
                                         .plan = plan,
                                         .apply = apply,
-                                        .calibrate = calibrate};
+                                        .calibrate = calibrate,
+                                        .calibrates = calibrates};
 
 static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
                                    .abi_major = PICO_ABI_MAJOR,
