@@ -12,6 +12,7 @@ static uint32_t kv_dtype_of(const pico_config *config) {
     const char *word = pico_config_string(config, "attention", "kv_type");
     return strcmp(word, "f16") == 0    ? PICO_DTYPE_F16
            : strcmp(word, "bf16") == 0 ? PICO_DTYPE_BF16
+           : strcmp(word, "q8_0") == 0 ? PICO_DTYPE_Q8_0
                                        : PICO_DTYPE_F32;
 }
 

@@ -182,16 +182,17 @@ static uint32_t larger(uint32_t a, uint32_t b) {
 }
 
 /* Offsets of the parts of a thread's area, in floats; returns the size of the area in floats. */
-static uint64_t scratch_layout(const pico_reserve *need, uint64_t part[6]) {
+static uint64_t scratch_layout(const pico_reserve *need, uint64_t part[7]) {
     const uint64_t head = (uint64_t)cpu_pad16(need->max_head_dim);
-    const uint64_t size[6] = {CPU_EXPAND_ROWS * (uint64_t)cpu_pad16(need->max_in),
+    const uint64_t size[7] = {CPU_EXPAND_ROWS * (uint64_t)cpu_pad16(need->max_in),
                               (uint64_t)CPU_MAX_MROWS * CPU_GATED_ROWS,
                               (uint64_t)CPU_ATTN_QUERIES * PICO_PAGE_POSITIONS,
                               CPU_ATTN_QUERIES * head,
                               2 * CPU_ATTN_QUERIES,
+                              2 * (uint64_t)PICO_PAGE_POSITIONS * head,
                               2 * (uint64_t)PICO_PAGE_POSITIONS * head};
     uint64_t at = 0;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         part[i] = at;
         at += size[i] + 16; /* a line apart, so that no two threads write to one */
     }
@@ -200,7 +201,7 @@ static uint64_t scratch_layout(const pico_reserve *need, uint64_t part[6]) {
 
 cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread) {
     assert(thread < cpu->n_threads && cpu->scratch != NULL);
-    uint64_t part[6];
+    uint64_t part[7];
     (void)scratch_layout(&cpu->need, part);
     float *base = (float *)(void *)(cpu->scratch + thread * cpu->scratch_stride);
     return (cpu_scratch){.expanded = base + part[0],
@@ -208,7 +209,8 @@ cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread) {
                          .score = base + part[2],
                          .acc = base + part[3],
                          .state = base + part[4],
-                         .gather = (uint8_t *)(base + part[5])};
+                         .gather = (uint8_t *)(base + part[5]),
+                         .wide = base + part[6]};
 }
 
 pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err) {
@@ -228,7 +230,7 @@ pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err) {
                          "backend cpu: a head is %u wide, the widest it can do is %d",
                          all.max_head_dim, CPU_MAX_HEAD_DIM);
     }
-    uint64_t part[6];
+    uint64_t part[7];
     const uint64_t stride = scratch_layout(&all, part) * sizeof(float);
     uint64_t pack =
         (uint64_t)(CPU_PACK_MIN_ROWS + CPU_PACK_SLACK) * (uint64_t)cpu_pad16(all.max_in);
