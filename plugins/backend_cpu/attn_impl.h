@@ -22,7 +22,7 @@
 #define WIDEN_FROM 12 /* queries for which a page of 8 or 16 bits is widened as a whole */
 
 /* How K and V come: the type of their elements, and whether they are codes with scales. Both are
- * constants wherever they are used. */
+ * constants wherever they are used. K is (64 / n, head_dim, n) where n elements take 64 bytes. */
 typedef struct attn_kind {
     uint32_t dtype;
     int scaled;
@@ -34,7 +34,6 @@ typedef struct tile_range {
     int from, to;    /* all of them, rounded to multiples of 2 L */
 } tile_range;
 
-/* Asks for the lines of the next page that correspond to n bytes at p of this one. */
 INLINE void ask_ahead(const char *p, int n) {
     UNROLL for (int i = 0; i < n; i += 64) {
         __builtin_prefetch(p + i, 0, 2);
@@ -45,13 +44,13 @@ INLINE int kind_size(attn_kind kind) {
     return kind.dtype == PICO_DTYPE_F32 ? 4 : kind.dtype == PICO_DTYPE_I8 ? 1 : 2;
 }
 
-/* score[q][p..p + nv L) for nq queries: scale x sum over d of q[d] x K[d][p..], or, with scales, that
- * sum for one block of dimensions after the other. */
+/* score[q][p..p + nv L) for nq queries: scale x sum over d of q[d] x K[d][p..], or, with scales,
+ * that sum for one block of dimensions after the other. `ahead` asks for K of the next page. */
 INLINE void score_strip(attn_kind kind, int nq, int nv, const cpu_attn *a, uint32_t q0, int p,
                         int ahead) {
+    const int line = 64 / kind_size(kind);
+    const int64_t block = (int64_t)a->head_dim * line;
     const uint32_t step = kind.scaled ? 32 : a->head_dim;
-    const int row = P * kind_size(kind);
-    const char *next = (const char *)(ahead ? a->next_k : a->q[q0]);
     for (uint32_t first = 0; first < a->head_dim; first += step) {
         vf sum[TILE][GROUP_K];
         UNROLL for (int q = 0; q < nq; q++) {
@@ -62,11 +61,14 @@ INLINE void score_strip(attn_kind kind, int nq, int nv, const cpu_attn *a, uint3
         for (uint32_t d = first; d < first + step; d++) {
             vf k[GROUP_K];
             UNROLL for (int j = 0; j < nv; j++) {
-                k[j] = vf_load_any(kind.dtype, a->k, (int64_t)d * P + p + j * L);
+                const int at = p + j * L;
+                k[j] = vf_load_any(kind.dtype, a->k,
+                                   at / line * block + (int64_t)d * line + at % line);
             }
             if (ahead) {
-                ask_ahead(next, row);
-                next += row;
+                UNROLL for (int i = 0; i < P / line; i++) {
+                    ask_ahead((const char *)a->next_k + (i * (int64_t)a->head_dim + d) * 64, 64);
+                }
             }
             UNROLL for (int q = 0; q < nq; q++) {
                 const vf x = vf_set(a->q[q0 + (uint32_t)q][d]);
@@ -363,26 +365,23 @@ static void page_wide_q8(const cpu_attn *a) {
     attn_page((attn_kind){PICO_DTYPE_F32, 1}, a);
 }
 
-/* n elements, a multiple of 64, of what kind.dtype says */
-INLINE void widen_run(uint32_t dtype, const void *from, float *to, int64_t n) {
-    for (int64_t i = 0; i < n; i += 4 * L) {
-        UNROLL for (int j = 0; j < 4; j++) {
-            vf_store(to + i + j * L, vf_load_any(dtype, from, i + j * L));
+/* K from lines of 64 bytes of its type to lines of floats, V as it is. */
+INLINE void widen_page(uint32_t dtype, const cpu_attn *a, float *k, float *v) {
+    const int line = dtype == PICO_DTYPE_I8 ? 64 : 32;
+    const int64_t n = a->head_dim;
+    for (int p = 0; p < P; p += 16) {
+        float *to = k + p * n;
+        for (int64_t d = 0; d < n; d++) {
+            const int64_t at = (p / line * n + d) * line + p % line;
+            UNROLL for (int j = 0; j < 16; j += L) {
+                vf_store(to + d * 16 + j, vf_load_any(dtype, a->k, at + j));
+            }
         }
     }
-}
-
-static void widen(uint32_t dtype, const void *from, float *to, int64_t n) {
-    switch (dtype) {
-    case PICO_DTYPE_F16:
-        widen_run(PICO_DTYPE_F16, from, to, n);
-        break;
-    case PICO_DTYPE_BF16:
-        widen_run(PICO_DTYPE_BF16, from, to, n);
-        break;
-    default:
-        widen_run(PICO_DTYPE_I8, from, to, n);
-        break;
+    for (int64_t i = 0; i < n * P; i += 4 * L) {
+        UNROLL for (int j = 0; j < 4; j++) {
+            vf_store(v + i + j * L, vf_load_any(dtype, a->v, i + j * L));
+        }
     }
 }
 
@@ -391,8 +390,17 @@ static void widen(uint32_t dtype, const void *from, float *to, int64_t n) {
 static cpu_attn widened(const cpu_attn *a) {
     const int64_t n = (int64_t)a->head_dim * P;
     cpu_attn wide = *a;
-    widen(a->dtype, a->k, a->wide, n);
-    widen(a->dtype, a->v, a->wide + n, n);
+    switch (a->dtype) {
+    case PICO_DTYPE_F16:
+        widen_page(PICO_DTYPE_F16, a, a->wide, a->wide + n);
+        break;
+    case PICO_DTYPE_BF16:
+        widen_page(PICO_DTYPE_BF16, a, a->wide, a->wide + n);
+        break;
+    default:
+        widen_page(PICO_DTYPE_I8, a, a->wide, a->wide + n);
+        break;
+    }
     wide.k = a->wide;
     wide.v = a->wide + n;
     wide.next_k = wide.next_v = NULL;

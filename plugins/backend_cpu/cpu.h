@@ -97,7 +97,7 @@ typedef struct cpu_attn {
     uint32_t n_q;
     uint32_t head_dim;
     float scale;
-    const void *k;                     /* (head_dim, 64) */
+    const void *k;                     /* (64 / n, head_dim, n), n elements to 64 bytes */
     const void *v;                     /* (64, head_dim) */
     const uint16_t *k_scale, *v_scale; /* Q8_0: (head_dim / 32, 64) */
     const void *next_k, *next_v; /* what will be walked next, to ask memory for it; may be NULL */

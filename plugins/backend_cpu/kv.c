@@ -1,7 +1,8 @@
 /*
  * KV pages: their layout, storing and copying cells. Within a page, for each KV head: K as
- * (head_dim, 64), positions innermost, so that the scores of many positions come from one walk over
- * the query; then V as (64, head_dim).
+ * (64 / n_line, head_dim, n_line), positions innermost, so that the scores of many positions come
+ * from one walk over the query, and n_line positions to 64 bytes, so that those of a position are
+ * neighbours in memory; then V as (64, head_dim).
  *
  * Q8_0: K and V are int8 codes, each followed by F16 scales (head_dim / 32, 64), one for every 32
  * dimensions of a position: scale = max|x| / 127 as an F16, code = round(x / scale), at most 127
@@ -37,6 +38,7 @@ pico_status cpu_kv_layout(const pico_kv_desc *desc, kv_layout *out) {
     out->n_head = desc->n_kv_head;
     out->head_dim = desc->head_dim;
     out->size = codes ? 1 : half ? 2 : 4;
+    out->n_line = 64 / out->size;
     out->n_scale = codes ? desc->head_dim / 32 : 0;
     out->code_bytes = (uint64_t)desc->head_dim * PICO_PAGE_POSITIONS * out->size;
     out->half_bytes = out->code_bytes + (uint64_t)out->n_scale * PICO_PAGE_POSITIONS * 2;
@@ -48,6 +50,12 @@ uint64_t cpu_kv_page_bytes(void *self, const pico_kv_desc *kv) {
     (void)self;
     kv_layout layout;
     return cpu_kv_layout(kv, &layout) == PICO_OK ? layout.page_bytes : 0;
+}
+
+/* Bytes from the start of K to dimension 0 of a position; the others follow 64 bytes apart. */
+static size_t column_of(const kv_layout *kv, uint32_t offset) {
+    return ((size_t)(offset / kv->n_line) * kv->head_dim * kv->n_line + offset % kv->n_line) *
+           kv->size;
 }
 
 /* The scales of K, or of V; half points to its codes. */
@@ -67,8 +75,9 @@ static void store_q8(const store_job *job, const float *k, const float *v, uint8
     int8_t codes[CPU_MAX_HEAD_DIM];
     uint8_t *values = page + job->kv.half_bytes;
     row->to_q8(k, codes, scales_of(&job->kv, page) + offset, PICO_PAGE_POSITIONS, n);
+    uint8_t *to = page + column_of(&job->kv, offset);
     for (uint32_t d = 0; d < n; d++) {
-        page[(size_t)d * PICO_PAGE_POSITIONS + offset] = (uint8_t)codes[d];
+        to[(size_t)d * 64] = (uint8_t)codes[d];
     }
     row->to_q8(v, (int8_t *)values + (size_t)offset * n, scales_of(&job->kv, values) + offset,
                PICO_PAGE_POSITIONS, n);
@@ -83,19 +92,19 @@ static void store_head(const store_job *job, const float *k, const float *v, uin
         return;
     }
     if (job->kv.size == 4) {
-        float *to = (float *)(void *)page + offset;
+        float *to = (float *)(void *)(page + column_of(&job->kv, offset));
         for (uint32_t d = 0; d < n; d++) {
-            to[(size_t)d * PICO_PAGE_POSITIONS] = k[d];
+            to[(size_t)d * 16] = k[d];
         }
         memcpy(page + job->kv.half_bytes + (size_t)offset * n * 4, v, (size_t)n * 4);
         return;
     }
     const cpu_row_kernels *row = job->cpu->kernels->row;
     uint16_t narrow[CPU_MAX_HEAD_DIM];
-    uint16_t *to = (uint16_t *)(void *)page + offset;
+    uint16_t *to = (uint16_t *)(void *)(page + column_of(&job->kv, offset));
     row->narrow(job->kv.dtype, k, narrow, n);
     for (uint32_t d = 0; d < n; d++) {
-        to[(size_t)d * PICO_PAGE_POSITIONS] = narrow[d];
+        to[(size_t)d * 32] = narrow[d];
     }
     row->narrow(job->kv.dtype, v,
                 (uint16_t *)(void *)(page + job->kv.half_bytes) + (size_t)offset * n, n);
@@ -157,41 +166,35 @@ pico_status cpu_kv_store(void *self, const pico_kv_store_args *args) {
     const uint64_t stretches =
         ((uint64_t)job.k.rows + PICO_PAGE_POSITIONS - 1) / PICO_PAGE_POSITIONS;
     const uint64_t rows = stretches > 1 ? PICO_PAGE_POSITIONS : (uint64_t)job.k.rows;
+    const double lines = rows < job.kv.n_line ? 8 : 0; /* few rows wait for lines from memory */
     cpu_parallel(job.cpu, stretches * job.kv.n_head, UINT64_MAX,
-                 (double)rows * job.kv.head_dim * 1.0, store_units, &job);
+                 ((double)rows + lines) * job.kv.head_dim, store_units, &job);
     return PICO_OK;
 }
 
-/* n elements of `size` bytes, a page's positions apart */
-static void move_column(uint32_t size, const uint8_t *from, uint32_t from_offset, uint8_t *to,
-                        uint32_t to_offset, size_t n) {
-    if (size == 4) {
-        const uint32_t *x = (const uint32_t *)(const void *)from + from_offset;
-        uint32_t *out = (uint32_t *)(void *)to + to_offset;
-        for (size_t i = 0; i < n; i++) {
-            out[i * PICO_PAGE_POSITIONS] = x[i * PICO_PAGE_POSITIONS];
-        }
-    } else if (size == 2) {
-        const uint16_t *x = (const uint16_t *)(const void *)from + from_offset;
-        uint16_t *out = (uint16_t *)(void *)to + to_offset;
-        for (size_t i = 0; i < n; i++) {
-            out[i * PICO_PAGE_POSITIONS] = x[i * PICO_PAGE_POSITIONS];
-        }
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            to[i * PICO_PAGE_POSITIONS + to_offset] = from[i * PICO_PAGE_POSITIONS + from_offset];
+/* n elements of `size` bytes, 64 bytes apart */
+static void move_column(uint32_t size, const uint8_t *from, uint8_t *to, size_t n) {
+    for (size_t i = 0; i < n * 64; i += 64) {
+        if (size == 4) {
+            memcpy(to + i, from + i, 4);
+        } else if (size == 2) {
+            memcpy(to + i, from + i, 2);
+        } else {
+            to[i] = from[i];
         }
     }
 }
 
 void cpu_kv_move(const kv_layout *kv, const uint8_t *from, uint32_t from_offset, uint8_t *to,
                  uint32_t to_offset) {
-    const size_t n = kv->head_dim, row = n * kv->size;
-    move_column(kv->size, from, from_offset, to, to_offset, n);
+    const size_t row = (size_t)kv->head_dim * kv->size;
+    move_column(kv->size, from + column_of(kv, from_offset), to + column_of(kv, to_offset),
+                kv->head_dim);
     memcpy(to + kv->half_bytes + to_offset * row, from + kv->half_bytes + from_offset * row, row);
-    for (int half = 0; half < 2 && kv->n_scale > 0; half++) {
-        const uint64_t at = kv->code_bytes + (half == 0 ? 0 : kv->half_bytes);
-        move_column(2, from + at, from_offset, to + at, to_offset, kv->n_scale);
+    for (uint32_t i = 0; i < 2 * kv->n_scale; i++) { /* those of K, then those of V */
+        const uint64_t block = kv->code_bytes + i % kv->n_scale * (uint64_t)PICO_PAGE_POSITIONS * 2,
+                       at = block + (i < kv->n_scale ? 0 : kv->half_bytes);
+        memcpy(to + at + (uint64_t)to_offset * 2, from + at + (uint64_t)from_offset * 2, 2);
     }
 }
 
