@@ -130,6 +130,30 @@ static double code_value(const pico_weight_desc *desc, int64_t row, int64_t col)
     }
 }
 
+/* The reciprocal and the quotient are those of F32 arithmetic, each rounded, as a definition to the
+ * last bit needs: x / scale may lie next to a half. */
+static void round_q8_0(const float *x, double *out) {
+    float most = 0;
+    for (int64_t i = 0; i < 32; i++) {
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    }
+    const double scale = ref_f16(ref_to_f16((double)(most / 127)));
+    const float inverse = scale > 0 ? 1 / (float)scale : 0;
+    for (int64_t i = 0; i < 32; i++) {
+        const double code = nearbyint((double)(x[i] * inverse));
+        out[i] = scale * (code > 127 ? 127 : code < -127 ? -127 : code);
+    }
+}
+
+void ref_kv_round(uint32_t dtype, const float *x, int64_t n, double *out) {
+    for (int64_t i = 0; dtype == PICO_DTYPE_Q8_0 && i < n; i += 32) {
+        round_q8_0(x + i, out + i);
+    }
+    for (int64_t i = 0; dtype != PICO_DTYPE_Q8_0 && i < n; i++) {
+        out[i] = ref_round(dtype, (double)x[i]);
+    }
+}
+
 void ref_weight(const pico_weight_desc *desc, double *out) {
     for (int64_t row = 0; row < desc->rows; row++) {
         for (int64_t col = 0; col < desc->cols; col++) {

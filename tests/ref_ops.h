@@ -15,6 +15,10 @@ uint16_t ref_to_bf16(double x);
 /* x as a tensor of dtype F32, F16 or BF16 would hold it */
 double ref_round(uint32_t dtype, double x);
 
+/* n values of one head at one position as KV pages of this dtype hold them. Q8_0, in blocks of 32:
+ * scale = max|x| / 127 as an F16, value = scale * nearest integer of x / scale, at most 127. */
+void ref_kv_round(uint32_t dtype, const float *x, int64_t n, double *out);
+
 /* The matrix (rows, cols) that a description stands for, input scale and permutation included. */
 void ref_weight(const pico_weight_desc *desc, double *out);
 

@@ -31,6 +31,7 @@ typedef struct kit_variant {
 
 typedef struct kit_options {
     uint32_t n_slots, max_rows, max_positions, window_limit, kv_dtype;
+    uint32_t head_dim; /* 0: the model's */
     int32_t window[4];
     const char *set; /* one more assignment */
 } kit_options;
@@ -200,6 +201,7 @@ static inline void kit_open(kit *k, const kit_variant *variant, uint32_t model,
     tiny_model tiny = kit_model(model);
     memset(k, 0, sizeof *k);
     memcpy(tiny.window, options->window, sizeof tiny.window);
+    tiny.head_dim = options->head_dim == 0 ? tiny.head_dim : options->head_dim;
     k->n_slots = options->n_slots;
     k->max_rows = options->max_rows;
     k->n_vocab = tiny.n_vocab;

@@ -18,6 +18,8 @@ static const kase kases[] = {
     {PICO_DTYPE_F16, 8, 2, 8, -1, 0},    {PICO_DTYPE_BF16, 6, 3, 33, -1, 0},
     {PICO_DTYPE_F32, 4, 2, 20, 70, 0},   {PICO_DTYPE_F16, 2, 2, 65, 10, 5},
     {PICO_DTYPE_BF16, 20, 1, 31, 64, 1}, {PICO_DTYPE_F32, 2, 1, 128, 0, 70},
+    {PICO_DTYPE_Q8_0, 4, 4, 64, -1, 0},  {PICO_DTYPE_Q8_0, 12, 1, 32, -1, 0},
+    {PICO_DTYPE_Q8_0, 6, 2, 96, 70, 5},  {PICO_DTYPE_Q8_0, 2, 1, 128, 10, 0},
 };
 #define N_KASE (sizeof kases / sizeof *kases)
 
@@ -63,7 +65,10 @@ static world make_world(fix *f, const kase *k, int32_t n0, int32_t n1) {
     w.kv = (pico_kv_desc){k->dtype, (uint32_t)k->n_kv_head, (uint32_t)k->head_dim};
     memcpy(w.table, table, sizeof table);
     const uint64_t page = f->ops->kv_page_bytes(f->self, &w.kv);
-    assert_true(page >= (uint64_t)kv_width(&w) * 2 * PAGE * (k->dtype == PICO_DTYPE_F32 ? 4 : 2));
+    const uint64_t values = (uint64_t)kv_width(&w) * 2 * PAGE;
+    assert_true(page >= (k->dtype == PICO_DTYPE_F32    ? values * 4
+                         : k->dtype == PICO_DTYPE_Q8_0 ? values + values / 16
+                                                       : values * 2));
     w.pages = fix_buffer(f, page * 12);
     memset(f->ops->buffer_host(f->self, w.pages), 0xff, page * 12);
     w.table_t = fix_tensor(f, PICO_DTYPE_I32, table, 2, 6, 6);
@@ -72,9 +77,13 @@ static world make_world(fix *f, const kase *k, int32_t n0, int32_t n1) {
     w.raw_v = fix_floats(f, n, 1);
     w.k_cell = malloc(sizeof(double) * (size_t)n);
     w.v_cell = malloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) {
-        w.k_cell[i] = ref_round(k->dtype, (double)w.raw_k[i]);
-        w.v_cell[i] = ref_round(k->dtype, (double)w.raw_v[i]);
+    for (int64_t i = 0; i < n; i++) { /* blocks of several sizes, so that no scale fits another */
+        w.raw_k[i] *= 0.5f + (float)(i / 32 % 3) * 0.25f;
+        w.raw_v[i] *= 0.1f + (float)(i / 32 % 5) * 0.5f;
+    }
+    for (int64_t i = 0; i < n; i += k->head_dim) {
+        ref_kv_round(k->dtype, w.raw_k + i, k->head_dim, w.k_cell + i);
+        ref_kv_round(k->dtype, w.raw_v + i, k->head_dim, w.v_cell + i);
     }
     int32_t cell[MAX_CELLS], count = 0;
     for (int32_t p = 0; p < n0; p++) {
@@ -249,7 +258,10 @@ static void a_branch_of_a_tree_has_the_bits_of_a_chain(void **state) {
 
 /* Pages before the window are dropped, their memory is NaN: nothing changes. */
 static void drops(fix *f) {
-    for (size_t c = 4; c < 7; c++) {
+    for (size_t c = 4; c < N_KASE; c++) {
+        if (kases[c].window < 0) {
+            continue;
+        }
         world w = make_world(f, &kases[c], 300, 10);
         const int64_t width = w.k.n_head * w.k.head_dim;
         float *q = fix_floats(f, 4 * width, 1);
@@ -259,7 +271,7 @@ static void drops(fix *f) {
         }
         float *before = attend(&w, &r, NULL);
         const int32_t gone = -1;
-        for (uint64_t p = w.k.n_sink > 0 ? 1 : 0; p < 3; p++) {
+        for (uint64_t p = (w.k.n_sink + PAGE - 1) / PAGE; p < 3; p++) {
             assert_int_equal(
                 f->ops->buffer_write(f->self, w.table_t.buffer, w.table_t.offset + p * 4, &gone, 4),
                 PICO_OK);
@@ -280,7 +292,7 @@ static void dropped_pages_are_invisible(void **state) {
 
 /* kv_copy moves K and V of cells, also between pages and within one. */
 static void copies(fix *f) {
-    for (size_t c = 0; c < 4; c++) {
+    for (size_t c = 0; c < N_KASE; c++) {
         world w = make_world(f, &kases[c], 70, 70);
         const int64_t width = w.k.n_head * w.k.head_dim;
         float *q = fix_floats(f, width, 1);
@@ -297,7 +309,7 @@ static void copies(fix *f) {
                                   .from = fix_vector(f, PICO_DTYPE_I32, from, 70),
                                   .to = fix_vector(f, PICO_DTYPE_I32, to, 70)};
         float *a = attend(&w, &r0, NULL), *b = attend(&w, &r1, NULL);
-        assert_memory_not_equal(a, b, (size_t)width * 4);
+        assert_memory_not_equal(a, b, (size_t)width * 4); /* different keys and values */
         assert_int_equal(f->ops->kv_copy(f->self, &args), PICO_OK);
         free(b);
         b = attend(&w, &r1, NULL);
@@ -348,11 +360,10 @@ static void thread_count_does_not_matter(void **state) {
 /* Shapes that do not fit and pages of a kind that is not there are refused. */
 static void refusals(fix *f) {
     world w = make_world(f, &kases[0], 10, 10);
-    const pico_kv_desc bad[] = {{PICO_DTYPE_I8, 1, 8},
-                                {PICO_DTYPE_F32, 0, 8},
-                                {PICO_DTYPE_F32, 1, 513},
-                                {PICO_DTYPE_F32, 1, 0}};
-    for (size_t i = 0; i < 4; i++) {
+    const pico_kv_desc bad[] = {{PICO_DTYPE_I8, 1, 8},    {PICO_DTYPE_F32, 0, 8},
+                                {PICO_DTYPE_F32, 1, 513}, {PICO_DTYPE_F32, 1, 0},
+                                {PICO_DTYPE_Q8_0, 1, 48}, {PICO_DTYPE_Q8_0, 1, 8}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_true(f->ops->kv_page_bytes(f->self, &bad[i]) == 0);
     }
     const int32_t pos = 3, slot = 0, base = 4, begin[2] = {0, 0};

@@ -20,30 +20,34 @@
 /* ---- one class, any schedule ---- */
 
 /* Decode class: one by one, in chunks of 2 to 32, and beside other timelines. Prefill class: all at
- * once, in chunks of at least 33, and beside decode rows. */
+ * once, in chunks of at least 33, and beside decode rows. The two classes are `apart` at most. */
+static void check_schedules(kit *k, uint32_t n_turn, float apart) {
+    uint32_t n = 150, vocab = k->n_vocab;
+    float *single = kit_floats(n * vocab), *whole = kit_floats(n * vocab);
+    float *other = kit_floats(n * vocab);
+    kit_tokens(k, n);
+    for (uint32_t i = 0; i < n; i++) {
+        kit_run(k, 0, i, 1, single + (size_t)i * vocab);
+    }
+    kit_run(k, 1, 0, n, whole);
+    kit_close_to(single, whole, (size_t)n * vocab, apart);
+    for (uint32_t turn = 0; turn < n_turn; turn++) {
+        kit_empty(k, 0);
+        kit_chunks(k, 0, n, 1, 32, other);
+        kit_same(single, other, (size_t)n * vocab);
+        kit_empty(k, 1);
+        kit_chunks(k, 1, n, 33, 90, other);
+        kit_same(whole, other, (size_t)n * vocab);
+    }
+    free(single), free(whole), free(other);
+}
+
 static void any_schedule_gives_the_same_bits(void **state) {
     kit k;
     const kit_variant *variant = *state;
     for (uint32_t m = 0; m < KIT_MODELS; m++) {
         kit_open(&k, variant, m, &(kit_options){.n_slots = 3, .max_rows = 256});
-        uint32_t n = 150, vocab = k.n_vocab;
-        float *single = kit_floats(n * vocab), *whole = kit_floats(n * vocab);
-        float *other = kit_floats(n * vocab);
-        kit_tokens(&k, n);
-        for (uint32_t i = 0; i < n; i++) {
-            kit_run(&k, 0, i, 1, single + (size_t)i * vocab);
-        }
-        kit_run(&k, 1, 0, n, whole);
-        kit_close_to(single, whole, (size_t)n * vocab, 1e-4);
-        for (uint32_t turn = 0; turn < 4; turn++) {
-            kit_empty(&k, 0);
-            kit_chunks(&k, 0, n, 1, 32, other);
-            kit_same(single, other, (size_t)n * vocab);
-            kit_empty(&k, 1);
-            kit_chunks(&k, 1, n, 33, 90, other);
-            kit_same(whole, other, (size_t)n * vocab);
-        }
-        free(single), free(whole), free(other);
+        check_schedules(&k, 4, 1e-4f);
         kit_close(&k);
     }
 }
@@ -338,6 +342,50 @@ static void half_precision_pages_obey_the_same_rules(void **state) {
     }
 }
 
+/* KV pages of integers, for grouped heads, one KV head, nanochat g4 and heads of two widths: any
+ * schedule, branches, copies and truncations give the same bits. A key that two classes round to
+ * different integers sets them apart by more than the last bits. */
+static void pages_of_integers_obey_the_same_rules(void **state) {
+    kit k;
+    const kit_variant *variant = *state;
+    const uint32_t models[] = {0, 3, 5};
+    for (uint32_t i = 0; i < 3; i++) {
+        kit_options options = {.n_slots = 4,
+                               .max_rows = 256,
+                               .kv_dtype = PICO_DTYPE_Q8_0,
+                               .head_dim = i == 1 ? 64 : 32};
+        kit_open(&k, variant, models[i], &options);
+        check_schedules(&k, 1, 0.05f);
+        kit_close(&k);
+        options.max_rows = 32;
+        options.window[0] = i == 0 ? 40 : 0;
+        kit_open(&k, variant, models[i], &options);
+        a_random_life(&k, 25, 200);
+        kit_close(&k);
+    }
+}
+
+/* Heads that are no whole blocks of 32 are refused, with what to take instead. */
+static void broken_blocks_are_refused(void **state) {
+    const kit_variant *variant = *state;
+    pico_error err = {0};
+    rig r;
+    pico_model *model = NULL;
+    const char *set[3] = {variant->set[0][0] == '\0' ? NULL : variant->set[0], NULL, NULL};
+    rig_setup setup = {.search = PICO_BUILD_DIR "/plugins",
+                       .backend = variant->backend,
+                       .set = set,
+                       .n_threads = variant->n_threads};
+    tiny_model tiny = kit_model(0);
+    tiny.head_dim = 48;
+    assert_int_equal(rig_open(&r, &setup, &err), PICO_OK);
+    assert_int_equal(tiny_model_open(&r, &tiny, PICO_DTYPE_Q8_0, &model, &err), PICO_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "q8_0"));
+    assert_non_null(strstr(err.message, "48"));
+    assert_non_null(strstr(err.message, "f16"));
+    rig_close(&r);
+}
+
 /* ---- against double precision ---- */
 
 static void check_against_reference(kit *k, uint32_t n, const ref_mask *attention) {
@@ -416,6 +464,8 @@ int main(void) {
         cmocka_unit_test(random_lives_match_fresh_timelines),
         cmocka_unit_test(random_lives_with_windows),
         cmocka_unit_test(half_precision_pages_obey_the_same_rules),
+        cmocka_unit_test(pages_of_integers_obey_the_same_rules),
+        cmocka_unit_test(broken_blocks_are_refused),
         cmocka_unit_test(logits_match_double_precision),
         cmocka_unit_test(windows_match_a_masked_oracle),
         cmocka_unit_test(a_sliding_session_is_small),

@@ -214,7 +214,7 @@ static json_t *vocab_facts(const pico_vocab *vocab) {
 /* Bytes of K and V over all layers, of one position, or of those that a full context keeps: layers
  * with a window forget the others. one_head: as multi-query attention keeps them. */
 typedef struct kv_question {
-    int64_t element; /* bytes */
+    int64_t block; /* bytes of 32 values */
     int one_head, full;
 } kv_question;
 
@@ -226,25 +226,44 @@ static int64_t kv_bytes(const pico_model_desc *desc, kv_question what) {
         if (layer->window >= 0 && positions > (int64_t)layer->window + 1) {
             positions = (int64_t)layer->window + 1;
         }
-        bytes += 2 * what.element * positions * layer->head_dim *
+        bytes += 2 * positions * layer->head_dim * what.block / 32 *
                  (what.one_head ? 1 : (int64_t)layer->n_kv_head);
     }
     return bytes;
 }
 
+/* Whether every head is whole blocks of 32, as Q8_0 needs. */
+static int heads_are_blocks(const pico_model_desc *desc) {
+    for (uint32_t i = 0; i < desc->n_layer; i++) {
+        if (desc->layer[i].head_dim % 32 != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static void put_kv(json_t *facts, const char *key, const pico_model_desc *desc, int one_head,
                    int full) {
     json_t *kv = json_object();
-    put_int(kv, "f32", kv_bytes(desc, (kv_question){4, one_head, full}));
-    put_int(kv, "f16", kv_bytes(desc, (kv_question){2, one_head, full}));
+    put_int(kv, "f32", kv_bytes(desc, (kv_question){128, one_head, full}));
+    put_int(kv, "f16", kv_bytes(desc, (kv_question){64, one_head, full}));
+    if (heads_are_blocks(desc)) {
+        put_int(kv, "q8_0", kv_bytes(desc, (kv_question){34, one_head, full}));
+    } else {
+        (void)json_object_set_new(kv, "q8_0", json_null());
+    }
     (void)json_object_set_new(facts, key, kv);
 }
 
 static void print_kv(const json_t *facts, const char *key, const char *title) {
-    const json_t *kv = json_object_get(facts, key);
-    (void)printf("%s: %lld in F32, %lld in F16\n", title,
+    const json_t *kv = json_object_get(facts, key), *q8_0 = json_object_get(kv, "q8_0");
+    (void)printf("%s: %lld in F32, %lld in F16", title,
                  (long long)json_integer_value(json_object_get(kv, "f32")),
                  (long long)json_integer_value(json_object_get(kv, "f16")));
+    if (json_is_integer(q8_0)) {
+        (void)printf(", %lld in Q8_0", (long long)json_integer_value(q8_0));
+    }
+    (void)putchar('\n');
 }
 
 static json_t *file_facts(const pico_model_file *file) {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
-static const char *const kv_types[] = {"f32", "f16", "bf16", NULL};
+static const char *const kv_types[] = {"f32", "f16", "bf16", "q8_0", NULL};
 static const char *const accept_rules[] = {"match", "rejection", NULL};
 static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
@@ -53,7 +53,8 @@ static const pico_config_key keys[] = {
     KEY("attention", "plugin", PICO_OPT_STRING, "mha", "--attention", NULL,
         "what attends to what: attn_NAME.so", PLAIN),
     KEY("attention", "kv_type", PICO_OPT_ENUM, "f32", "--kv-type", NULL,
-        "how keys and values are kept, where the attention plugin does not say",
+        "how keys and values are kept, where the attention plugin does not say; q8_0: int8 with a "
+        "scale for 32 values, for heads whose width is a multiple of 32",
         .choices = kv_types),
 
     KEY("sampler", "plugin", PICO_OPT_STRING, "standard", "--sampler", NULL,

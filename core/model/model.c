@@ -31,6 +31,13 @@ static pico_status check_device(const pico_device *device, const pico_model_desc
                              "[attention] kv_type",
                              pico_dtype_name(dtype));
         }
+        if (dtype == PICO_DTYPE_Q8_0 && attention[i].head_dim % 32 != 0) {
+            return pico_fail(err, PICO_E_UNSUPPORTED,
+                             "layer %u: KV pages in q8_0 hold a scale for 32 values, and the "
+                             "model's heads are %u wide, no multiple of 32; choose [attention] "
+                             "kv_type = f16",
+                             i, attention[i].head_dim);
+        }
     }
     return PICO_OK;
 }

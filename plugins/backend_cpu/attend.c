@@ -34,6 +34,8 @@ typedef struct walk {
     uint32_t kv_head;
     int64_t row;
     uint32_t n_row, head, n_head;
+    int32_t start, stop; /* the first position in any window, and behind the last */
+    int more_heads;      /* the next walk will be that of the next KV head */
     const float *q[CPU_ATTN_QUERIES];
     cpu_span span[CPU_ATTN_QUERIES];
 } walk;
@@ -84,6 +86,20 @@ static const uint8_t *gather_page(const walk *w, int32_t p) {
     return w->scratch.gather;
 }
 
+/* What will be read after page p, as far as that is easily told; NULL where it is not. */
+static const uint8_t *next_page(const walk *w, int32_t p) {
+    const attend_job *job = w->job;
+    const int32_t *table = cpu_row_i32(&job->table, job->slot[w->row]);
+    if (p + 1 < job->table.cols && (p + 1) * (int64_t)POSITIONS < w->stop) {
+        return table[p + 1] < 0 ? NULL : page_of(job, table[p + 1], w->kv_head);
+    }
+    const int32_t first = w->start / POSITIONS;
+    if (!w->more_heads || first >= job->table.cols || table[first] < 0) {
+        return NULL;
+    }
+    return page_of(job, table[first], w->kv_head + 1);
+}
+
 static void walk_page(walk *w, int32_t p) {
     const attend_job *job = w->job;
     const int64_t start = (int64_t)p * POSITIONS;
@@ -107,12 +123,18 @@ static void walk_page(walk *w, int32_t p) {
         }
     }
     const uint8_t *data = tree ? gather_page(w, p) : page_of(job, table, w->kv_head);
+    const uint8_t *values = data + job->kv.half_bytes, *next = next_page(w, p);
     const cpu_attn attn = {.dtype = job->kv.dtype,
                            .n_q = n_q,
                            .head_dim = job->kv.head_dim,
                            .scale = job->scale,
                            .k = data,
-                           .v = data + job->kv.half_bytes,
+                           .v = values,
+                           .k_scale = (const uint16_t *)(const void *)(data + job->kv.code_bytes),
+                           .v_scale = (const uint16_t *)(const void *)(values + job->kv.code_bytes),
+                           .next_k = next,
+                           .next_v = next == NULL ? NULL : next + job->kv.half_bytes,
+                           .wide = w->scratch.wide,
                            .q = w->q,
                            .span = w->span,
                            .score = w->scratch.score,
@@ -140,6 +162,8 @@ static void walk_rows(walk *w) {
         }
     }
     memset(w->scratch.acc, 0, (size_t)(n_q * stride) * sizeof(float));
+    w->start = start;
+    w->stop = stop;
     const int32_t sink_pages = (job->n_sink + POSITIONS - 1) / POSITIONS;
     for (int32_t p = 0; p * (int64_t)POSITIONS < stop; p++) {
         if (p >= sink_pages && p < start / POSITIONS) {
@@ -169,6 +193,7 @@ static void attend_units(void *arg, uint64_t begin, uint64_t end, uint32_t threa
         w.kv_head = (uint32_t)(rest % job->kv.n_head);
         w.head = w.kv_head * job->group + job->group * sub / job->n_sub;
         w.n_head = w.kv_head * job->group + job->group * (sub + 1) / job->n_sub - w.head;
+        w.more_heads = u + 1 < end && sub + 1 == job->n_sub && w.kv_head + 1 < job->kv.n_head;
         for (w.row = first; w.row < stop; w.row += w.n_row) { /* runs of one sequence */
             w.n_row = 1;
             while (tree_cells(job, w.row) == 0 && w.row + w.n_row < stop &&
@@ -250,7 +275,7 @@ pico_status cpu_attend(void *self, const pico_attend_args *args) {
     job.group = args->n_head / args->kv.n_kv_head;
     job.n_sub = (job.group + CPU_ATTN_HEADS - 1) / CPU_ATTN_HEADS;
     const uint32_t heads = (job.group + job.n_sub - 1) / job.n_sub;
-    job.block_rows = CPU_ATTN_QUERIES / heads < 16 ? CPU_ATTN_QUERIES / heads : 16;
+    job.block_rows = CPU_ATTN_QUERIES / heads;
     if (job.block_rows > job.n_rows) {
         job.block_rows = job.n_rows;
     }

@@ -1,7 +1,12 @@
 /*
- * Attention over one KV page, written once over vec.h: scores, online softmax, mix. The including
- * file defines CPU_LANES and ATTN_TABLE. A query's arithmetic depends on its own data and on the
- * page's absolute place alone; how queries are grouped only decides how often K and V are loaded.
+ * Attention over one KV page, written once over vec.h: scores, online softmax, mix, for tiles of
+ * a few queries that share what is loaded of K and V. The including file defines CPU_LANES and
+ * ATTN_TABLE. A query's arithmetic depends on its own data and on the page's absolute place alone;
+ * how queries are grouped only decides how often K and V are loaded.
+ *
+ * Pages of integers: a score is the sum over the blocks of 32 dimensions of (sum of q x code) x
+ * scale, and a position's weight is multiplied by the scale of its values before it meets their
+ * codes. The codes are widened to floats: in registers for few queries, once for a page otherwise.
  */
 #include "cpu.h"
 #include "vec.h"
@@ -9,50 +14,100 @@
 #define L CPU_LANES
 #define P ((int)PICO_PAGE_POSITIONS)
 #define GROUP_K 4 /* vectors of positions, and of dimensions, held in registers */
-#define GROUP_Q (CPU_LANES == 16 ? 4 : 2) /* queries that share them: 32 registers, or 16 */
+#if CPU_LANES == 16
+#define TILE 6 /* queries; 24 sums of the 32 registers */
+#else
+#define TILE 2 /* 8 of 16 */
+#endif
+#define WIDEN_FROM 12 /* queries for which a page of 8 or 16 bits is widened as a whole */
 
-/* score[q][p..p+4L) = scale * sum over d of q[d] * K[d][p..], for nq queries */
-INLINE void score_strip(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, int p) {
-    vf sum[4][GROUP_K];
-    UNROLL for (int q = 0; q < nq; q++) {
-        UNROLL for (int j = 0; j < GROUP_K; j++) {
-            sum[q][j] = vf_set(0);
-        }
+/* How K and V come: the type of their elements, and whether they are codes with scales. Both are
+ * constants wherever they are used. K is (64 / n, head_dim, n) where n elements take 64 bytes. */
+typedef struct attn_kind {
+    uint32_t dtype;
+    int scaled;
+} attn_kind;
+
+/* What the queries of a tile see of a page. */
+typedef struct tile_range {
+    int32_t part[4]; /* positions [0, 1) and [2, 3) */
+    int from, to;    /* all of them, rounded to multiples of 2 L */
+} tile_range;
+
+INLINE void ask_ahead(const char *p, int n) {
+    UNROLL for (int i = 0; i < n; i += 64) {
+        __builtin_prefetch(p + i, 0, 2);
     }
-    for (uint32_t d = 0; d < a->head_dim; d++) {
-        vf k[GROUP_K];
-        UNROLL for (int j = 0; j < GROUP_K; j++) {
-            k[j] = vf_load_any(dtype, a->k, (int64_t)d * P + p + j * L);
-        }
+}
+
+INLINE int kind_size(attn_kind kind) {
+    return kind.dtype == PICO_DTYPE_F32 ? 4 : kind.dtype == PICO_DTYPE_I8 ? 1 : 2;
+}
+
+/* score[q][p..p + nv L) for nq queries: scale x sum over d of q[d] x K[d][p..], or, with scales,
+ * that sum for one block of dimensions after the other. `ahead` asks for K of the next page. */
+INLINE void score_strip(attn_kind kind, int nq, int nv, const cpu_attn *a, uint32_t q0, int p,
+                        int ahead) {
+    const int line = 64 / kind_size(kind);
+    const int64_t block = (int64_t)a->head_dim * line;
+    const uint32_t step = kind.scaled ? 32 : a->head_dim;
+    for (uint32_t first = 0; first < a->head_dim; first += step) {
+        vf sum[TILE][GROUP_K];
         UNROLL for (int q = 0; q < nq; q++) {
-            const vf x = vf_set(a->q[q0 + (uint32_t)q][d]);
-            UNROLL for (int j = 0; j < GROUP_K; j++) {
-                sum[q][j] = vf_fma(x, k[j], sum[q][j]);
+            UNROLL for (int j = 0; j < nv; j++) {
+                sum[q][j] = vf_set(0);
             }
         }
-    }
-    const vf scale = vf_set(a->scale);
-    UNROLL for (int q = 0; q < nq; q++) {
-        UNROLL for (int j = 0; j < GROUP_K; j++) {
-            vf_store(a->score + (q0 + (uint32_t)q) * PICO_PAGE_POSITIONS + p + j * L,
-                     vf_mul(sum[q][j], scale));
+        for (uint32_t d = first; d < first + step; d++) {
+            vf k[GROUP_K];
+            UNROLL for (int j = 0; j < nv; j++) {
+                const int at = p + j * L;
+                k[j] = vf_load_any(kind.dtype, a->k,
+                                   at / line * block + (int64_t)d * line + at % line);
+            }
+            if (ahead) {
+                UNROLL for (int i = 0; i < P / line; i++) {
+                    ask_ahead((const char *)a->next_k + (i * (int64_t)a->head_dim + d) * 64, 64);
+                }
+            }
+            UNROLL for (int q = 0; q < nq; q++) {
+                const vf x = vf_set(a->q[q0 + (uint32_t)q][d]);
+                UNROLL for (int j = 0; j < nv; j++) {
+                    sum[q][j] = vf_fma(x, k[j], sum[q][j]);
+                }
+            }
+        }
+        UNROLL for (int j = 0; j < nv; j++) {
+            vf scale = vf_set(a->scale);
+            if (kind.scaled) {
+                scale = vf_mul(vf_load_f16(a->k_scale + (size_t)first / 32 * P + p + j * L), scale);
+            }
+            UNROLL for (int q = 0; q < nq; q++) {
+                float *score = a->score + (q0 + (uint32_t)q) * P + p + j * L;
+                vf_store(score, first == 0 ? vf_mul(sum[q][j], scale)
+                                           : vf_fma(sum[q][j], scale, vf_load(score)));
+            }
         }
     }
 }
 
-INLINE void score_page(uint32_t dtype, const cpu_attn *a, int lo, int hi) {
-    const int step = GROUP_K * L;
-    for (int p = lo / step * step; p < hi; p += step) {
-        uint32_t q = 0;
-        for (; q + GROUP_Q <= a->n_q; q += GROUP_Q) {
-            score_strip(dtype, GROUP_Q, a, q, p);
+INLINE void score_tile(attn_kind kind, int nq, const cpu_attn *a, uint32_t q0,
+                       const tile_range *range) {
+    int p = range->from;
+    const int ahead = a->next_k != NULL && q0 == 0;
+    if (p == 0 && range->to == P && GROUP_K * L == P) { /* a whole page */
+        if (ahead) {
+            score_strip(kind, nq, GROUP_K, a, q0, 0, 1);
+        } else {
+            score_strip(kind, nq, GROUP_K, a, q0, 0, 0);
         }
-        for (; q + 2 <= a->n_q; q += 2) {
-            score_strip(dtype, 2, a, q, p);
-        }
-        for (; q < a->n_q; q++) {
-            score_strip(dtype, 1, a, q, p);
-        }
+        return;
+    }
+    for (; p + GROUP_K * L <= range->to; p += GROUP_K * L) {
+        score_strip(kind, nq, GROUP_K, a, q0, p, 0);
+    }
+    for (; p < range->to; p += 2 * L) {
+        score_strip(kind, nq, 2, a, q0, p, 0);
     }
 }
 
@@ -60,54 +115,83 @@ INLINE vmask span_mask(const cpu_span *span, int p) {
     return vm_or(vm_range(p, span->lo, span->hi), vm_range(p, 0, span->n_sink));
 }
 
-/* Turns the scores of one query at [from, to) into weights, 0 where the span hides a position;
- * returns by what the accumulator must be multiplied. from and to are multiples of 2 L that include
- * all that the query sees; beyond that they change nothing. */
-static float soften(const cpu_attn *a, uint32_t q, int from, int to) {
-    float *score = a->score + q * PICO_PAGE_POSITIONS;
-    const cpu_span *span = &a->span[q];
+/* The largest score of a query at [from, to) that its span shows; the others become -inf. */
+INLINE float show(float *score, const cpu_span *span, int from, int to) {
     const vf hidden = vf_set(-__builtin_inff());
-    const int all = span->lo <= from && span->hi >= to;
     vf top = hidden;
+    if (span->lo <= from && span->hi >= to) {
+        for (int p = from; p < to; p += L) {
+            top = vf_max(vf_load(score + p), top);
+        }
+        return vf_largest(top);
+    }
     for (int p = from; p < to; p += L) {
-        vf s = vf_load(score + p);
-        if (!all) {
-            s = vf_select(span_mask(span, p), s, hidden);
-        }
+        const vf s = vf_select(span_mask(span, p), vf_load(score + p), hidden);
         top = vf_max(s, top);
-        if (!all) {
-            vf_store(score + p, s);
+        vf_store(score + p, s);
+    }
+    return vf_largest(top);
+}
+
+/* Turns the scores of n queries into weights, 0 where a span hides a position; factor is by what
+ * each accumulator must be multiplied. Step by step for all of them, since each step of one query
+ * waits for the one before. What the range includes beyond a query's span changes nothing. */
+static void soften(const cpu_attn *a, uint32_t q0, uint32_t n, const tile_range *range,
+                   float factor[L]) {
+    float *score = a->score + q0 * PICO_PAGE_POSITIONS;
+    const int from = range->from, to = range->to;
+    float fall[L] = {0}, shift[TILE];
+    vf part[TILE];
+    for (uint32_t q = 0; q < n; q++) {
+        const float most = show(score + q * P, &a->span[q0 + q], from, to);
+        const float before = a->largest[q0 + q], now = most > before ? most : before;
+        shift[q] =
+            now > -__builtin_inff() ? now : 0; /* where nothing was seen, all weights are 0 */
+        fall[q] = now > before ? before - now : 0;
+        a->largest[q0 + q] = now;
+    }
+    for (uint32_t q = 0; q < n; q++) {
+        vf sum[2] = {vf_set(0), vf_set(0)};
+        for (int p = from; p < to; p += 2 * L) {
+            float *at = score + q * P + p;
+            const vf e0 = vf_exp_below(vf_sub(vf_load(at), vf_set(shift[q])));
+            const vf e1 = vf_exp_below(vf_sub(vf_load(at + L), vf_set(shift[q])));
+            vf_store(at, e0);
+            vf_store(at + L, e1);
+            sum[0] = vf_add(sum[0], e0);
+            sum[1] = vf_add(sum[1], e1);
+        }
+        part[q] = vf_add(sum[0], sum[1]);
+    }
+    vf_store(factor, vf_exp_below(vf_load(fall)));
+    for (uint32_t q = 0; q < n; q++) {
+        a->sum[q0 + q] = a->sum[q0 + q] * factor[q] + vf_sum(part[q]);
+    }
+}
+
+/* The weights of nq queries for the values of dimensions [32 block, 32 block + 32). */
+INLINE void scale_weights(int nq, const cpu_attn *a, uint32_t q0, int64_t block,
+                          const tile_range *range, float weight[TILE][PICO_PAGE_POSITIONS]) {
+    for (int p = range->from; p < range->to; p += L) {
+        const vf scale = vf_load_f16(a->v_scale + block * P + p);
+        UNROLL for (int q = 0; q < nq; q++) {
+            const float *score = a->score + (q0 + (uint32_t)q) * P + p;
+            vf_store(weight[q] + p, vf_mul(vf_load(score), scale));
         }
     }
-    const float most = vf_largest(top);
-    if (!(most > -__builtin_inff())) { /* sees nothing here */
-        memset(score + from, 0, sizeof *score * (size_t)(to - from));
-        return 1;
-    }
-    const float before = a->largest[q], now = most > before ? most : before;
-    vf part[2] = {vf_set(0), vf_set(0)};
-    const vf shift = vf_set(now);
-    for (int p = from; p < to; p += 2 * L) {
-        const vf e0 = vf_exp(vf_sub(vf_load(score + p), shift));
-        const vf e1 = vf_exp(vf_sub(vf_load(score + p + L), shift));
-        vf_store(score + p, e0);
-        vf_store(score + p + L, e1);
-        part[0] = vf_add(part[0], e0);
-        part[1] = vf_add(part[1], e1);
-    }
-    float factor[L] = {1};
-    if (now > before) {
-        vf_store(factor, vf_exp(vf_set(before - now)));
-    }
-    a->largest[q] = now;
-    a->sum[q] = a->sum[q] * factor[0] + vf_sum(vf_add(part[0], part[1]));
-    return factor[0];
 }
 
 /* acc[q][d..] = factor * acc[q][d..] + sum over the positions of weight * V[position][d..] */
-INLINE void mix_strip(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, const float *factor,
-                      int64_t d, const int32_t range[4]) {
-    vf sum[4][GROUP_K];
+INLINE void mix_strip(attn_kind kind, int nq, const cpu_attn *a, uint32_t q0, const float *factor,
+                      int64_t d, const tile_range *range, int ahead) {
+    enum { BLOCKS = GROUP_K * L / 32 > 0 ? GROUP_K * L / 32 : 1 };
+    float scaled[BLOCKS][TILE][PICO_PAGE_POSITIONS];
+    vf sum[TILE][GROUP_K];
+    if (kind.scaled) {
+        UNROLL for (int b = 0; b < BLOCKS; b++) {
+            scale_weights(nq, a, q0, d / 32 + b, range, scaled[b]);
+        }
+    }
     UNROLL for (int q = 0; q < nq; q++) {
         const float *acc = a->acc + (q0 + (uint32_t)q) * a->acc_stride + d;
         UNROLL for (int j = 0; j < GROUP_K; j++) {
@@ -115,16 +199,20 @@ INLINE void mix_strip(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, co
         }
     }
     for (int r = 0; r < 4; r += 2) {
-        for (int32_t p = range[r]; p < range[r + 1]; p++) {
+        for (int32_t p = range->part[r]; p < range->part[r + 1]; p++) {
             const int64_t at = (int64_t)p * a->head_dim + d;
             vf v[GROUP_K];
             UNROLL for (int j = 0; j < GROUP_K; j++) {
-                v[j] = vf_load_any(dtype, a->v, at + j * L);
+                v[j] = vf_load_any(kind.dtype, a->v, at + j * L);
+            }
+            if (ahead) {
+                ask_ahead((const char *)a->next_v + at * kind_size(kind),
+                          GROUP_K * L * kind_size(kind));
             }
             UNROLL for (int q = 0; q < nq; q++) {
-                const vf w =
-                    vf_set(a->score[(q0 + (uint32_t)q) * PICO_PAGE_POSITIONS + (uint32_t)p]);
+                const float *score = a->score + (q0 + (uint32_t)q) * P;
                 UNROLL for (int j = 0; j < GROUP_K; j++) {
+                    const vf w = vf_set(kind.scaled ? scaled[j * L / 32][q][p] : score[p]);
                     sum[q][j] = vf_fma(w, v[j], sum[q][j]);
                 }
             }
@@ -139,15 +227,15 @@ INLINE void mix_strip(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, co
 }
 
 /* Adds positions p .. p + 3, those in [from, to) only, each to a sum of its own. */
-INLINE void mix_four(uint32_t dtype, int nq, int64_t tail, const cpu_attn *a, const float *score,
-                     int64_t d, int p, int from, int to, vf sum[4][4]) {
+INLINE void mix_four(attn_kind kind, int nq, int64_t tail, const cpu_attn *a, const float *weight,
+                     int64_t d, int p, int from, int to, vf sum[TILE][4]) {
     UNROLL for (int j = 0; j < 4; j++) {
         if (p + j >= from && p + j < to) {
             const int64_t at = (int64_t)(p + j) * a->head_dim + d;
-            const vf v =
-                tail > 0 ? vf_load_any_n(dtype, a->v, at, tail) : vf_load_any(dtype, a->v, at);
+            const vf v = tail > 0 ? vf_load_any_n(kind.dtype, a->v, at, tail)
+                                  : vf_load_any(kind.dtype, a->v, at);
             UNROLL for (int q = 0; q < nq; q++) {
-                sum[q][j] = vf_fma(vf_set(score[q * P + p + j]), v, sum[q][j]);
+                sum[q][j] = vf_fma(vf_set(weight[q * P + p + j]), v, sum[q][j]);
             }
         }
     }
@@ -155,27 +243,32 @@ INLINE void mix_four(uint32_t dtype, int nq, int64_t tail, const cpu_attn *a, co
 
 /* The same for L or fewer dimensions. One running sum would wait for itself at each position, so
  * there are four, for positions 4i, 4i + 1, ... */
-INLINE void mix_narrow(uint32_t dtype, int nq, int64_t tail, const cpu_attn *a, uint32_t q0,
-                       const float *factor, int64_t d, const int32_t range[4]) {
-    const float *score = a->score + q0 * PICO_PAGE_POSITIONS;
-    vf sum[4][4];
+INLINE void mix_narrow(attn_kind kind, int nq, int64_t tail, const cpu_attn *a, uint32_t q0,
+                       const float *factor, int64_t d, const tile_range *range) {
+    float scaled[TILE][PICO_PAGE_POSITIONS];
+    const float *weight = a->score + q0 * PICO_PAGE_POSITIONS;
+    if (kind.scaled) {
+        scale_weights(nq, a, q0, d / 32, range, scaled);
+        weight = scaled[0];
+    }
+    vf sum[TILE][4];
     UNROLL for (int q = 0; q < nq; q++) {
         UNROLL for (int j = 0; j < 4; j++) {
             sum[q][j] = vf_set(0);
         }
     }
     for (int r = 0; r < 4; r += 2) {
-        const int from = range[r], to = range[r + 1];
+        const int from = range->part[r], to = range->part[r + 1];
         int p = from & ~3;
         if (p < from && from < to) {
-            mix_four(dtype, nq, tail, a, score, d, p, from, to, sum);
+            mix_four(kind, nq, tail, a, weight, d, p, from, to, sum);
             p += 4;
         }
         for (; p + 4 <= to; p += 4) {
-            mix_four(dtype, nq, tail, a, score, d, p, p, p + 4, sum);
+            mix_four(kind, nq, tail, a, weight, d, p, p, p + 4, sum);
         }
         if (p < to) {
-            mix_four(dtype, nq, tail, a, score, d, p, from, to, sum);
+            mix_four(kind, nq, tail, a, weight, d, p, from, to, sum);
         }
     }
     UNROLL for (int q = 0; q < nq; q++) {
@@ -185,25 +278,30 @@ INLINE void mix_narrow(uint32_t dtype, int nq, int64_t tail, const cpu_attn *a, 
     }
 }
 
-INLINE void mix_queries(uint32_t dtype, int nq, const cpu_attn *a, uint32_t q0, const float *factor,
-                        const int32_t range[4]) {
+INLINE void mix_tile(attn_kind kind, int nq, const cpu_attn *a, uint32_t q0, const float *factor,
+                     const tile_range *range) {
     const int64_t n = a->head_dim;
+    const int ahead = a->next_v != NULL && q0 == 0;
     int64_t d = 0;
     for (; d + GROUP_K * L <= n; d += GROUP_K * L) {
-        mix_strip(dtype, nq, a, q0, factor, d, range);
+        if (ahead) {
+            mix_strip(kind, nq, a, q0, factor, d, range, 1);
+        } else {
+            mix_strip(kind, nq, a, q0, factor, d, range, 0);
+        }
     }
     for (; d + L <= n; d += L) {
-        mix_narrow(dtype, nq, 0, a, q0, factor, d, range);
+        mix_narrow(kind, nq, 0, a, q0, factor, d, range);
     }
-    if (d < n) {
-        mix_narrow(dtype, nq, n - d, a, q0, factor, d, range);
+    if (d < n && !kind.scaled) {
+        mix_narrow(kind, nq, n - d, a, q0, factor, d, range);
     }
 }
 
-INLINE void attn_page(uint32_t dtype, const cpu_attn *a) {
-    float factor[CPU_ATTN_QUERIES];
-    int32_t lo = P, hi = 0, sink = 0; /* what any of the queries sees */
-    for (uint32_t q = 0; q < a->n_q; q++) {
+/* What n queries from q0 on see; 0 if none of them sees anything. */
+static int range_of(const cpu_attn *a, uint32_t q0, uint32_t n, tile_range *out) {
+    int32_t lo = P, hi = 0, sink = 0;
+    for (uint32_t q = q0; q < q0 + n; q++) {
         const cpu_span *span = &a->span[q];
         if (span->lo < span->hi) {
             lo = span->lo < lo ? span->lo : lo;
@@ -211,41 +309,121 @@ INLINE void attn_page(uint32_t dtype, const cpu_attn *a) {
         }
         sink = span->n_sink > sink ? span->n_sink : sink;
     }
-    if (hi == 0 && sink == 0) {
+    lo = lo < sink ? sink : lo;
+    *out = (tile_range){.part = {0, sink, lo, hi},
+                        .from = (sink > 0 ? 0 : lo) / (2 * L) * (2 * L),
+                        .to = ((hi > sink ? hi : sink) + 2 * L - 1) / (2 * L) * (2 * L)};
+    return hi != 0 || sink != 0;
+}
+
+INLINE void attn_tile(attn_kind kind, int nq, const cpu_attn *a, uint32_t q0) {
+    tile_range range;
+    float factor[L];
+    if (!range_of(a, q0, (uint32_t)nq, &range)) {
         return;
     }
-    lo = lo < sink ? sink : lo;
-    const int32_t range[4] = {0, sink, lo, hi};
-    const int from = (sink > 0 ? 0 : lo) / (2 * L) * (2 * L);
-    const int to = ((hi > sink ? hi : sink) + 2 * L - 1) / (2 * L) * (2 * L);
-    score_page(dtype, a, from, to);
-    for (uint32_t q = 0; q < a->n_q; q++) {
-        factor[q] = soften(a, q, from, to);
-    }
+    score_tile(kind, nq, a, q0, &range);
+    soften(a, q0, (uint32_t)nq, &range, factor);
+    mix_tile(kind, nq, a, q0, factor, &range);
+}
+
+INLINE void attn_page(attn_kind kind, const cpu_attn *a) {
     uint32_t q = 0;
-    for (; q + GROUP_Q <= a->n_q; q += GROUP_Q) {
-        mix_queries(dtype, GROUP_Q, a, q, factor + q, range);
+    for (; q + TILE <= a->n_q; q += TILE) {
+        attn_tile(kind, TILE, a, q);
     }
-    for (; q + 2 <= a->n_q; q += 2) {
-        mix_queries(dtype, 2, a, q, factor + q, range);
+    if (TILE > 4 && q + 4 <= a->n_q) {
+        attn_tile(kind, 4, a, q);
+        q += 4;
     }
-    for (; q < a->n_q; q++) {
-        mix_queries(dtype, 1, a, q, factor + q, range);
+    if (TILE > 2 && q + 2 <= a->n_q) {
+        attn_tile(kind, 2, a, q);
+        q += 2;
     }
+    if (q < a->n_q) {
+        attn_tile(kind, 1, a, q);
+    }
+}
+
+static void page_f32(const cpu_attn *a) {
+    attn_page((attn_kind){PICO_DTYPE_F32, 0}, a);
+}
+
+static void page_f16(const cpu_attn *a) {
+    attn_page((attn_kind){PICO_DTYPE_F16, 0}, a);
+}
+
+static void page_bf16(const cpu_attn *a) {
+    attn_page((attn_kind){PICO_DTYPE_BF16, 0}, a);
+}
+
+static void page_q8(const cpu_attn *a) {
+    attn_page((attn_kind){PICO_DTYPE_I8, 1}, a);
+}
+
+static void page_wide_q8(const cpu_attn *a) {
+    attn_page((attn_kind){PICO_DTYPE_F32, 1}, a);
+}
+
+/* K from lines of 64 bytes of its type to lines of floats, V as it is. */
+INLINE void widen_page(uint32_t dtype, const cpu_attn *a, float *k, float *v) {
+    const int line = dtype == PICO_DTYPE_I8 ? 64 : 32;
+    const int64_t n = a->head_dim;
+    for (int p = 0; p < P; p += 16) {
+        float *to = k + p * n;
+        for (int64_t d = 0; d < n; d++) {
+            const int64_t at = (p / line * n + d) * line + p % line;
+            UNROLL for (int j = 0; j < 16; j += L) {
+                vf_store(to + d * 16 + j, vf_load_any(dtype, a->k, at + j));
+            }
+        }
+    }
+    for (int64_t i = 0; i < n * P; i += 4 * L) {
+        UNROLL for (int j = 0; j < 4; j++) {
+            vf_store(v + i + j * L, vf_load_any(dtype, a->v, i + j * L));
+        }
+    }
+}
+
+/* K and V of the page as floats. Pages hold defined bytes only where positions were stored; what is
+ * read elsewhere is never used. */
+static cpu_attn widened(const cpu_attn *a) {
+    const int64_t n = (int64_t)a->head_dim * P;
+    cpu_attn wide = *a;
+    switch (a->dtype) {
+    case PICO_DTYPE_F16:
+        widen_page(PICO_DTYPE_F16, a, a->wide, a->wide + n);
+        break;
+    case PICO_DTYPE_BF16:
+        widen_page(PICO_DTYPE_BF16, a, a->wide, a->wide + n);
+        break;
+    default:
+        widen_page(PICO_DTYPE_I8, a, a->wide, a->wide + n);
+        break;
+    }
+    wide.k = a->wide;
+    wide.v = a->wide + n;
+    wide.next_k = wide.next_v = NULL;
+    return wide;
 }
 
 static void page_any(const cpu_attn *a) {
     assert(a->n_q <= CPU_ATTN_QUERIES);
-    switch (a->dtype) {
-    case PICO_DTYPE_F16:
-        attn_page(PICO_DTYPE_F16, a);
-        break;
-    case PICO_DTYPE_BF16:
-        attn_page(PICO_DTYPE_BF16, a);
-        break;
-    default:
-        attn_page(PICO_DTYPE_F32, a);
-        break;
+    if (a->dtype == PICO_DTYPE_F32) {
+        page_f32(a);
+    } else if (a->n_q >= WIDEN_FROM) {
+        const cpu_attn wide = widened(a);
+        if (a->dtype == PICO_DTYPE_Q8_0) {
+            page_wide_q8(&wide);
+        } else {
+            page_f32(&wide);
+        }
+    } else if (a->dtype == PICO_DTYPE_F16) {
+        page_f16(a);
+    } else if (a->dtype == PICO_DTYPE_BF16) {
+        page_bf16(a);
+    } else {
+        page_q8(a);
     }
 }
 

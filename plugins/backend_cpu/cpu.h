@@ -18,7 +18,7 @@
 #define CPU_ROW_UNIT 8       /* rows of a weight are handed to threads in units of 8 */
 #define CPU_EXPAND_ROWS 8    /* weight rows widened to F32 at once */
 #define CPU_GATED_MROWS 512  /* rows of x whose gated outputs wait in scratch */
-#define CPU_ATTN_QUERIES 32  /* (row, head) pairs that share the walk over the pages */
+#define CPU_ATTN_QUERIES 48  /* (row, head) pairs that share the walk over the pages */
 #define CPU_ATTN_HEADS 8     /* query heads of one KV head that one thread takes */
 #define CPU_MAX_HEAD_DIM 512 /* widest head of a KV page */
 
@@ -77,6 +77,8 @@ typedef struct cpu_row_kernels {
     /* F16, BF16 -> F32 and back */
     void (*widen)(uint32_t dtype, const void *x, float *y, int64_t n);
     void (*narrow)(uint32_t dtype, const float *x, uint16_t *y, int64_t n);
+    /* whole blocks of 32 -> int8 codes and an F16 scale each, step apart; see kv.c */
+    void (*to_q8)(const float *x, int8_t *codes, uint16_t *scales, int64_t step, int64_t n);
     void (*scale_i8)(const int8_t *codes, float scale, float *y, int64_t n);
     /* whole blocks of 32, as plugin.h describes them */
     void (*q8_0)(const uint8_t *blocks, float *y, int64_t n);
@@ -95,17 +97,20 @@ typedef struct cpu_span {
 /* n_q queries over one page of one KV head. The state of query i: largest score, sum of
  * exponentials and accumulator. All arrays are the thread's scratch. */
 typedef struct cpu_attn {
-    uint32_t dtype; /* of K and V */
+    uint32_t dtype; /* of K and V; Q8_0: codes, with F16 scales for 32 dimensions of a position */
     uint32_t n_q;
     uint32_t head_dim;
     float scale;
-    const void *k;         /* (head_dim, 64) */
-    const void *v;         /* (64, head_dim) */
-    const float *const *q; /* (n_q) pointers to (head_dim) */
-    const cpu_span *span;  /* (n_q) */
-    float *score;          /* (n_q, 64) */
-    float *largest, *sum;  /* (n_q) */
-    float *acc;            /* (n_q, acc_stride) */
+    const void *k;                     /* (64 / n, head_dim, n), n elements to 64 bytes */
+    const void *v;                     /* (64, head_dim) */
+    const uint16_t *k_scale, *v_scale; /* Q8_0: (head_dim / 32, 64) */
+    const void *next_k, *next_v; /* what will be walked next, to ask memory for it; may be NULL */
+    float *wide;                 /* (2, 64, head_dim), for K and V as floats */
+    const float *const *q;       /* (n_q) pointers to (head_dim) */
+    const cpu_span *span;        /* (n_q) */
+    float *score;                /* (n_q, 64) */
+    float *largest, *sum;        /* (n_q) */
+    float *acc;                  /* (n_q, acc_stride) */
     int64_t acc_stride;
 } cpu_attn;
 
@@ -192,6 +197,7 @@ typedef struct cpu_scratch {
     float *acc;       /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
     float *state;     /* (2, CPU_ATTN_QUERIES) */
     uint8_t *gather;  /* (2, 64, max_head_dim) of at most 4 bytes */
+    float *wide;      /* (2, 64, max_head_dim) */
     uint8_t *sums;    /* tiles: (4, CPU_GATED_MROWS / 32, 4) of CPU_TILE_BYTES */
     uint8_t *widened; /* tiles: (2, CPU_TILE_K) of CPU_TILE_BYTES */
 } cpu_scratch;

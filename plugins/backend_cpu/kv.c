@@ -1,7 +1,16 @@
 /*
  * KV pages: their layout, storing and copying cells. Within a page, for each KV head: K as
- * (head_dim, 64), positions innermost, so that the scores of many positions come from one walk over
- * the query; then V as (64, head_dim). Refuses heads wider than CPU_MAX_HEAD_DIM.
+ * (64 / n_line, head_dim, n_line), positions innermost, so that the scores of many positions come
+ * from one walk over the query, and n_line positions to 64 bytes, so that those of a position are
+ * neighbours in memory; then V as (64, head_dim).
+ *
+ * Q8_0: K and V are int8 codes, each followed by F16 scales (head_dim / 32, 64), one for every 32
+ * dimensions of a position: scale = max|x| / 127 as an F16, code = round(x / scale), at most 127
+ * in size. The step is max|x| / 127, so a value is off by half of that at most, plus 4e-6 where
+ * scales are so small that F16 holds few digits of them. A block with a value that is not finite has
+ * the scale NaN.
+ *
+ * Refuses heads wider than CPU_MAX_HEAD_DIM and, for Q8_0, heads that are no whole blocks of 32.
  */
 #include <string.h>
 
@@ -17,16 +26,22 @@ typedef struct store_job {
 } store_job;
 
 pico_status cpu_kv_layout(const pico_kv_desc *desc, kv_layout *out) {
-    const int half = desc->dtype == PICO_DTYPE_F16 || desc->dtype == PICO_DTYPE_BF16;
-    if ((!half && desc->dtype != PICO_DTYPE_F32) || desc->n_kv_head == 0 ||
-        desc->n_kv_head > 65536 || desc->head_dim == 0 || desc->head_dim > CPU_MAX_HEAD_DIM) {
+    const uint32_t dtype = desc->dtype;
+    const int half = dtype == PICO_DTYPE_F16 || dtype == PICO_DTYPE_BF16;
+    const int codes = dtype == PICO_DTYPE_Q8_0;
+    if ((!half && !codes && dtype != PICO_DTYPE_F32) || desc->n_kv_head == 0 ||
+        desc->n_kv_head > 65536 || desc->head_dim == 0 || desc->head_dim > CPU_MAX_HEAD_DIM ||
+        (codes && desc->head_dim % 32 != 0)) {
         return PICO_E_INVALID;
     }
-    out->dtype = desc->dtype;
+    out->dtype = dtype;
     out->n_head = desc->n_kv_head;
     out->head_dim = desc->head_dim;
-    out->size = half ? 2 : 4;
-    out->half_bytes = (uint64_t)desc->head_dim * PICO_PAGE_POSITIONS * out->size;
+    out->size = codes ? 1 : half ? 2 : 4;
+    out->n_line = 64 / out->size;
+    out->n_scale = codes ? desc->head_dim / 32 : 0;
+    out->code_bytes = (uint64_t)desc->head_dim * PICO_PAGE_POSITIONS * out->size;
+    out->half_bytes = out->code_bytes + (uint64_t)out->n_scale * PICO_PAGE_POSITIONS * 2;
     out->page_bytes = 2 * out->half_bytes * desc->n_kv_head;
     return PICO_OK;
 }
@@ -37,29 +52,59 @@ uint64_t cpu_kv_page_bytes(void *self, const pico_kv_desc *kv) {
     return cpu_kv_layout(kv, &layout) == PICO_OK ? layout.page_bytes : 0;
 }
 
+/* Bytes from the start of K to dimension 0 of a position; the others follow 64 bytes apart. */
+static size_t column_of(const kv_layout *kv, uint32_t offset) {
+    return ((size_t)(offset / kv->n_line) * kv->head_dim * kv->n_line + offset % kv->n_line) *
+           kv->size;
+}
+
+/* The scales of K, or of V; half points to its codes. */
+static uint16_t *scales_of(const kv_layout *kv, uint8_t *half) {
+    return (uint16_t *)(void *)(half + kv->code_bytes);
+}
+
 static uint8_t *head_of(const store_job *job, int32_t cell, uint32_t head) {
     return job->pages + (uint64_t)cell / PICO_PAGE_POSITIONS * job->kv.page_bytes +
            2 * job->kv.half_bytes * head;
+}
+
+static void store_q8(const store_job *job, const float *k, const float *v, uint8_t *page,
+                     uint32_t offset) {
+    const cpu_row_kernels *row = job->cpu->kernels->row;
+    const uint32_t n = job->kv.head_dim;
+    int8_t codes[CPU_MAX_HEAD_DIM];
+    uint8_t *values = page + job->kv.half_bytes;
+    row->to_q8(k, codes, scales_of(&job->kv, page) + offset, PICO_PAGE_POSITIONS, n);
+    uint8_t *to = page + column_of(&job->kv, offset);
+    for (uint32_t d = 0; d < n; d++) {
+        to[(size_t)d * 64] = (uint8_t)codes[d];
+    }
+    row->to_q8(v, (int8_t *)values + (size_t)offset * n, scales_of(&job->kv, values) + offset,
+               PICO_PAGE_POSITIONS, n);
 }
 
 /* K and V of one position of one head, (head_dim) each */
 static void store_head(const store_job *job, const float *k, const float *v, uint8_t *page,
                        uint32_t offset) {
     const uint32_t n = job->kv.head_dim;
+    if (job->kv.dtype == PICO_DTYPE_Q8_0) {
+        store_q8(job, k, v, page, offset);
+        return;
+    }
     if (job->kv.size == 4) {
-        float *to = (float *)(void *)page + offset;
+        float *to = (float *)(void *)(page + column_of(&job->kv, offset));
         for (uint32_t d = 0; d < n; d++) {
-            to[(size_t)d * PICO_PAGE_POSITIONS] = k[d];
+            to[(size_t)d * 16] = k[d];
         }
         memcpy(page + job->kv.half_bytes + (size_t)offset * n * 4, v, (size_t)n * 4);
         return;
     }
     const cpu_row_kernels *row = job->cpu->kernels->row;
     uint16_t narrow[CPU_MAX_HEAD_DIM];
-    uint16_t *to = (uint16_t *)(void *)page + offset;
+    uint16_t *to = (uint16_t *)(void *)(page + column_of(&job->kv, offset));
     row->narrow(job->kv.dtype, k, narrow, n);
     for (uint32_t d = 0; d < n; d++) {
-        to[(size_t)d * PICO_PAGE_POSITIONS] = narrow[d];
+        to[(size_t)d * 32] = narrow[d];
     }
     row->narrow(job->kv.dtype, v,
                 (uint16_t *)(void *)(page + job->kv.half_bytes) + (size_t)offset * n, n);
@@ -121,29 +166,36 @@ pico_status cpu_kv_store(void *self, const pico_kv_store_args *args) {
     const uint64_t stretches =
         ((uint64_t)job.k.rows + PICO_PAGE_POSITIONS - 1) / PICO_PAGE_POSITIONS;
     const uint64_t rows = stretches > 1 ? PICO_PAGE_POSITIONS : (uint64_t)job.k.rows;
+    const double lines = rows < job.kv.n_line ? 8 : 0; /* few rows wait for lines from memory */
     cpu_parallel(job.cpu, stretches * job.kv.n_head, UINT64_MAX,
-                 (double)rows * job.kv.head_dim * 1.0, store_units, &job);
+                 ((double)rows + lines) * job.kv.head_dim, store_units, &job);
     return PICO_OK;
+}
+
+/* n elements of `size` bytes, 64 bytes apart */
+static void move_column(uint32_t size, const uint8_t *from, uint8_t *to, size_t n) {
+    for (size_t i = 0; i < n * 64; i += 64) {
+        if (size == 4) {
+            memcpy(to + i, from + i, 4);
+        } else if (size == 2) {
+            memcpy(to + i, from + i, 2);
+        } else {
+            to[i] = from[i];
+        }
+    }
 }
 
 void cpu_kv_move(const kv_layout *kv, const uint8_t *from, uint32_t from_offset, uint8_t *to,
                  uint32_t to_offset) {
-    const size_t n = kv->head_dim;
-    if (kv->size == 4) {
-        const uint32_t *k = (const uint32_t *)(const void *)from + from_offset;
-        uint32_t *out = (uint32_t *)(void *)to + to_offset;
-        for (size_t d = 0; d < n; d++) {
-            out[d * PICO_PAGE_POSITIONS] = k[d * PICO_PAGE_POSITIONS];
-        }
-    } else {
-        const uint16_t *k = (const uint16_t *)(const void *)from + from_offset;
-        uint16_t *out = (uint16_t *)(void *)to + to_offset;
-        for (size_t d = 0; d < n; d++) {
-            out[d * PICO_PAGE_POSITIONS] = k[d * PICO_PAGE_POSITIONS];
-        }
+    const size_t row = (size_t)kv->head_dim * kv->size;
+    move_column(kv->size, from + column_of(kv, from_offset), to + column_of(kv, to_offset),
+                kv->head_dim);
+    memcpy(to + kv->half_bytes + to_offset * row, from + kv->half_bytes + from_offset * row, row);
+    for (uint32_t i = 0; i < 2 * kv->n_scale; i++) { /* those of K, then those of V */
+        const uint64_t block = kv->code_bytes + i % kv->n_scale * (uint64_t)PICO_PAGE_POSITIONS * 2,
+                       at = block + (i < kv->n_scale ? 0 : kv->half_bytes);
+        memcpy(to + at + (uint64_t)to_offset * 2, from + at + (uint64_t)from_offset * 2, 2);
     }
-    memcpy(to + kv->half_bytes + to_offset * n * kv->size,
-           from + kv->half_bytes + from_offset * n * kv->size, n * kv->size);
 }
 
 static void copy_units(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {

@@ -7,7 +7,10 @@
 typedef struct kv_layout {
     uint32_t dtype, n_head, head_dim;
     uint32_t size;       /* bytes of an element */
-    uint64_t half_bytes; /* K, or V, of one head of a page */
+    uint32_t n_line;     /* positions whose K of one dimension fills 64 bytes */
+    uint32_t n_scale;    /* of a position, in K and in V; 0: none */
+    uint64_t code_bytes; /* elements of K, or of V, of one head of a page; scales follow */
+    uint64_t half_bytes; /* all of K, or of V */
     uint64_t page_bytes;
 } kv_layout;
 

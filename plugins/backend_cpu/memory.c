@@ -181,7 +181,7 @@ static uint32_t larger(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
 
-enum { N_PART = 8 };
+enum { N_PART = 9 };
 
 /* Offsets of the parts of a thread's area, in floats; returns the size of the area in floats. */
 static uint64_t scratch_layout(const cpu_backend *cpu, const pico_reserve *need,
@@ -193,6 +193,7 @@ static uint64_t scratch_layout(const cpu_backend *cpu, const pico_reserve *need,
                                    (uint64_t)CPU_ATTN_QUERIES * PICO_PAGE_POSITIONS,
                                    CPU_ATTN_QUERIES * head,
                                    2 * CPU_ATTN_QUERIES,
+                                   2 * (uint64_t)PICO_PAGE_POSITIONS * head,
                                    2 * (uint64_t)PICO_PAGE_POSITIONS * head,
                                    (uint64_t)4 * (CPU_GATED_MROWS / 32) * 4 * tiles,
                                    (uint64_t)2 * CPU_TILE_K * tiles};
@@ -215,8 +216,9 @@ cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread) {
                          .acc = base + part[3],
                          .state = base + part[4],
                          .gather = (uint8_t *)(base + part[5]),
-                         .sums = (uint8_t *)(base + part[6]),
-                         .widened = (uint8_t *)(base + part[7])};
+                         .wide = base + part[6],
+                         .sums = (uint8_t *)(base + part[7]),
+                         .widened = (uint8_t *)(base + part[8])};
 }
 
 /* Bytes for the rows of x that share a walk over the weights. */

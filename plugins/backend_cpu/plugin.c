@@ -105,7 +105,7 @@ static pico_status cpu_supports(void *self, uint32_t op, uint32_t dtype) {
               (dtype >= PICO_DTYPE_I8 && dtype <= PICO_DTYPE_NF4);
         break;
     case PICO_OP_KV:
-        yes = dtype >= PICO_DTYPE_F32 && dtype <= PICO_DTYPE_BF16;
+        yes = (dtype >= PICO_DTYPE_F32 && dtype <= PICO_DTYPE_BF16) || dtype == PICO_DTYPE_Q8_0;
         break;
     case PICO_OP_ROPE:
         yes = dtype == PICO_ROPE_PAIRS || dtype == PICO_ROPE_HALVES;

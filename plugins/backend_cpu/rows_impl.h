@@ -54,15 +54,47 @@ static void row_norm(uint32_t kind, float eps, float scale, const float *x, cons
     }
 }
 
+/* One pair after the other, in the same steps as whole vectors. */
+INLINE void rope_pair(float *a, float *b, float cosine, float sine) {
+    const float x = *a, y = *b;
+    *a = x * cosine - y * sine;
+    *b = y * cosine + x * sine;
+}
+
+static void rope_pairs(float sign, float *x, const float *cosine, const float *sine, int64_t half) {
+    const vf signs = vf_alternate(-sign, sign);
+    int64_t j = 0;
+    for (; j + L / 2 <= half; j += L / 2) {
+        const vf v = vf_load(x + 2 * j), s = vf_mul(vf_load_twice(sine + j), signs);
+        const vf turned = vf_mul(vf_swap_pairs(v), s);
+        vf_store(x + 2 * j, vf_add(vf_mul(v, vf_load_twice(cosine + j)), turned));
+    }
+    for (; j < half; j++) {
+        rope_pair(x + 2 * j, x + 2 * j + 1, cosine[j], sign * sine[j]);
+    }
+}
+
+static void rope_halves(float sign, float *x, const float *cosine, const float *sine,
+                        int64_t half) {
+    const vf signs = vf_set(sign);
+    int64_t j = 0;
+    for (; j + L <= half; j += L) {
+        const vf a = vf_load(x + j), b = vf_load(x + half + j);
+        const vf c = vf_load(cosine + j), s = vf_mul(vf_load(sine + j), signs);
+        vf_store(x + j, vf_sub(vf_mul(a, c), vf_mul(b, s)));
+        vf_store(x + half + j, vf_add(vf_mul(b, c), vf_mul(a, s)));
+    }
+    for (; j < half; j++) {
+        rope_pair(x + j, x + half + j, cosine[j], sign * sine[j]);
+    }
+}
+
 static void row_rope(uint32_t layout, float sign, float *x, const float *cosine, const float *sine,
                      int64_t half) {
-    const int64_t step = layout == PICO_ROPE_PAIRS ? 2 : 1;
-    const int64_t other = layout == PICO_ROPE_PAIRS ? 1 : half;
-    for (int64_t j = 0; j < half; j++) {
-        const float a = x[j * step], b = x[j * step + other];
-        const float c = cosine[j], s = sign * sine[j];
-        x[j * step] = a * c - b * s;
-        x[j * step + other] = a * s + b * c;
+    if (layout == PICO_ROPE_PAIRS) {
+        rope_pairs(sign, x, cosine, sine, half);
+    } else {
+        rope_halves(sign, x, cosine, sine, half);
     }
 }
 
@@ -222,6 +254,24 @@ static void row_narrow(uint32_t dtype, const float *x, uint16_t *y, int64_t n) {
     }
 }
 
+static void row_to_q8(const float *x, int8_t *codes, uint16_t *scales, int64_t step, int64_t n) {
+    for (int64_t i = 0; i < n; i += 32, scales += step) {
+        vf most = vf_set(0), bad = vf_set(0); /* bad: NaN if anything is not finite */
+        UNROLL for (int j = 0; j < 32; j += L) {
+            const vf v = vf_load(x + i + j);
+            most = vf_max(vf_abs(v), most);
+            bad = vf_fma(v, vf_set(0), bad);
+        }
+        *scales = f16_of(vf_largest(most) / 127 + vf_sum(bad));
+        const float scale = f16_value((const uint8_t *)scales);
+        const vf inverse = vf_set(scale > 0 ? 1 / scale : 0);
+        UNROLL for (int j = 0; j < 32; j += L) {
+            const vf v = vf_max(vf_mul(vf_load(x + i + j), inverse), vf_set(-127));
+            vf_store_i8(codes + i + j, vf_min(v, vf_set(127)));
+        }
+    }
+}
+
 static void row_scale_i8(const int8_t *codes, float scale, float *y, int64_t n) {
     const vf s = vf_set(scale);
     int64_t i = 0;
@@ -318,6 +368,7 @@ const cpu_row_kernels ROW_TABLE = {
     .sigmoid = row_sigmoid,
     .widen = row_widen,
     .narrow = row_narrow,
+    .to_q8 = row_to_q8,
     .scale_i8 = row_scale_i8,
     .q8_0 = row_q8_0,
     .q4_0 = row_q4_0,

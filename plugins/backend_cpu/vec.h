@@ -120,6 +120,25 @@ INLINE vf vf_load_bf16(const uint16_t *p) {
     const __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
+/* p[0], p[0], p[1], p[1], ...: L / 2 elements */
+INLINE vf vf_load_twice(const float *p) {
+    const vi pairs = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(pairs, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+/* x[1], x[0], x[3], x[2], ... */
+INLINE vf vf_swap_pairs(vf x) {
+    return _mm512_permute_ps(x, 0xb1);
+}
+INLINE vf vf_alternate(float even, float odd) {
+    return _mm512_mask_blend_ps(0xaaaa, _mm512_set1_ps(even), _mm512_set1_ps(odd));
+}
+INLINE float vf_first(vf x) {
+    return _mm512_cvtss_f32(x);
+}
+/* rounded to nearest even; x in [-127, 127] */
+INLINE void vf_store_i8(int8_t *p, vf x) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
 INLINE vf vf_load_i8(const int8_t *p) {
     const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
@@ -240,6 +259,25 @@ INLINE vf vf_load_f16(const uint16_t *p) {
 INLINE vf vf_load_bf16(const uint16_t *p) {
     const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+INLINE vf vf_load_twice(const float *p) {
+    const vi pairs = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), pairs);
+}
+INLINE vf vf_swap_pairs(vf x) {
+    return _mm256_permute_ps(x, 0xb1);
+}
+INLINE vf vf_alternate(float even, float odd) {
+    return _mm256_blend_ps(_mm256_set1_ps(even), _mm256_set1_ps(odd), 0xaa);
+}
+INLINE float vf_first(vf x) {
+    return _mm256_cvtss_f32(x);
+}
+INLINE void vf_store_i8(int8_t *p, vf x) {
+    const vi codes = _mm256_cvtps_epi32(x);
+    const __m128i low = _mm256_castsi256_si128(codes), high = _mm256_extracti128_si256(codes, 1);
+    const __m128i words = _mm_packs_epi32(low, high);
+    _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
 }
 INLINE vf vf_load_i8(const int8_t *p) {
     const __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)p);
@@ -372,6 +410,24 @@ INLINE float f16_value(const uint8_t *p) {
     memcpy(h, p, sizeof *h);
     return vf_load_f16(h)[0];
 }
+INLINE vf vf_load_twice(const float *p) {
+    return (vf){p[0], p[0], p[1], p[1]};
+}
+INLINE vf vf_swap_pairs(vf x) {
+    return (vf){x[1], x[0], x[3], x[2]};
+}
+INLINE vf vf_alternate(float even, float odd) {
+    return (vf){even, odd, even, odd};
+}
+INLINE float vf_first(vf x) {
+    return x[0];
+}
+INLINE void vf_store_i8(int8_t *p, vf x) {
+    const vf r = vf_round(x);
+    for (int i = 0; i < 4; i++) {
+        p[i] = (int8_t)r[i];
+    }
+}
 INLINE vf vf_load_i8(const int8_t *p) {
     return (vf){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
 }
@@ -392,6 +448,21 @@ INLINE vf vf_exp(vf x) {
     const vf e = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set(1));
     const vf y = vf_scale2(e, n);
     return vf_select(low, vf_set(0), vf_select(high, vf_set(__builtin_inff()), y));
+}
+
+/* The same for x <= 0 or NaN, in fewer steps. */
+INLINE vf vf_exp_below(vf x) {
+    const vmask low = vf_gt(vf_set(-87.3f), x);
+    const vf c = vf_max(vf_set(-87.3f), x), magic = vf_set(0x1.8p23f);
+    const vf n = vf_sub(vf_fma(c, vf_set(0x1.715476p+0f), magic), magic);
+    const vf r = vf_fma(n, vf_set(-0x1.7f7d1cp-20f), vf_fma(n, vf_set(-0x1.62e4p-1f), c));
+    vf p = vf_set(1.390153426e-3f);
+    p = vf_fma(p, r, vf_set(8.363739587e-3f));
+    p = vf_fma(p, r, vf_set(4.166686162e-2f));
+    p = vf_fma(p, r, vf_set(1.666657329e-1f));
+    p = vf_fma(p, r, vf_set(0.5f));
+    const vf e = vf_add(vf_fma(p, vf_mul(r, r), r), vf_set(1));
+    return vf_select(low, vf_set(0), vf_scale2(e, n));
 }
 
 INLINE vf vf_sigmoid(vf x) {
@@ -437,10 +508,13 @@ INLINE vf vf_load_any(uint32_t dtype, const void *p, int64_t i) {
     if (dtype == PICO_DTYPE_BF16) {
         return vf_load_bf16((const uint16_t *)p + i);
     }
+    if (dtype == PICO_DTYPE_I8) {
+        return vf_load_i8((const int8_t *)p + i);
+    }
     return vf_load((const float *)p + i);
 }
 
-/* The first n < CPU_LANES elements from i on; the rest are 0. */
+/* The first n < CPU_LANES elements from i on, of a float type; the rest are 0. */
 INLINE vf vf_load_any_n(uint32_t dtype, const void *p, int64_t i, int64_t n) {
     if (dtype == PICO_DTYPE_F32) {
         return vf_load_n((const float *)p + i, n);

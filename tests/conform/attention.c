@@ -95,7 +95,8 @@ static void check_layers(conform *c, const rig *r, const pico_model_desc *desc, 
         CHECK(c, a.window >= -1, "%s, layer %u: window %d", what, i, a.window);
         CHECK(c,
               a.kv_dtype == PICO_DTYPE_NONE ||
-                  (a.kv_dtype >= PICO_DTYPE_F32 && a.kv_dtype <= PICO_DTYPE_BF16),
+                  (a.kv_dtype >= PICO_DTYPE_F32 && a.kv_dtype <= PICO_DTYPE_BF16) ||
+                  a.kv_dtype == PICO_DTYPE_Q8_0,
               "%s, layer %u: KV dtype %u", what, i, a.kv_dtype);
     }
     pico_attention_layer a = {.struct_size = sizeof a};

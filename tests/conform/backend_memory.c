@@ -215,6 +215,15 @@ static void zero_page_bytes_mean_no(conform *c) {
         CHECK(c, !yes || bytes >= least, "a page of %s has %llu bytes; its values alone take %llu",
               dev_dtype(dtype), (unsigned long long)bytes, (unsigned long long)least);
     }
+    if (d.ops->supports(d.self, PICO_OP_KV, PICO_DTYPE_Q8_0) == PICO_OK) {
+        pico_kv_desc whole = {PICO_DTYPE_Q8_0, 2, 64}, broken = {PICO_DTYPE_Q8_0, 2, 48};
+        uint64_t least = (uint64_t)2 * PICO_PAGE_POSITIONS * 2 * (64 + 2 * 2);
+        uint64_t bytes = d.ops->kv_page_bytes(d.self, &whole);
+        CHECK(c, bytes >= least, "a page of q8_0 has %llu bytes; codes and scales take %llu",
+              (unsigned long long)bytes, (unsigned long long)least);
+        CHECK(c, d.ops->kv_page_bytes(d.self, &broken) == 0,
+              "a page of q8_0 for heads of 48 has a size; 48 is no multiple of 32");
+    }
 }
 
 const conform_test conform_backend_memory[] = {
