@@ -297,20 +297,20 @@ INLINE __m512 value_of(const cpu_tile_out *out, uint32_t kind, uint32_t n_part, 
 }
 
 INLINE void finish_of(const cpu_tile_out *out, uint32_t kind, uint32_t n_part) {
-    for (uint32_t panel = 0; panel < out->n_panel; panel++) {
-        const int64_t at = panel * (int64_t)CPU_PANEL, left = out->w->rows - out->first - at;
-        if (left <= 0) {
-            break;
-        }
-        const __mmask16 some = (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
-        const __m512 bias = out->bias == NULL
-                                ? _mm512_setzero_ps()
-                                : _mm512_maskz_loadu_ps(some, out->bias + out->first + at);
-        for (uint32_t m = 0; m < out->n_x; m++) {
-            float *y = out->y + m * out->y_stride + at;
+    const int64_t left = out->w->rows - out->first;
+    for (uint32_t m = 0; m < out->n_x; m++) { /* along y's rows, asking for those to come */
+        float *y = out->y + m * out->y_stride;
+        for (uint32_t panel = 0; panel < out->n_panel; panel++, y += CPU_PANEL) {
+            const int64_t at = panel * (int64_t)CPU_PANEL;
+            if (at >= left) {
+                break;
+            }
+            const __mmask16 some = (__mmask16)(left - at >= 16 ? 0xffffu : (1u << (left - at)) - 1);
             __m512 value = value_of(out, kind, n_part, m, panel);
+            _mm_prefetch((const char *)((uintptr_t)y + (uintptr_t)out->y_stride * 32), _MM_HINT_T0);
             if (out->bias != NULL) {
-                value = _mm512_add_ps(value, bias);
+                value =
+                    _mm512_add_ps(value, _mm512_maskz_loadu_ps(some, out->bias + out->first + at));
             }
             if (out->accumulate) {
                 value = _mm512_add_ps(_mm512_maskz_loadu_ps(some, y), value);
