@@ -98,6 +98,9 @@ static int has_vnni(void) {
 static const char *amx_missing(void) {
     uint32_t a, b, c, d;
     const uint32_t tiles = (1u << 22) | (1u << 24) | (1u << 25); /* BF16, TILE, INT8 */
+    if (cpu_tile_amx.strip == NULL) {
+        return "kernels for it, which this build's compiler could not make";
+    }
     if (avx512_missing() != NULL || !has_vnni()) {
         return "AVX-512 with VNNI";
     }

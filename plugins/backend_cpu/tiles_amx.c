@@ -7,7 +7,9 @@
  */
 #include "cpu.h"
 
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__AVX512BW__)
+/* clang 14 writes the names without the second underscore. */
+#if (defined(__AMX_INT8__) || defined(__AMXINT8__)) &&                                             \
+    (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BW__)
 
 #include <immintrin.h>
 #include <string.h>
