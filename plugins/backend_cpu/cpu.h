@@ -20,6 +20,7 @@
 #define CPU_GATED_MROWS 512  /* rows of x whose gated outputs wait in scratch */
 #define CPU_ATTN_QUERIES 48  /* (row, head) pairs that share the walk over the pages */
 #define CPU_ATTN_HEADS 8     /* query heads of one KV head that one thread takes */
+#define CPU_COLUMNS 16       /* positions whose keys are stored at once */
 #define CPU_MAX_HEAD_DIM 512 /* widest head of a KV page */
 
 struct pico_buffer {
@@ -79,6 +80,8 @@ typedef struct cpu_row_kernels {
     void (*narrow)(uint32_t dtype, const float *x, uint16_t *y, int64_t n);
     /* whole blocks of 32 -> int8 codes and an F16 scale each, step apart; see kv.c */
     void (*to_q8)(const float *x, int8_t *codes, uint16_t *scales, int64_t step, int64_t n);
+    /* rows of n elements of `size` bytes side by side: element d of each at to + 64 d */
+    void (*columns)(uint32_t size, const void *const *row, uint32_t n_row, uint8_t *to, int64_t n);
     void (*scale_i8)(const int8_t *codes, float scale, float *y, int64_t n);
     /* whole blocks of 32, as plugin.h describes them */
     void (*q8_0)(const uint8_t *blocks, float *y, int64_t n);

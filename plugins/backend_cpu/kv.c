@@ -68,46 +68,53 @@ static uint8_t *head_of(const store_job *job, int32_t cell, uint32_t head) {
            2 * job->kv.half_bytes * head;
 }
 
-static void store_q8(const store_job *job, const float *k, const float *v, uint8_t *page,
-                     uint32_t offset) {
+/* A row of a head as its page keeps it, with its scales where they belong: (head_dim) elements. */
+static const void *encode(const store_job *job, const float *x, void *to, uint16_t *scales) {
     const cpu_row_kernels *row = job->cpu->kernels->row;
     const uint32_t n = job->kv.head_dim;
-    int8_t codes[CPU_MAX_HEAD_DIM];
-    uint8_t *values = page + job->kv.half_bytes;
-    row->to_q8(k, codes, scales_of(&job->kv, page) + offset, PICO_PAGE_POSITIONS, n);
-    uint8_t *to = page + column_of(&job->kv, offset);
-    for (uint32_t d = 0; d < n; d++) {
-        to[(size_t)d * 64] = (uint8_t)codes[d];
+    if (job->kv.dtype == PICO_DTYPE_F32) {
+        return x;
     }
-    row->to_q8(v, (int8_t *)values + (size_t)offset * n, scales_of(&job->kv, values) + offset,
-               PICO_PAGE_POSITIONS, n);
+    if (job->kv.dtype == PICO_DTYPE_Q8_0) {
+        row->to_q8(x, to, scales, PICO_PAGE_POSITIONS, n);
+    } else {
+        row->narrow(job->kv.dtype, x, to, n);
+    }
+    return to;
 }
 
-/* K and V of one position of one head, (head_dim) each */
-static void store_head(const store_job *job, const float *k, const float *v, uint8_t *page,
-                       uint32_t offset) {
+/* K of rows [r, r + n_row), whose cells follow each other in one line of the page, so that each line
+ * is written once. */
+static void store_keys(const store_job *job, int64_t r, uint32_t n_row, uint32_t head,
+                       uint8_t *page, uint32_t offset) {
     const uint32_t n = job->kv.head_dim;
-    if (job->kv.dtype == PICO_DTYPE_Q8_0) {
-        store_q8(job, k, v, page, offset);
-        return;
+    uint16_t codes[CPU_COLUMNS][CPU_MAX_HEAD_DIM];
+    const void *row[CPU_COLUMNS];
+    for (uint32_t i = 0; i < n_row; i++) {
+        row[i] = encode(job, cpu_row_f32(&job->k, r + i) + head * job->k.head_stride, codes[i],
+                        scales_of(&job->kv, page) + offset + i);
     }
-    if (job->kv.size == 4) {
-        float *to = (float *)(void *)(page + column_of(&job->kv, offset));
-        for (uint32_t d = 0; d < n; d++) {
-            to[(size_t)d * 16] = k[d];
-        }
-        memcpy(page + job->kv.half_bytes + (size_t)offset * n * 4, v, (size_t)n * 4);
-        return;
+    uint8_t *to = page + column_of(&job->kv, offset);
+    job->cpu->kernels->row->columns(job->kv.size, row, n_row, to, n);
+}
+
+static void store_values(const store_job *job, const float *v, uint8_t *values, uint32_t offset) {
+    const size_t bytes = (size_t)job->kv.head_dim * job->kv.size;
+    uint8_t *to = values + offset * bytes;
+    if (encode(job, v, to, scales_of(&job->kv, values) + offset) == v) {
+        memcpy(to, v, bytes);
     }
-    const cpu_row_kernels *row = job->cpu->kernels->row;
-    uint16_t narrow[CPU_MAX_HEAD_DIM];
-    uint16_t *to = (uint16_t *)(void *)(page + column_of(&job->kv, offset));
-    row->narrow(job->kv.dtype, k, narrow, n);
-    for (uint32_t d = 0; d < n; d++) {
-        to[(size_t)d * 32] = narrow[d];
+}
+
+/* How many rows from r on, below stop, have cells that follow each other in one line. */
+static uint32_t run_of(const store_job *job, int64_t r, int64_t stop) {
+    const uint32_t offset = (uint32_t)job->cell[r] % job->kv.n_line;
+    uint32_t n = 1;
+    while (n < CPU_COLUMNS && r + n < stop && offset + n < job->kv.n_line &&
+           job->cell[r + n] == job->cell[r] + (int32_t)n) {
+        n++;
     }
-    row->narrow(job->kv.dtype, v,
-                (uint16_t *)(void *)(page + job->kv.half_bytes) + (size_t)offset * n, n);
+    return n;
 }
 
 /* One unit is one head of one stretch of rows, as many as a page holds. */
@@ -117,14 +124,22 @@ static void store_units(void *arg, uint64_t begin, uint64_t end, uint32_t thread
     for (uint64_t u = begin; u < end; u++) {
         const uint32_t head = (uint32_t)(u % job->kv.n_head);
         const int64_t first = (int64_t)(u / job->kv.n_head) * PICO_PAGE_POSITIONS;
-        const int64_t stop = first + (int64_t)PICO_PAGE_POSITIONS;
-        for (int64_t r = first; r < stop && r < job->k.rows; r++) {
+        int64_t stop = first + (int64_t)PICO_PAGE_POSITIONS;
+        stop = stop < job->k.rows ? stop : job->k.rows;
+        for (int64_t r = first; r < stop;) {
             const int32_t cell = job->cell[r];
-            if (cell >= 0) {
-                store_head(job, cpu_row_f32(&job->k, r) + head * job->k.head_stride,
-                           cpu_row_f32(&job->v, r) + head * job->v.head_stride,
-                           head_of(job, cell, head), (uint32_t)cell % PICO_PAGE_POSITIONS);
+            if (cell < 0) {
+                r++;
+                continue;
             }
+            const uint32_t n = run_of(job, r, stop), offset = (uint32_t)cell % PICO_PAGE_POSITIONS;
+            uint8_t *page = head_of(job, cell, head);
+            store_keys(job, r, n, head, page, offset);
+            for (uint32_t i = 0; i < n; i++) {
+                store_values(job, cpu_row_f32(&job->v, r + i) + head * job->v.head_stride,
+                             page + job->kv.half_bytes, offset + i);
+            }
+            r += n;
         }
     }
 }

@@ -254,6 +254,14 @@ static void row_narrow(uint32_t dtype, const float *x, uint16_t *y, int64_t n) {
     }
 }
 
+static uint16_t half_of(float x) {
+#if CPU_LANES == 16
+    return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    return f16_of(x);
+#endif
+}
+
 static void row_to_q8(const float *x, int8_t *codes, uint16_t *scales, int64_t step, int64_t n) {
     for (int64_t i = 0; i < n; i += 32, scales += step) {
         vf most = vf_set(0), bad = vf_set(0); /* bad: NaN if anything is not finite */
@@ -262,13 +270,41 @@ static void row_to_q8(const float *x, int8_t *codes, uint16_t *scales, int64_t s
             most = vf_max(vf_abs(v), most);
             bad = vf_fma(v, vf_set(0), bad);
         }
-        *scales = f16_of(vf_largest(most) / 127 + vf_sum(bad));
+        *scales = half_of(vf_largest(most) / 127 + vf_sum(bad));
         const float scale = f16_value((const uint8_t *)scales);
         const vf inverse = vf_set(scale > 0 ? 1 / scale : 0);
         UNROLL for (int j = 0; j < 32; j += L) {
             const vf v = vf_max(vf_mul(vf_load(x + i + j), inverse), vf_set(-127));
             vf_store_i8(codes + i + j, vf_min(v, vf_set(127)));
         }
+    }
+}
+
+INLINE void put_columns(size_t size, const void *const *row, uint32_t n_row, uint8_t *to,
+                        int64_t n) {
+    const uint8_t *from[CPU_COLUMNS];
+    memcpy(from, row, n_row * sizeof *row);
+    for (size_t d = 0; d < (size_t)n * size; d += size, to += 64) {
+        if (n_row == CPU_COLUMNS) { /* as a constant, so that nothing is counted */
+            UNROLL for (uint32_t i = 0; i < CPU_COLUMNS; i++) {
+                memcpy(to + i * size, from[i] + d, size);
+            }
+            continue;
+        }
+        for (uint32_t i = 0; i < n_row; i++) {
+            memcpy(to + i * size, from[i] + d, size);
+        }
+    }
+}
+
+static void row_columns(uint32_t size, const void *const *row, uint32_t n_row, uint8_t *to,
+                        int64_t n) {
+    if (size == 4) {
+        put_columns(4, row, n_row, to, n);
+    } else if (size == 2) {
+        put_columns(2, row, n_row, to, n);
+    } else {
+        put_columns(1, row, n_row, to, n);
     }
 }
 
@@ -369,6 +405,7 @@ const cpu_row_kernels ROW_TABLE = {
     .widen = row_widen,
     .narrow = row_narrow,
     .to_q8 = row_to_q8,
+    .columns = row_columns,
     .scale_i8 = row_scale_i8,
     .q8_0 = row_q8_0,
     .q4_0 = row_q4_0,
