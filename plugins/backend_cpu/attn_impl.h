@@ -66,7 +66,7 @@ INLINE void score_strip(attn_kind kind, int nq, int nv, const cpu_attn *a, uint3
                                    at / line * block + (int64_t)d * line + at % line);
             }
             if (ahead) {
-                UNROLL for (int i = 0; i < P / line; i++) {
+                for (int i = 0; i < P / line; i++) {
                     ask_ahead((const char *)a->next_k + (i * (int64_t)a->head_dim + d) * 64, 64);
                 }
             }
