@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 4u
+#define PICO_ABI_MINOR 5u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_PLUGIN_MAGIC 0x4f434950u       /* "PICO" in little-endian byte order */
@@ -611,6 +611,11 @@ typedef struct pico_train_reserve {
     uint32_t max_head_dim; /* widest head */
 } pico_train_reserve;
 
+enum {
+    PICO_COMPUTE_F32 = 0,
+    PICO_COMPUTE_BF16 = 1 /* a and b rounded to BF16 (to nearest even), sums in F32 */
+};
+
 /* c = alpha op(a) op(b) + beta c, plus bias on every row; op transposes where its flag is 1. c does
  * not overlap a or b. With beta = 0, c is not read. y = x W^T is (a, b, transpose_b) = (x, W, 1),
  * dx = dy W is (dy, W), dW += dy^T x is (dy, x, transpose_a = 1, beta = 1). */
@@ -621,6 +626,8 @@ typedef struct pico_gemm_args {
     pico_tensor b;    /* F32 (k, n); with transpose_b (n, k) */
     pico_tensor bias; /* F32 (n); buffer NULL = none */
     pico_tensor c;    /* F32 (m, n) */
+    uint32_t compute; /* PICO_COMPUTE_x, one that the backend computes */
+    uint32_t reserved;
 } pico_gemm_args;
 
 /* gather: rows[r] = table[index[r]], or += with accumulate; a negative index gives zeros.
@@ -780,6 +787,10 @@ typedef struct pico_train_ops {
     pico_status (*scale)(void *self, const pico_scale_args *args);
     pico_status (*adamw)(void *self, const pico_adamw_args *args);
     pico_status (*muon)(void *self, const pico_muon_args *args);
+    /* -- optional -- */
+    /* 1 if products in PICO_COMPUTE_x can be had and are no slower than those in F32, which every
+     * backend has. NULL: F32 alone. */
+    uint32_t (*computes)(void *self, uint32_t compute);
 } pico_train_ops;
 
 /* ------------------------------------------------------------------------------------------------
@@ -1289,7 +1300,8 @@ typedef struct pico_train pico_train; /* opaque, the host's */
 enum {
     PICO_TRAIN_FROZEN = 1,   /* forward alone: no gradients, nothing kept. For teachers */
     PICO_TRAIN_HEADS = 2,    /* only the heads beyond "lm" learn: the rest is frozen */
-    PICO_TRAIN_RECOMPUTE = 4 /* keep the input of each layer and compute the rest again */
+    PICO_TRAIN_RECOMPUTE = 4, /* keep the input of each layer and compute the rest again */
+    PICO_TRAIN_BF16 = 8       /* products in PICO_COMPUTE_BF16; values and sums stay F32 */
 };
 
 typedef struct pico_train_params {
@@ -1339,8 +1351,8 @@ typedef struct pico_update {
 typedef struct pico_train_api {
     uint32_t struct_size;
     uint32_t reserved;
-    /* May allocate. PICO_E_UNSUPPORTED if the backend cannot train; PICO_E_INVALID if the model has
-     * another state that is not frozen. */
+    /* May allocate. PICO_E_UNSUPPORTED if the backend cannot train, or not in BF16 where that is
+     * asked for; PICO_E_INVALID if the model has another state that is not frozen. */
     pico_status (*open)(pico_model *model, const pico_train_params *params, pico_train **out,
                         pico_error *err);
     void (*close)(pico_train *train); /* NULL is allowed */

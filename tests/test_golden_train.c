@@ -407,8 +407,9 @@ static void check_plugin(oracle *o) {
     test_run run;
     pico_instance trainer;
     pico_error err = {0};
-    char path[4096], ini[] = "[trainer.distill]\nteacher = /t\nbatch = 2\nlength = 64\n"
-                             "logit_rows = 48\nsteps = 2\naccumulate = 2\n";
+    char path[4096], ini[] =
+                         "[trainer.distill]\ncompute = f32\nteacher = /t\nbatch = 2\nlength = 64\n"
+                         "logit_rows = 48\nsteps = 2\naccumulate = 2\n";
     pico_model_file *file = NULL;
     trainer_host ctx = {.run = &run, .o = o};
     test_run_open_plugins(&run, ini);

@@ -248,6 +248,45 @@ static void recomputing_and_threads_change_no_bit(void **state) {
     }
 }
 
+static int has_bf16(const kit_variant *variant) {
+    bench b;
+    bench_open(&b, variant, 0, 0, ROWS);
+    const pico_train_ops *ops =
+        b.rig.backend.loaded->ops.backend.extension(b.rig.backend.self, PICO_TRAIN_EXTENSION);
+    const int has = ops->computes(b.rig.backend.self, PICO_COMPUTE_BF16) != 0;
+    bench_close(&b);
+    return has;
+}
+
+/* Products in BF16 turn the gradient by little (8 bits of each factor), and never by nothing. They
+ * keep the rules of those in F32. */
+static void bf16_gradients_point_the_same_way(void **state) {
+    kit_variant other = *(const kit_variant *)*state;
+    other.n_threads = other.n_threads == 1 ? 2 : 1;
+    for (uint32_t model = 0; has_bf16(*state) && model < KIT_MODELS; model++) {
+        size_t n[3];
+        float *exact = gradients_with(*state, model, 0, ROWS, &n[0]);
+        float *rounded = gradients_with(*state, model, PICO_TRAIN_BF16, ROWS, &n[1]);
+        float *again =
+            gradients_with(&other, model, PICO_TRAIN_BF16 | PICO_TRAIN_RECOMPUTE, ROWS, &n[2]);
+        double away = 0, whole = 0;
+        for (size_t i = 0; i < n[0]; i++) {
+            const double d = (double)rounded[i] - (double)exact[i];
+            away += d * d;
+            whole += (double)exact[i] * (double)exact[i];
+        }
+        assert_true(n[0] == n[1] && n[0] == n[2]);
+        kit_same(rounded, again, n[0]);
+        if (!(away > 0 && sqrt(away / whole) < 0.03)) {
+            fail_msg("model %u: the gradient in BF16 is %.3g of its length away", model,
+                     sqrt(away / whole));
+        }
+        free(exact);
+        free(rounded);
+        free(again);
+    }
+}
+
 /* Two micro-batches of one sequence each add up to the batch of both, up to rounding. */
 static void micro_batches_add_up(void **state) {
     for (uint32_t model = 0; model < KIT_MODELS; model++) {
@@ -491,6 +530,11 @@ static void misuse_is_refused(void **state) {
         .struct_size = sizeof params, .max_rows = 8, .max_length = 8, .max_logit_rows = 8};
     assert_ptr_equal(pico_train_of(b.model), t);
     assert_int_equal(api->open(b.model, &params, &second, &err), PICO_E_INVALID);
+    params.flags = PICO_TRAIN_FROZEN | PICO_TRAIN_BF16;
+    if (!has_bf16(*state)) {
+        assert_int_equal(api->open(b.model, &params, &second, &err), PICO_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "train in F32"));
+    }
     params.flags = PICO_TRAIN_FROZEN;
     params.max_length = 9;
     assert_int_equal(api->open(b.model, &params, &second, &err), PICO_E_INVALID);
@@ -525,6 +569,7 @@ static void a_backend_without_the_extension_is_named(void **state) {
 int main(void) {
     struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_those_of_the_forward_pass),
                                  cmocka_unit_test(recomputing_and_threads_change_no_bit),
+                                 cmocka_unit_test(bf16_gradients_point_the_same_way),
                                  cmocka_unit_test(micro_batches_add_up),
                                  cmocka_unit_test(heads_learn_on_a_frozen_trunk),
                                  cmocka_unit_test(going_on_from_saved_bytes_changes_no_bit),

@@ -12,17 +12,32 @@ typedef struct shape {
     int64_t m, n, k;
 } shape;
 
+/* A factor as the product sees it. */
+static double rounded(double x, uint32_t compute) {
+    const float y = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &y, sizeof bits);
+    if (compute == PICO_COMPUTE_BF16) {
+        bits = (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
+    }
+    float z;
+    memcpy(&z, &bits, sizeof z);
+    return (double)z;
+}
+
 static void one_product(fix *f, const pico_train_ops *ops, shape s, uint32_t ta, uint32_t tb,
-                        float beta, int biased) {
+                        float beta, int biased, uint32_t compute) {
     train_array a = train_random(f, ta ? s.k : s.m, ta ? s.m : s.k, 1);
     train_array b = train_random(f, tb ? s.n : s.k, tb ? s.k : s.n, 1);
     train_array c = train_random(f, s.m, s.n, 1), bias = train_vector(f, s.n, 1);
     if (beta == 0) { /* not read: it holds sentinels, which are NaN */
         c.tensor = fix_f32(f, NULL, s.m, s.n);
     }
-    pico_gemm_args args = {.transpose_a = ta,
+    const float alpha = s.m == 64 ? 1 : 0.75f; /* 1 has ways of its own */
+    pico_gemm_args args = {.compute = compute,
+                           .transpose_a = ta,
                            .transpose_b = tb,
-                           .alpha = 0.75f,
+                           .alpha = alpha,
                            .beta = beta,
                            .a = a.tensor,
                            .b = b.tensor,
@@ -36,10 +51,10 @@ static void one_product(fix *f, const pico_train_ops *ops, shape s, uint32_t ta,
         for (int64_t j = 0; j < s.n; j++) {
             double sum = 0;
             for (int64_t k = 0; k < s.k; k++) {
-                sum += a.value[ta ? k * s.m + i : i * s.k + k] *
-                       b.value[tb ? j * s.k + k : k * s.n + j];
+                sum += rounded(a.value[ta ? k * s.m + i : i * s.k + k], compute) *
+                       rounded(b.value[tb ? j * s.k + k : k * s.n + j], compute);
             }
-            want[i * s.n + j] = 0.75 * sum + (biased ? bias.value[j] : 0) +
+            want[i * s.n + j] = (double)alpha * sum + (biased ? bias.value[j] : 0) +
                                 (beta == 0 ? 0 : (double)beta * c.value[i * s.n + j]);
         }
     }
@@ -52,13 +67,22 @@ static void one_product(fix *f, const pico_train_ops *ops, shape s, uint32_t ta,
 }
 
 static void products(fix *f) {
-    static const shape shapes[] = {{1, 1, 1},    {13, 33, 5},    {100, 70, 300}, {5, 4150, 7},
-                                   {97, 64, 16}, {12, 32, 1000}, {31, 3, 0}};
+    static const shape shapes[] = {{1, 1, 1},      {13, 33, 5},    {100, 70, 300}, {5, 4150, 7},
+                                   {97, 64, 16},   {12, 32, 1000}, {31, 3, 0},     {64, 96, 1100},
+                                   {2100, 33, 40}, {33, 2100, 3}};
     const pico_train_ops *ops = train_ops(f);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        for (uint32_t form = 0; form < 4; form++) {
-            one_product(f, ops, shapes[i], form & 1, form >> 1, form == 2 ? 0.5f : 0,
-                        form == 1 || form == 2);
+    for (uint32_t compute = PICO_COMPUTE_F32; compute <= PICO_COMPUTE_BF16; compute++) {
+        if (!ops->computes(f->self, compute)) {
+            continue;
+        }
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            for (uint32_t form = 0; form < 4; form++) {
+                one_product(f, ops, shapes[i], form & 1, form >> 1,
+                            form == 2   ? 0.5f
+                            : form == 3 ? 1.0f
+                                        : 0.0f,
+                            form == 1 || form == 2, compute);
+            }
         }
     }
 }

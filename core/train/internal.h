@@ -71,6 +71,7 @@ struct pico_train {
     void *self;
     pico_train_ops ext;
     pico_train_params params;
+    uint32_t compute; /* PICO_COMPUTE_x of products */
 
     train_param *param; /* (n_param) in the order of the model's file */
     uint32_t n_param;

@@ -78,7 +78,8 @@ pico_status train_norm_backward(pico_train *t, const pico_tensor *x, const train
 
 pico_status train_linear(pico_train *t, const train_param *weight, const train_param *bias,
                          const pico_tensor *x, float beta, const pico_tensor *y) {
-    const pico_gemm_args args = {.transpose_b = 1,
+    const pico_gemm_args args = {.compute = t->compute,
+                                 .transpose_b = 1,
                                  .alpha = 1,
                                  .beta = beta,
                                  .a = *x,
@@ -92,7 +93,8 @@ pico_status train_linear_backward(pico_train *t, const train_param *weight, cons
                                   const pico_tensor *x, const pico_tensor *dy, float beta,
                                   const pico_tensor *dx) {
     if (dx != NULL) {
-        const pico_gemm_args args = {.alpha = 1,
+        const pico_gemm_args args = {.compute = t->compute,
+                                     .alpha = 1,
                                      .beta = beta,
                                      .a = *dy,
                                      .b = train_unpadded(t, &weight->value, dy->shape[1]),
@@ -100,7 +102,8 @@ pico_status train_linear_backward(pico_train *t, const train_param *weight, cons
         TRAIN_TRY(t->ext.gemm(t->self, &args));
     }
     if (weight->trained) {
-        const pico_gemm_args args = {.transpose_a = 1,
+        const pico_gemm_args args = {.compute = t->compute,
+                                     .transpose_a = 1,
                                      .alpha = 1,
                                      .beta = 1,
                                      .a = *dy,

@@ -89,16 +89,21 @@ pico_status train_optimizer(pico_train *t, uint32_t index, uint32_t optimizer, p
 static pico_status polar_step(pico_train *t, const float *factor, const pico_tensor *x,
                               const pico_tensor *next, const pico_tensor *y, const pico_tensor *z) {
     const int tall = x->shape[0] > x->shape[1];
-    const pico_gemm_args square = {.transpose_a = (uint32_t)tall,
+    const pico_gemm_args square = {.compute = t->compute,
+                                   .transpose_a = (uint32_t)tall,
                                    .transpose_b = (uint32_t)!tall,
                                    .alpha = 1,
                                    .a = *x,
                                    .b = *x,
                                    .c = *y};
     const pico_gemm_args fourth = {
-        .alpha = factor[2], .beta = factor[1], .a = *y, .b = *y, .c = *z};
-    const pico_gemm_args apply = {
-        .alpha = 1, .beta = factor[0], .a = tall ? *x : *z, .b = tall ? *z : *x, .c = *next};
+        .compute = t->compute, .alpha = factor[2], .beta = factor[1], .a = *y, .b = *y, .c = *z};
+    const pico_gemm_args apply = {.compute = t->compute,
+                                  .alpha = 1,
+                                  .beta = factor[0],
+                                  .a = tall ? *x : *z,
+                                  .b = tall ? *z : *x,
+                                  .c = *next};
     TRAIN_TRY(t->ext.gemm(t->self, &square));
     TRAIN_TRY(train_copy(t, y, z));
     TRAIN_TRY(t->ext.gemm(t->self, &fourth));

@@ -27,6 +27,13 @@ static pico_status find_extension(pico_train *t, pico_error *err) {
         return pico_fail(err, PICO_E_ABI, "the backend leaves a required slot of %s empty",
                          PICO_TRAIN_EXTENSION);
     }
+    if (t->params.flags & PICO_TRAIN_BF16) {
+        t->compute = PICO_COMPUTE_BF16;
+        if (t->ext.computes == NULL || !t->ext.computes(t->self, t->compute)) {
+            return pico_fail(err, PICO_E_UNSUPPORTED,
+                             "this backend does not train in BF16 on this machine; train in F32");
+        }
+    }
     return PICO_OK;
 }
 

@@ -56,6 +56,8 @@ cpu_train_scratch cpu_train_scratch_of(const struct cpu_train *train, uint32_t t
 void cpu_train_free(cpu_backend *cpu) {
     if (cpu->train != NULL) {
         free(cpu->train->pack);
+        free(cpu->train->tiles_a);
+        free(cpu->train->tiles_b);
         free(cpu->train->value[0]);
         free(cpu->train->value[1]);
         free(cpu->train->scratch);
@@ -73,6 +75,18 @@ static float *floats(uint64_t n) {
     }
     memset(data, 0, (size_t)bytes);
     return data;
+}
+
+static int has_bf16(const cpu_backend *cpu) {
+    return cpu->kernels->tile != NULL && cpu_square_amx.square != NULL;
+}
+
+uint32_t cpu_computes(void *self, uint32_t compute) {
+    return compute == PICO_COMPUTE_F32 || (compute == PICO_COMPUTE_BF16 && has_bf16(self));
+}
+
+static uint8_t *tiles(int64_t lines) {
+    return (uint8_t *)floats((uint64_t)lines * CPU_TILES_K / 2);
 }
 
 static pico_status train_reserve(void *self, const pico_train_reserve *need, pico_error *err) {
@@ -101,7 +115,13 @@ static pico_status train_reserve(void *self, const pico_train_reserve *need, pic
     train->value[0] = floats(train->n_value);
     train->value[1] = floats(train->n_value);
     train->scratch = floats(train->stride * cpu->n_threads);
-    if (train->pack == NULL || train->value[0] == NULL || train->value[1] == NULL ||
+    if (has_bf16(cpu)) {
+        train->squares = &cpu_square_amx;
+        train->tiles_a = tiles(CPU_TILES_M);
+        train->tiles_b = tiles(CPU_TILES_N);
+    }
+    if ((train->squares != NULL && (train->tiles_a == NULL || train->tiles_b == NULL)) ||
+        train->pack == NULL || train->value[0] == NULL || train->value[1] == NULL ||
         train->scratch == NULL) {
         const uint64_t n = train->stride * cpu->n_threads + 2 * train->n_value +
                            (uint64_t)train->pack_columns * CPU_GEMM_K;
@@ -133,6 +153,7 @@ static const pico_train_ops train_ops = {
     .scale = cpu_scale,
     .adamw = cpu_adamw_step,
     .muon = cpu_muon_step,
+    .computes = cpu_computes,
 };
 
 const void *cpu_extension(void *self, const char *id) {

@@ -13,6 +13,10 @@
 #define CPU_GEMM_ROWS 96   /* rows of the result that a thread takes, a multiple of every mr */
 #define CPU_TRAIN_ROWS 64  /* queries of one sequence and head at once */
 #define CPU_TRAIN_COLS 256 /* columns that a thread sums at once */
+/* of products in BF16: most rows, columns and terms that are packed at once */
+#define CPU_TILES_M 2048
+#define CPU_TILES_N 2048
+#define CPU_TILES_K 512
 
 /* c[i][j] = alpha * sum over k of a(i, k) b(k, j) + beta * c[i][j] + bias[j]. */
 typedef struct cpu_tile {
@@ -34,6 +38,36 @@ typedef struct cpu_gemm_kernels {
      * rows `stride` apart. */
     void (*pack)(const float *b, int64_t stride, int transposed, int64_t k, int64_t n, float *out);
 } cpu_gemm_kernels;
+
+/* A product: c (m, n) = alpha op(a) op(b) + beta c + bias. Strides are those of rows in memory. */
+typedef struct cpu_gemm_job {
+    int transpose_a, transpose_b;
+    float alpha, beta;
+    const float *a, *b, *bias;
+    float *c;
+    int64_t m, n, k;
+    int64_t a_stride, b_stride, c_stride;
+} cpu_gemm_job;
+
+/* c[i][j] = alpha * sum over k of a(i, k) b(k, j) + beta * c[i][j] + bias[j], both factors as tiles. */
+typedef struct cpu_square {
+    const uint8_t *a, *b; /* two groups each, (n_block) tiles */
+    int64_t n_block;      /* of 32 k */
+    float alpha, beta;
+    const float *bias; /* (n) or NULL */
+    float *c;          /* rows c_row apart */
+    int64_t c_row;
+    int64_t m, n; /* at most 32 */
+} cpu_square;
+
+typedef struct cpu_square_kernels {
+    /* Groups of n <= 16 lines with k terms each become tiles of BF16, padded with zeros. k_major:
+     * the terms of a line are `stride` apart, otherwise lines are. pairs: as the second factor wants
+     * it, two terms of each line side by side; otherwise a line is a row of the tile. */
+    void (*pack)(int pairs, int k_major, const float *x, int64_t stride, int64_t n, int64_t k,
+                 uint8_t *out);
+    void (*square)(const cpu_square *square); /* between begin and end of the tile kernels */
+} cpu_square_kernels;
 
 /* One row of pico_loss_args; a NULL array is absent. */
 typedef struct cpu_loss_row {
@@ -79,16 +113,19 @@ typedef struct cpu_train_kernels {
 } cpu_train_kernels;
 
 extern const cpu_gemm_kernels cpu_gemm_portable, cpu_gemm_avx512;
+extern const cpu_square_kernels cpu_square_amx;
 extern const cpu_train_kernels cpu_train_portable, cpu_train_avx512;
 
 /* What reserve has made. */
 struct cpu_train {
     pico_train_reserve need;
     const cpu_gemm_kernels *gemm;
+    const cpu_square_kernels *squares; /* NULL: no products in BF16 */
     const cpu_train_kernels *row;
-    float *pack;          /* (CPU_GEMM_K, columns), shared by all threads */
-    int64_t pack_columns; /* at most CPU_GEMM_N */
-    float *value[2];      /* (max(max_dim, max_rows * max_head)) */
+    uint8_t *tiles_a, *tiles_b; /* (CPU_TILES_M or _N, CPU_TILES_K) BF16, shared by all threads */
+    float *pack;                /* (CPU_GEMM_K, columns), shared by all threads */
+    int64_t pack_columns;       /* at most CPU_GEMM_N */
+    float *value[2];            /* (max(max_dim, max_rows * max_head)) */
     uint64_t n_value;
     float *scratch;  /* n_threads areas */
     uint64_t stride; /* of the areas, in floats */
@@ -124,7 +161,11 @@ typedef void (*cpu_column_fn)(const void *arg, int64_t row, int64_t column, int6
 void cpu_sum_columns(const cpu_backend *cpu, int64_t rows, int64_t cols, cpu_column_fn add,
                      const void *arg, float factor, uint32_t accumulate, float *out);
 
+/* In BF16; k > 0. Only where squares is there. */
+void cpu_gemm_tiles(const cpu_backend *cpu, const cpu_gemm_job *gemm);
+
 /* Slots */
+uint32_t cpu_computes(void *self, uint32_t compute);
 pico_status cpu_gemm(void *self, const pico_gemm_args *args);
 pico_status cpu_gather(void *self, const pico_gather_args *args);
 pico_status cpu_scatter(void *self, const pico_gather_args *args);

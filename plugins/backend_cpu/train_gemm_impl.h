@@ -116,8 +116,8 @@ static void gemm_pack(const float *b, int64_t stride, int transposed, int64_t k,
         if (n == NR) {
             const int64_t whole = k & ~(int64_t)15;
             for (int64_t k0 = 0; k0 < whole; k0 += 16) {
-                transpose16(b + k0, stride, out + k0 * NR, NR);
-                transpose16(b + k0 + 16 * stride, stride, out + k0 * NR + 16, NR);
+                transpose_to(b + k0, stride, out + k0 * NR, NR);
+                transpose_to(b + k0 + 16 * stride, stride, out + k0 * NR + 16, NR);
             }
             pack_transposed(b + whole, stride, k - whole, n, out + whole * NR);
             return;

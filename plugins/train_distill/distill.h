@@ -8,12 +8,13 @@
 
 enum { LEARN_ALL = 0, LEARN_HEADS = 1 };
 enum { OPTIMIZER_MUON = 0, OPTIMIZER_ADAMW = 1 };
+enum { COMPUTE_AUTO = 0, COMPUTE_F32 = 1, COMPUTE_BF16 = 2 };
 enum { MOST_SLOTS = 64, MOST_HEADS = 66 };
 
 typedef struct distill_options {
     const char *teacher;
     int64_t steps, batch, length, accumulate, logit_rows;
-    uint32_t learn, optimizer, recompute, reserved;
+    uint32_t learn, optimizer, recompute, compute;
     double kl, ce, mtp, draft, temperature;
     double lr, matrix_lr, embedding_lr, head_lr, scalar_lr, vector_lr;
     double beta1, beta2, eps, weight_decay;

@@ -10,6 +10,7 @@
 #include "distill.h"
 
 static const char *const learn_choices[] = {"all", "heads", NULL};
+static const char *const compute_choices[] = {"auto", "f32", "bf16", NULL};
 static const char *const optimizer_choices[] = {"muon", "adamw", NULL};
 
 #define FIELD(name) .offset = offsetof(distill_options, name)
@@ -48,6 +49,13 @@ static const pico_option options[] = {
      .def = "off",
      .help = "keep only the input of each layer and compute the rest again: less memory, a third "
              "more time"},
+    {.name = "compute",
+     .type = PICO_OPT_ENUM,
+     FIELD(compute),
+     .def = "auto",
+     .choices = compute_choices,
+     .help = "how factors of products are rounded; values, sums and optimisers are F32. auto: bf16 "
+             "where the backend multiplies it faster"},
     NUMBER("kl", kl, "0.7", 0, 1000, "weight of the divergence from the teacher"),
     NUMBER("ce", ce, "0.3", 0, 1000,
            "weight of the cross-entropy with the text; without a teacher kl is added to it"),
@@ -165,25 +173,40 @@ static pico_status compare_tokens(const distill *d, pico_error *err) {
     return PICO_OK;
 }
 
+static uint32_t compute_flag(const distill *d) {
+    const pico_train_ops *ops = d->backend->extension == NULL
+                                    ? NULL
+                                    : d->backend->extension(d->backend_self, PICO_TRAIN_EXTENSION);
+    const size_t end = offsetof(pico_train_ops, computes) + sizeof ops->computes;
+    if (d->opt.compute != COMPUTE_AUTO) {
+        return d->opt.compute == COMPUTE_BF16 ? PICO_TRAIN_BF16 : 0;
+    }
+    return ops != NULL && ops->struct_size >= end && ops->computes != NULL &&
+                   ops->computes(d->backend_self, PICO_COMPUTE_BF16)
+               ? PICO_TRAIN_BF16
+               : 0;
+}
+
 static pico_status open_states(distill *d, pico_error *err) {
     const pico_train_api *api = d->host->train;
     pico_train_params params = {.struct_size = sizeof params,
                                 .max_rows = d->rows,
                                 .max_length = (uint32_t)d->opt.length,
                                 .max_logit_rows = d->block};
+    const uint32_t compute = compute_flag(d);
     pico_status status = PICO_OK;
     if (d->teacher_path != NULL) {
         status = d->host->model_open(d->host->ctx, d->teacher_path, &d->teacher, err);
         if (status == PICO_OK) {
             status = compare_tokens(d, err);
         }
-        params.flags = PICO_TRAIN_FROZEN;
+        params.flags = PICO_TRAIN_FROZEN | compute;
         if (status == PICO_OK) {
             status = api->open(d->teacher, &params, &d->teacher_train, err);
         }
     }
     params.flags = (d->opt.learn == LEARN_HEADS ? PICO_TRAIN_HEADS : 0u) |
-                   (d->opt.recompute ? PICO_TRAIN_RECOMPUTE : 0u);
+                   (d->opt.recompute ? PICO_TRAIN_RECOMPUTE : 0u) | compute;
     if (status == PICO_OK) {
         status = api->open(d->student, &params, &d->train, err);
     }

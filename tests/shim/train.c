@@ -25,9 +25,17 @@ static pico_status train_reserve(void *self, const pico_train_reserve *need, pic
     return d->train.reserve(d->inner_self, need, err);
 }
 
+static uint32_t train_computes(void *self, uint32_t compute) {
+    deferred *d = self;
+    return compute == PICO_COMPUTE_F32 ||
+           (d->train.computes != NULL && d->train.computes(d->inner_self, compute));
+}
+
 #define SLOT(name, type) .name = train_##name,
-static const pico_train_ops table = {
-    .struct_size = sizeof table, .reserve = train_reserve, DEFERRED_TRAIN_SLOTS(SLOT)};
+static const pico_train_ops table = {.struct_size = sizeof table,
+                                     .reserve = train_reserve,
+                                     .computes = train_computes,
+                                     DEFERRED_TRAIN_SLOTS(SLOT)};
 
 const void *deferred_train(deferred *d) {
     const pico_train_ops *inner =
