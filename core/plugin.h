@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.4: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.5: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -1067,6 +1067,9 @@ typedef struct pico_tensor_plan {
 
 typedef struct pico_tensors pico_tensors; /* opaque, the host's; see pico_tensors_api */
 
+/* What a stage needs to say which layers go: no layer goes, the weights, a model to run as well. */
+enum { PICO_DROPS_NOTHING = 0, PICO_DROPS_BY_WEIGHTS = 1, PICO_DROPS_BY_RUNNING = 2 };
+
 typedef struct pico_compressor_ops {
     uint32_t struct_size;
     uint32_t reserved;
@@ -1087,6 +1090,18 @@ typedef struct pico_compressor_ops {
     /* 0: with these options calibrate has nothing to do, so that no model needs to be opened. NULL:
      * it always has. */
     uint32_t (*calibrates)(const void *self);
+    /* since minor 5; both or none, for stages that remove layers. At most one stage of a chain may. */
+    uint32_t (*drops)(const void *self); /* PICO_DROPS_x, as its options are; pure */
+    /* Called before any plan if drops says so, with the weights (to be read) and, BY_RUNNING, a model
+     * of it (else NULL), as they are before the first stage, to set drop[i] = 1 for each layer i that
+     * goes; drop is (n_layer), zeroed. Plan, calibrate and apply still see all layers and leave those
+     * alone. The host removes them behind apply, moves the others up, and multiplies their residual
+     * lambdas into those of the next layer that stays, so that the result computes what the model
+     * would with the layer's attention and feed-forward outputs zero. For that the backout layer, and
+     * with PICO_RESID_LAMBDAS the last one, must stay. */
+    pico_status (*drop_layers)(void *self, const pico_model_desc *model,
+                               const pico_tensors *tensors, pico_model *run, uint8_t *drop,
+                               pico_error *err);
 } pico_compressor_ops;
 
 /* ------------------------------------------------------------------------------------------------

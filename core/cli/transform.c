@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/load.h"
+#include "formats/expect.h"
 #include "transform/compress.h"
 #include "transform/pool.h"
 
@@ -54,10 +55,30 @@ static void close_stage(plan_report *report) {
     report->from = report->to = 0;
 }
 
+/* "  (64, 32) -> (48, 32)" where a tensor changes its shape, and stays. */
+typedef struct shape_change {
+    char text[224];
+} shape_change;
+
+static const char *shape_change_format(shape_change *out, const pico_tensor_info *from,
+                                       const pico_tensor_plan *to) {
+    pico_shape_text before, after;
+    out->text[0] = '\0';
+    if (to->dtype != PICO_DTYPE_NONE &&
+        memcmp(from->shape, to->shape, from->rank * sizeof *from->shape) != 0) {
+        (void)snprintf(out->text, sizeof out->text, "  %s -> %s",
+                       pico_shape_format(&before, from->rank, from->shape),
+                       pico_shape_format(&after, from->rank, to->shape));
+    }
+    return out->text;
+}
+
 static void planned(void *arg, const pico_stage *stage, const pico_tensor_info *from,
                     const pico_tensor_plan *to) {
     plan_report *report = arg;
     char label[64];
+    shape_change change;
+    (void)shape_change_format(&change, from, to);
     (void)snprintf(label, sizeof label, "%u %.48s", stage->number, stage->name);
     if (stage != report->stage) {
         if (report->table != NULL && !report->has_header) {
@@ -69,15 +90,15 @@ static void planned(void *arg, const pico_stage *stage, const pico_tensor_info *
         report->stage = stage;
     }
     if (report->table != NULL) {
-        (void)fprintf(report->table, "%-10s %-32s %-5s %-5s %14llu %14llu\n", label, from->name,
+        (void)fprintf(report->table, "%-10s %-32s %-5s %-5s %14llu %14llu%s\n", label, from->name,
                       pico_dtype_name(from->dtype), pico_dtype_name(to->dtype),
-                      (unsigned long long)from->bytes, (unsigned long long)to->bytes);
+                      (unsigned long long)from->bytes, (unsigned long long)to->bytes, change.text);
     } else {
         pico_log_write(&report->runtime->log, PICO_LOG_DEBUG,
-                       "[compress.%u] %s: %-32s %s -> %s, %llu -> %llu bytes", stage->number,
+                       "[compress.%u] %s: %-32s %s -> %s, %llu -> %llu bytes%s", stage->number,
                        stage->name, from->name, pico_dtype_name(from->dtype),
                        pico_dtype_name(to->dtype), (unsigned long long)from->bytes,
-                       (unsigned long long)to->bytes);
+                       (unsigned long long)to->bytes, change.text);
     }
     report->n_changed++;
     report->from += from->bytes;

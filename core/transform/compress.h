@@ -1,7 +1,8 @@
 /*
  * The compress chain: stages run in order on a model file before it goes to a backend. All plans
  * are made before any work is done; after each stage what was done is compared with what was
- * planned.
+ * planned. A stage that removes layers says which ones before the plans are made; removing them is
+ * the chain's work.
  */
 #ifndef PICO_TRANSFORM_COMPRESS_H
 #define PICO_TRANSFORM_COMPRESS_H
@@ -24,7 +25,8 @@ typedef struct pico_chain_callbacks {
     void (*announced)(void *arg);
     int plan_only; /* 1: nothing is done after that, and the file stays as it is */
     /* Opens the file as it is now as a model for calibration, and closes it again without closing
-     * the file. Only used for stages that calibrate with the options that they have. */
+     * the file. Only used for stages that calibrate, or choose layers by running a model, with the
+     * options that they have. */
     pico_status (*open_model)(void *arg, pico_model_file *file, pico_model **out, pico_error *err);
     void (*close_model)(void *arg, pico_model *model);
     void *arg;
