@@ -7,6 +7,7 @@
 
 #include "session_kit.h"
 
+#include "llama_kit.h"
 #include "ref_model.h"
 #include "transform/compress.h"
 #include "transform/tensors.h"
@@ -15,21 +16,42 @@ enum { PRUNE_SET = 8, PRUNE_STAGES = 3, PRUNE_UNITS = 512, PRUNE_TOKENS = 24 };
 
 /* ---- models ---- */
 
-enum { PRUNE_MODELS = 10 };
+enum { PRUNE_UNEVEN = 9, PRUNE_MODELS = 10 };
 
-/* Those of the session kit, and with a KV head for each query head: nanochat's second generation with
- * its heads, and its fourth; and a Llama whose layers differ. */
-static inline pico_model_file *prune_model(uint32_t index) {
-    tiny_model tiny = kit_model(index < KIT_MODELS ? index : 0);
+/* A Llama whose layers have different heads, groups and widths. */
+static inline pico_model_file *prune_uneven_model(void) {
+    pico_layer_desc layer[3];
+    pico_model_desc desc = small_llama(layer, 3);
     pico_model_file *file = NULL;
     pico_error err = {0};
-    if (index == 7 || index == 8) {
-        tiny = kit_model(index == 7 ? 4 : 5);
+    layer[1].n_head = 6;
+    layer[1].n_kv_head = 3;
+    layer[1].n_ff = 40;
+    layer[2].n_kv_head = 4;
+    layer[2].n_ff = 33;
+    if (pico_model_synthetic_from(&desc, PICO_DTYPE_F32, 5, &file, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    pico_tensors tensors = {.file = file};
+    for (uint32_t i = 0; i < file->n_tensor; i++) { /* to where it can be written */
+        const pico_weight_desc data = file->tensor[i].data;
+        assert_int_equal(pico_tensors_table.replace(&tensors, i, &data, &err), PICO_OK);
+    }
+    return file;
+}
+
+/* Those of the session kit; with a KV head for each query head, nanochat's second generation with its
+ * extra heads and its fourth; and a Llama whose layers differ. */
+static inline pico_model_file *prune_model(uint32_t index) {
+    tiny_model tiny = kit_model(index < KIT_MODELS ? index : index == 7 ? 4 : 5);
+    pico_model_file *file = NULL;
+    pico_error err = {0};
+    if (index == PRUNE_UNEVEN) {
+        return prune_uneven_model();
+    }
+    if (index >= KIT_MODELS) {
         tiny.n_head = tiny.n_kv_head = 4;
         tiny.n_layer = 5;
-    } else if (index == 9) {
-        tiny.n_layer = 3;
-        tiny.n_kv_head = 4;
     }
     tiny.window[1] = 5;
     if (tiny_model_file(&tiny, &file, &err) != PICO_OK) {

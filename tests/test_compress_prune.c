@@ -39,6 +39,8 @@ static void equals_the_model_with_silent_parts(void **state) {
         {5, {"1.prune.heads=0.5", "1.prune.groups=whole", "1.prune.score=random"}, 6, 0},
         {7, {"1.prune.heads=0.25", "1.prune.neurons=0.2"}, 5, 40},
         {8, {"1.prune.heads=0.5", "1.prune.score=random", "1.prune.seed=9"}, 10, 0},
+        /* layers that differ: of 2 heads of 2 KV heads, 2 of 3, and 4 heads; of 64, 40, 33 */
+        {PRUNE_UNEVEN, {"1.prune.heads=0.5", "1.prune.neurons=0.25"}, 7, 34},
         /* biases everywhere; neurons in multiples */
         {6, {"1.prune.heads=0.5", "1.prune.neurons=0.4", "1.prune.neurons_multiple=8"}, 2, 16},
     };
@@ -382,7 +384,7 @@ static void says_what_can_be_done(void **state) {
         {1,
          PICO_E_UNSUPPORTED,
          "neurons = 0.2 leaves 64 of 64 in multiples of 32",
-         {"1.prune.neurons=0.2"}},
+         {"1.prune.neurons=0.2", "1.prune.neurons_multiple=32"}},
         {2, PICO_E_UNSUPPORTED, "neurons = 0.99 leaves 0 of 49", {"1.prune.neurons=0.99"}},
         {0,
          PICO_E_UNSUPPORTED,

@@ -40,8 +40,8 @@ const pico_option prune_option_table[PRUNE_N_OPTION] = {
      .min = 1,
      .max = 1 << 16,
      .unit = "neurons",
-     .help = "what stays is a multiple of this, the nearest one; auto: 32 where the layer's width "
-             "is a multiple of 32, else 1"},
+     .help = "what stays is a multiple of this, the nearest one; auto: 32 in layers of at least "
+             "256 neurons and a multiple of 32, else 1"},
     {.name = "groups",
      .type = PICO_OPT_ENUM,
      .offset = offsetof(prune_options, groups),

@@ -50,7 +50,7 @@ static pico_status shape_heads(const prune_options *o, uint32_t index, prune_sha
 
 static pico_status shape_neurons(const prune_options *o, uint32_t index, prune_shape *s,
                                  pico_error *err) {
-    const uint32_t own = s->n_ff % 32 == 0 ? 32 : 1;
+    const uint32_t own = s->n_ff % 32 == 0 && s->n_ff >= 256 ? 32 : 1;
     const uint32_t multiple = o->multiple > 0 ? (uint32_t)o->multiple : own;
     s->ff_kept = s->n_ff;
     if (!(o->neurons > 0)) {
