@@ -83,8 +83,7 @@ typedef struct prune_rig {
     pico_instance instance[PRUNE_STAGES];
     pico_stage stage[PRUNE_STAGES];
     size_t n;
-    int n_opened; /* models for calibration */
-    int plan_only;
+    int n_opened;     /* models for calibration */
     uint64_t planned; /* bytes of all tensors after the plan */
 } prune_rig;
 
@@ -147,7 +146,6 @@ static inline pico_status prune_chain(prune_rig *p, pico_model_file *file, const
                          .self = p->instance[s].self};
     }
     const pico_chain_callbacks callbacks = {.planned = prune_planned,
-                                            .plan_only = p->plan_only,
                                             .open_model = prune_open_model,
                                             .close_model = prune_close_model,
                                             .arg = p};

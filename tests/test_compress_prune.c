@@ -212,6 +212,10 @@ static void says_what_can_be_done(void **state) {
          "0.2 of 2 query heads of each KV head is none; expected 0.5 to 0.5; "
          "or groups = whole",
          {"1.prune.heads=0.2"}},
+        {0,
+         PICO_E_UNSUPPORTED,
+         "0.25 of 2 query heads of each KV head is none",
+         {"1.prune.heads=0.25"}},
         {0, PICO_E_UNSUPPORTED, "is all of them; expected 0.5 to 0.5", {"1.prune.heads=0.9"}},
         {3,
          PICO_E_UNSUPPORTED,
@@ -251,6 +255,41 @@ static void says_what_can_be_done(void **state) {
     }
 }
 
+static int stop_at_once(void *ctx) {
+    (void)ctx;
+    return 1;
+}
+
+static void can_be_stopped(void **state) {
+    (void)state;
+    prune_rig p;
+    pico_error err = {0};
+    const pico_chain_callbacks callbacks = {0};
+    pico_model_file *file = prune_model(0), *again = prune_model(0);
+    assert_int_equal(prune_chain(&p, file, PRUNE_SETTINGS("1.prune.heads=0.5"), &err), PICO_OK);
+    p.r.host.should_stop = stop_at_once;
+    assert_int_equal(pico_compress_chain(again, p.stage, p.n, &callbacks, &err), PICO_E_CANCELLED);
+    rig_close(&p.r);
+    pico_model_file_close(file), pico_model_file_close(again);
+}
+
+static void refuses_what_cannot_be_compared(void **state) {
+    (void)state;
+    static const float bad[] = {NAN, INFINITY};
+    for (size_t i = 0; i < 2; i++) {
+        pico_model_file *file = prune_model(0);
+        ((float *)(uintptr_t)prune_tensor(file, 1, "ffn_up.weight")->data.codes)[17] = bad[i];
+        prune_fails(file, PICO_E_INVALID, "layer 1: a weight or an activation is infinite or not a",
+                    PRUNE_SETTINGS("1.prune.neurons=0.5"));
+        pico_model_file_close(file);
+        file = prune_model(0);
+        ((float *)(uintptr_t)prune_tensor(file, 1, "ffn_up.weight")->data.codes)[17] = bad[i];
+        prune_fails(file, PICO_E_INVALID, "layer 1: a weight or an activation is infinite or not a",
+                    PRUNE_SETTINGS("1.prune.layers=0.5"));
+        pico_model_file_close(file);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_model_with_silent_parts),
@@ -259,6 +298,8 @@ int main(void) {
         cmocka_unit_test(whole_groups_score_together),
         cmocka_unit_test(random_follows_the_seed),
         cmocka_unit_test(says_what_can_be_done),
+        cmocka_unit_test(can_be_stopped),
+        cmocka_unit_test(refuses_what_cannot_be_compared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
