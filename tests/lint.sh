@@ -1,5 +1,5 @@
 #!/bin/sh
-# Formatting of all C sources, static analysis of core and plugins, and clang's warnings about all
+# Formatting of all C sources, static analysis of core, plugins and models, and clang's warnings about all
 # that is built, with the flags of the build; any finding fails. An intended exception is marked where
 # it is, with  /* cppcheck-suppress ID ; reason */. Uninitialised data is left to the compilers and
 # the sanitizers: cppcheck sees it where it is not. Without clang or cmake that part is left out, and
@@ -7,15 +7,15 @@
 #
 # usage: lint.sh      in the root of the source tree
 set -eu
-sources=$(find core plugins tests -name '*.[ch]' | sort)
-analysed=$(find core plugins -name '*.c' | sort)
+sources=$(find core plugins models tests -name '*.[ch]' | sort)
+analysed=$(find core plugins models -name '*.c' | sort)
 bad=0
 
 clang-format --dry-run -Werror $sources || bad=1
 cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 --language=c \
     --enable=warning,performance,portability --suppress=missingIncludeSystem \
     --suppress=uninitvar --suppress=uninitStructMember --suppress=uninitdata \
-    -D_GNU_SOURCE -D__GNUC__ -D__x86_64__ -I core -j "$(nproc)" $analysed || bad=1
+    -D_GNU_SOURCE -D__GNUC__ -D__x86_64__ -I core -I models -j "$(nproc)" $analysed || bad=1
 
 # Every compile command of a build with clang, as far as the warnings.
 warnings() {
