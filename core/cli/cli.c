@@ -18,6 +18,7 @@ typedef struct cli_state {
     pico_cli cli;
     const char **argument;
     const char **value;
+    pico_cli_given *given;
     int help, version;
     pico_error err;
 } cli_state;
@@ -64,6 +65,7 @@ static pico_status apply(cli_state *state, pico_option_match match, const char *
     size_t n;
     if (match.kind == PICO_OPTION_OWN) {
         state->value[match.index] = value == NULL ? "" : value;
+        state->given[cli->n_given++] = (pico_cli_given){match.index, state->value[match.index]};
         return PICO_OK;
     }
     if (match.kind == PICO_OPTION_KEY) {
@@ -220,10 +222,12 @@ int pico_cli_main(const char *program, const pico_command *command, int argc, ch
     cli_state state = {.cli = {.program = program, .command = command}};
     state.argument = calloc((size_t)argc + 1, sizeof *state.argument);
     state.value = calloc(command->n_options + 1, sizeof *state.value);
+    state.given = calloc((size_t)argc + 1, sizeof *state.given);
     state.cli.argument = state.argument;
+    state.cli.given = state.given;
     state.cli.value = state.value;
     int code = PICO_EXIT_MEMORY;
-    if (state.argument == NULL || state.value == NULL) {
+    if (state.argument == NULL || state.value == NULL || state.given == NULL) {
         (void)pico_cli_fail(&state.cli, code, "out of memory");
     } else if (pico_config_open(&state.cli.config, &state.err) != PICO_OK) {
         code = pico_cli_fail_error(&state.cli, &state.err);
@@ -233,6 +237,7 @@ int pico_cli_main(const char *program, const pico_command *command, int argc, ch
     pico_config_close(state.cli.config);
     free(state.argument);
     free(state.value);
+    free(state.given);
     return pico_cli_finish_output(code);
 }
 
@@ -245,6 +250,16 @@ const char *pico_cli_value(const pico_cli *cli, const char *name) {
         }
     }
     assert(0 && "the command has no such option");
+    return NULL;
+}
+
+const char *pico_cli_nth(const pico_cli *cli, const char *name, size_t i) {
+    for (size_t k = 0; k < cli->n_given; k++) {
+        const pico_cli_given *given = &cli->given[k];
+        if (strcmp(cli->command->options[given->option].name, name) == 0 && i-- == 0) {
+            return given->value;
+        }
+    }
     return NULL;
 }
 

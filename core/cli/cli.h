@@ -49,6 +49,12 @@ typedef struct pico_command {
     int (*run)(const pico_cli *cli); /* returns the exit code; has printed what went wrong */
 } pico_command;
 
+/* One own option on the command line. */
+typedef struct pico_cli_given {
+    size_t option; /* index into the command's table */
+    const char *value;
+} pico_cli_given;
+
 /* The parsed command line, for the time of run(). */
 struct pico_cli {
     const char *program; /* for messages and usage */
@@ -58,13 +64,16 @@ struct pico_cli {
     const char *const *argument;
     size_t n_argument;
     const char *const *value; /* of own option i: NULL absent, "" a switch; the last one counts */
-    int verbose, quiet;       /* -v, -q */
+    const struct pico_cli_given *given; /* (n_given) own options as they came, repeats too */
+    size_t n_given;
+    int verbose, quiet; /* -v, -q */
 };
 
 /* The commands, in the order of `picochat --help`. Each is defined in its cmd_X.c. */
 extern const pico_command pico_command_run, pico_command_chat, pico_command_bench,
     pico_command_eval, pico_command_train, pico_command_convert, pico_command_compress,
-    pico_command_inspect, pico_command_tokenize, pico_command_plugins, pico_command_config;
+    pico_command_inspect, pico_command_tokenize, pico_command_tokenizer, pico_command_plugins,
+    pico_command_config;
 const pico_command *const *pico_commands(size_t *n);
 
 /* Parses argv[first..argc) for a command and runs it; returns the exit code. */
@@ -75,6 +84,8 @@ int pico_cli_main(const char *program, const pico_command *command, int argc, ch
  * switch that is there, NULL if it is absent. */
 const char *pico_cli_value(const pico_cli *cli, const char *name);
 int pico_cli_has(const pico_cli *cli, const char *name);
+/* The value of its i-th occurrence, for options that may be repeated; NULL: there are not so many. */
+const char *pico_cli_nth(const pico_cli *cli, const char *name, size_t i);
 /* A whole number from min to max; *out stays as it was if the option is absent. PICO_E_INVALID with
  * a message that names the option. */
 pico_status pico_cli_int(const pico_cli *cli, const char *name, int64_t min, int64_t max,

@@ -10,9 +10,9 @@
 enum { MAX_COMMANDS = 16 };
 
 static const pico_command *const commands[] = {
-    &pico_command_run,      &pico_command_chat,    &pico_command_bench,    &pico_command_eval,
-    &pico_command_train,    &pico_command_convert, &pico_command_compress, &pico_command_inspect,
-    &pico_command_tokenize, &pico_command_plugins, &pico_command_config};
+    &pico_command_run,      &pico_command_chat,      &pico_command_bench,    &pico_command_eval,
+    &pico_command_train,    &pico_command_convert,   &pico_command_compress, &pico_command_inspect,
+    &pico_command_tokenize, &pico_command_tokenizer, &pico_command_plugins,  &pico_command_config};
 
 const pico_command *const *pico_commands(size_t *n) {
     *n = sizeof commands / sizeof *commands;

@@ -75,11 +75,16 @@ static int is_wanted(const struct dirent *entry) {
     return entry->d_name[0] != '.';
 }
 
-static pico_status add_folder(pico_texts *texts, const char *path, const char *separator,
-                              pico_error *err) {
+typedef pico_status take_file(void *arg, const char *path, pico_error *err);
+
+/* Calls take for the file, or for each file of the folder in the order of their names. */
+static pico_status each_file(const char *path, take_file *take, void *arg, pico_error *err) {
     struct dirent **entry = NULL;
     pico_arena arena = {0};
     pico_status status = PICO_OK;
+    if (!pico_is_folder(path)) {
+        return take(arg, path, err);
+    }
     const int n = scandir(path, &entry, is_wanted, alphasort);
     if (n < 0) {
         return pico_fail(err, PICO_E_IO, "%s: %s", path, strerror(errno));
@@ -87,7 +92,7 @@ static pico_status add_folder(pico_texts *texts, const char *path, const char *s
     for (int i = 0; i < n; i++) {
         const char *file = status == PICO_OK ? pico_file_in(path, entry[i]->d_name, &arena) : NULL;
         if (file != NULL) { /* folders in it are left out */
-            status = add_file(texts, file, separator, err);
+            status = take(arg, file, err);
         }
         free(entry[i]);
     }
@@ -96,18 +101,52 @@ static pico_status add_folder(pico_texts *texts, const char *path, const char *s
     return status;
 }
 
+static pico_status no_text(const char *path, pico_error *err) {
+    return pico_fail(err, PICO_E_INVALID, "%s holds no text", path);
+}
+
+typedef struct reading {
+    const char *separator;
+    pico_texts *texts; /* of all files; NULL: each file goes to take */
+    pico_texts_take *take;
+    void *arg;
+    size_t n_document;
+} reading;
+
+static pico_status read_file(void *arg, const char *path, pico_error *err) {
+    reading *r = arg;
+    pico_texts one = {0};
+    if (r->texts != NULL) {
+        return add_file(r->texts, path, r->separator, err);
+    }
+    pico_status status = add_file(&one, path, r->separator, err);
+    if (status == PICO_OK) {
+        r->n_document += one.n_document;
+        status = r->take(r->arg, &one, err);
+    }
+    pico_texts_free(&one);
+    return status;
+}
+
 pico_status pico_texts_read(const char *path, const char *separator, pico_texts *out,
                             pico_error *err) {
     *out = (pico_texts){0};
-    pico_status status = pico_is_folder(path) ? add_folder(out, path, separator, err)
-                                              : add_file(out, path, separator, err);
+    reading r = {.separator = separator, .texts = out};
+    pico_status status = each_file(path, read_file, &r, err);
     if (status == PICO_OK && out->n_document == 0) {
-        status = pico_fail(err, PICO_E_INVALID, "%s holds no text", path);
+        status = no_text(path, err);
     }
     if (status != PICO_OK) {
         pico_texts_free(out);
     }
     return status;
+}
+
+pico_status pico_texts_each(const char *path, const char *separator, pico_texts_take *take,
+                            void *arg, pico_error *err) {
+    reading r = {.separator = separator, .take = take, .arg = arg};
+    pico_status status = each_file(path, read_file, &r, err);
+    return status == PICO_OK && r.n_document == 0 ? no_text(path, err) : status;
 }
 
 void pico_texts_free(pico_texts *texts) {

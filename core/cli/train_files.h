@@ -21,6 +21,10 @@ typedef struct pico_texts {
 pico_status pico_texts_read(const char *path, const char *separator, pico_texts *out,
                             pico_error *err);
 void pico_texts_free(pico_texts *texts);
+/* The same, a file at a time: take gets the documents of each, which are freed when it returns. */
+typedef pico_status pico_texts_take(void *arg, const pico_texts *file, pico_error *err);
+pico_status pico_texts_each(const char *path, const char *separator, pico_texts_take *take,
+                            void *arg, pico_error *err);
 /* Moves a twentieth to out, which points into the same text: every 20th document, or the end of each
  * when there are fewer than 20. */
 pico_status pico_texts_hold_out(pico_texts *texts, pico_train_text **out, size_t *n,
