@@ -18,7 +18,8 @@ typedef struct train_state {
     pico_runtime runtime;
     pico_instance trainer;
     const pico_trainer_ops *ops;
-    int begun; /* 1: end is due */
+    int begun;    /* 1: end is due */
+    int is_fresh; /* 1: the model is made, not opened */
     pico_train *train;
     pico_texts texts, held_texts;
     pico_train_text *held; /* of texts */
@@ -109,10 +110,22 @@ static pico_status next_batch(void *arg, uint32_t n_seq, uint32_t length, int32_
 static int open_trainer(train_state *state) {
     const pico_config *config = state->cli->config;
     const char *name = pico_config_string(config, "trainer", "plugin");
+    const uint32_t needs = PICO_RUNTIME_MODEL | PICO_RUNTIME_TOKENIZER;
     int code = PICO_EXIT_OK;
-    if (pico_runtime_open(&state->runtime, config, PICO_RUNTIME_MODEL | PICO_RUNTIME_TOKENIZER,
-                          NULL, &code, &state->err) != PICO_OK ||
-        pico_runtime_instance(&state->runtime, PICO_KIND_TRAINER, name, "trainer", &state->trainer,
+    pico_model_file *file = NULL; /* made, not opened */
+    const char *path = pico_config_path(config, "model", "path");
+    if (!state->is_fresh && (path == NULL || *path == '\0')) {
+        return pico_cli_usage(state->cli, "no model: give -m MODEL, or --depth N and --tokenizer "
+                                          "FILE for a fresh one");
+    }
+    if (state->is_fresh && pico_fresh_open(config, &file, &code, &state->err) != PICO_OK) {
+        return pico_cli_fail(state->cli, code, "%s", state->err.message);
+    }
+    if (pico_runtime_open(&state->runtime, config, needs, file, &code, &state->err) != PICO_OK) {
+        pico_model_file_close(file);
+        return pico_cli_fail(state->cli, code, "%s", state->err.message);
+    }
+    if (pico_runtime_instance(&state->runtime, PICO_KIND_TRAINER, name, "trainer", &state->trainer,
                               &code, &state->err) != PICO_OK) {
         return pico_cli_fail(state->cli, code, "%s", state->err.message);
     }
@@ -179,7 +192,8 @@ static pico_status open_rest(train_state *state) {
     if (status == PICO_OK && goes_on) {
         return resume(state);
     }
-    if (status == PICO_OK && strcmp(option_text(state, "init"), "random") == 0) {
+    if (status == PICO_OK &&
+        (state->is_fresh || strcmp(option_text(state, "init"), "random") == 0)) {
         status = pico_train_reset(state->train, state->at.seed, &state->err);
     }
     return status;
@@ -326,6 +340,9 @@ static int run(train_state *state) {
     if (code != PICO_EXIT_OK) {
         return code;
     }
+    if (state->is_fresh) {
+        pico_fresh_say(&state->runtime.log, state->runtime.model);
+    }
     if (open_rest(state) != PICO_OK || open_log(state) != PICO_OK ||
         pico_cancel_install(&state->err) != PICO_OK) {
         return pico_cli_fail_error(state->cli, &state->err);
@@ -344,6 +361,7 @@ static int run(train_state *state) {
 static int train_command(const pico_cli *cli) {
     train_state state = {.cli = cli};
     state.folder = option_path(&state, "output");
+    state.is_fresh = pico_fresh_is_wanted(cli->config);
     if (option_path(&state, "data") == NULL || state.folder == NULL) {
         return pico_cli_usage(cli, "train needs --data TEXT and --out FOLDER");
     }
@@ -369,12 +387,15 @@ static int train_command(const pico_cli *cli) {
 const pico_command pico_command_train = {
     .name = "train",
     .summary = "train a model on text, with or without a teacher",
-    .usage = "train -m MODEL --data TEXT --out FOLDER [--set trainer.distill.KEY=VALUE]...",
+    .usage = "train (-m MODEL | --depth N --tokenizer FILE) --data TEXT --out FOLDER\n"
+             "           [--set trainer.distill.KEY=VALUE]...",
     .details =
+        "--depth N makes a fresh model of N layers; its other numbers are set with "
+        "shape.KEY=VALUE.\n"
         "FOLDER gets last.gguf and best.gguf (lowest bits per byte on held-out text), last.state,\n"
         "from which --resume goes on bit for bit, and log.csv. The first Ctrl-C writes a "
         "checkpoint.\nplugins show distill lists losses, optimisers and schedule.",
-    .sections = "model host backend attention trainer",
+    .sections = "model host backend attention shape trainer",
     .max_arguments = 0,
     .runs_plugins = 1,
     .run = train_command};

@@ -1,9 +1,13 @@
 /*
- * What training reads and writes: texts, cut into documents; checkpoints. Part of cmd_train.c.
+ * What training reads and writes: texts, cut into documents; models that are yet to be trained;
+ * checkpoints. Part of cmd_train.c.
  */
 #ifndef PICO_CLI_TRAIN_FILES_H
 #define PICO_CLI_TRAIN_FILES_H
 
+#include "config/config.h"
+#include "formats/model_file.h"
+#include "host/host.h"
 #include "train/data.h"
 #include "train/train.h"
 #include "util/arena.h"
@@ -29,6 +33,16 @@ pico_status pico_texts_each(const char *path, const char *separator, pico_texts_
  * when there are fewer than 20. */
 pico_status pico_texts_hold_out(pico_texts *texts, pico_train_text **out, size_t *n,
                                 pico_error *err);
+
+/* ---- train_fresh.c ---- */
+
+/* Whether a model is to be made ([shape] n_layer). */
+int pico_fresh_is_wanted(const pico_config *config);
+/* Makes it, with the vocabulary of [model] tokenizer. *code: the exit code of a failure. */
+pico_status pico_fresh_open(const pico_config *config, pico_model_file **out, int *code,
+                            pico_error *err);
+/* One line about it. */
+void pico_fresh_say(pico_log *log, const pico_model *model);
 
 /* Where a run is, beside what the trainer saves. */
 typedef struct pico_checkpoint {

@@ -11,6 +11,7 @@ static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
 static const char *const inits[] = {"model", "random", NULL};
+static const char *const families[] = {"nanochat", "llama", "gpt2", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
 
 #define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
@@ -83,6 +84,38 @@ static const pico_config_key keys[] = {
     KEY(PICO_CONFIG_STAGE_SECTION, "apply_to", PICO_OPT_ENUM, "model", NULL, NULL,
         "what it is applied to: the model, the second model that a decoder opens to draft with, both",
         .choices = stage_targets),
+
+    KEY("shape", "n_layer", PICO_OPT_INT, "0", "--depth", NULL,
+        "layers of a fresh model, which train makes instead of opening one; 0: it opens one",
+        RANGE(0, 1024)),
+    KEY("shape", "family", PICO_OPT_ENUM, "nanochat", "--family", NULL,
+        "what it is like; of nanochat the newest generation, or [model] generation",
+        .choices = families),
+    KEY("shape", "n_embd", PICO_OPT_INT, "auto", NULL, NULL,
+        "width; auto: 64 for each layer, rounded up to whole heads",
+        RANGE(1, 1048576), .flags = PICO_OPTF_AUTO),
+    KEY("shape", "n_head", PICO_OPT_INT, "auto", NULL, NULL,
+        "heads; auto: each 128 wide (nanochat) or 64",
+        RANGE(1, 1024), .flags = PICO_OPTF_AUTO),
+    KEY("shape", "n_kv_head", PICO_OPT_INT, "auto", NULL, NULL,
+        "KV heads; auto: as many as heads; 1: multi-query attention",
+        RANGE(1, 1024), .flags = PICO_OPTF_AUTO),
+    KEY("shape", "n_ff", PICO_OPT_INT, "auto", NULL, NULL,
+        "width of the feed-forward layers; auto: 4 n_embd, for llama 8/3 n_embd in steps of 32",
+        RANGE(1, 1048576), .flags = PICO_OPTF_AUTO),
+    KEY("shape", "context", PICO_OPT_INT, "2048", NULL, NULL,
+        "positions", RANGE(1, 16777216), .unit = "tokens"),
+    KEY("shape", "windows", PICO_OPT_STRING, NULL, NULL, NULL,
+        "of nanochat's layers, S (short) or L (long) for each, repeated; none: SSSL", PLAIN),
+    KEY("shape", "tied_head", PICO_OPT_BOOL, "off", NULL, NULL,
+        "make logits with the embeddings", PLAIN),
+    KEY("shape", "mtp_heads", PICO_OPT_INT, "0", NULL, NULL,
+        "heads for the tokens after the next one", RANGE(0, 64)),
+    KEY("shape", "draft_slots", PICO_OPT_INT, "0", NULL, NULL,
+        "slots of a draft head", RANGE(0, 64)),
+    KEY("shape", "draft_hidden", PICO_OPT_INT, "auto", NULL, NULL,
+        "inner width of the draft head; auto: half of n_embd",
+        RANGE(1, 1048576), .flags = PICO_OPTF_AUTO),
 
     KEY("trainer", "plugin", PICO_OPT_STRING, "distill", "--trainer", NULL,
         "losses, optimiser and schedule: train_NAME.so", PLAIN),

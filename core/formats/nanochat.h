@@ -77,5 +77,9 @@ const char *pico_nanochat_name_of(pico_nanochat_name *out, const char *canonical
 pico_status pico_nanochat_describe(const pico_nanochat_config *config,
                                    const pico_nanochat_table *table, pico_arena *arena,
                                    uint32_t *generation, pico_model_desc *desc, pico_error *err);
+/* The same for a model that is yet to be made: with all parts of the generation (not AUTO), rows of
+ * the vocabulary padded to a multiple of 64, and heads as config says. Checked by the caller. */
+pico_status pico_nanochat_describe_new(const pico_nanochat_config *config, uint32_t generation,
+                                       pico_arena *arena, pico_model_desc *desc, pico_error *err);
 
 #endif

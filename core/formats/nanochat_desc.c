@@ -173,31 +173,25 @@ static uint32_t count_rows(const pico_nanochat_config *c, const pico_nanochat_ta
     return rows > UINT32_MAX ? UINT32_MAX : (uint32_t)rows;
 }
 
-pico_status pico_nanochat_describe(const pico_nanochat_config *c, const pico_nanochat_table *table,
-                                   pico_arena *arena, uint32_t *generation, pico_model_desc *desc,
-                                   pico_error *err) {
-    const parts p = find_parts(table);
-    int asked = *generation != PICO_GENERATION_AUTO;
-    *generation = asked ? *generation : infer(&p);
-    const generation_facts *g = &facts[*generation];
-    pico_status status = check_parts(&p, *generation, asked, err);
+/* All but the extra heads. */
+static pico_status describe(const pico_nanochat_config *c, const parts *p, uint32_t generation,
+                            uint32_t n_rows, pico_arena *arena, pico_model_desc *desc,
+                            pico_error *err) {
+    const generation_facts *g = &facts[generation];
     pico_layer_desc *layer = pico_arena_alloc(arena, (size_t)c->n_layer, sizeof *layer);
-    if (status == PICO_OK && layer == NULL) {
-        status = pico_fail(err, PICO_E_NOMEM, "out of memory");
+    if (layer == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
-    if (status != PICO_OK) {
-        return status;
-    }
-    describe_layers(c, &p, *generation, layer);
+    describe_layers(c, p, generation, layer);
     *desc = (pico_model_desc){
         .family = "nanochat",
         .n_layer = (uint32_t)c->n_layer,
         .n_embd = (uint32_t)c->n_embd,
         .n_vocab = (uint32_t)c->vocab_size,
-        .n_vocab_rows = count_rows(c, table),
+        .n_vocab_rows = n_rows,
         .n_ctx_train = (uint32_t)c->sequence_len,
         .flags = PICO_EMBED_NORM | PICO_QK_NORM | PICO_ROPE_REVERSED |
-                 (p.lambdas != NULL ? (uint32_t)PICO_RESID_LAMBDAS : 0u),
+                 (p->lambdas != NULL ? (uint32_t)PICO_RESID_LAMBDAS : 0u),
         .norm = PICO_NORM_RMS,
         .norm_eps = 0x1p-23f,
         .pos = PICO_POS_ROPE,
@@ -208,15 +202,43 @@ pico_status pico_nanochat_describe(const pico_nanochat_config *c, const pico_nan
         .act = PICO_ACT_RELU_SQUARED,
         .qk_scale = g->qk_scale,
         .logit_softcap = 15.0f,
-        .smear_width = p.smear != NULL ? SMEAR_WIDTH : 0,
-        .ve_width = p.value != NULL ? g->ve_width : 0,
-        .ve_scale = p.value != NULL ? g->ve_scale : 0.0f,
-        .backout_layer = p.backout != NULL ? (int32_t)(c->n_layer / 2) : -1,
-        .n_mtp_head = p.head != NULL ? count_heads(c, table) : 0,
+        .smear_width = p->smear != NULL ? SMEAR_WIDTH : 0,
+        .ve_width = p->value != NULL ? g->ve_width : 0,
+        .ve_scale = p->value != NULL ? g->ve_scale : 0.0f,
+        .backout_layer = p->backout != NULL ? (int32_t)(c->n_layer / 2) : -1,
         .layer = layer,
     };
+    return PICO_OK;
+}
+
+pico_status pico_nanochat_describe(const pico_nanochat_config *c, const pico_nanochat_table *table,
+                                   pico_arena *arena, uint32_t *generation, pico_model_desc *desc,
+                                   pico_error *err) {
+    const parts p = find_parts(table);
+    int asked = *generation != PICO_GENERATION_AUTO;
+    *generation = asked ? *generation : infer(&p);
+    pico_status status = check_parts(&p, *generation, asked, err);
+    if (status == PICO_OK) {
+        status = describe(c, &p, *generation, count_rows(c, table), arena, desc, err);
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    desc->n_mtp_head = p.head != NULL ? count_heads(c, table) : 0;
     if (p.draft != NULL) {
         describe_draft(c, table, desc);
     }
     return pico_desc_check(desc, err);
+}
+
+pico_status pico_nanochat_describe_new(const pico_nanochat_config *c, uint32_t generation,
+                                       pico_arena *arena, pico_model_desc *desc, pico_error *err) {
+    const pico_nanochat_entry present = {0};
+    const generation_facts *g = &facts[generation];
+    const parts p = {.lambdas = g->has_lambdas ? &present : NULL,
+                     .value = g->ve_width != 0 ? &present : NULL,
+                     .smear = g->has_smear ? &present : NULL,
+                     .backout = g->has_smear ? &present : NULL};
+    return describe(c, &p, generation, (uint32_t)(64 * ceil_div(c->vocab_size, 64)), arena, desc,
+                    err);
 }

@@ -6,15 +6,10 @@
 #include <string.h>
 
 #include "model/model.h"
-
-typedef struct shape {
-    const char *name, *family;
-    uint32_t n_layer, n_embd, n_head, n_ff, n_vocab, n_ctx;
-    uint32_t flags; /* beyond what the family always has */
-} shape;
+#include "model/shapes.h"
 
 /* clang-format off */
-static const shape shapes[] = {
+static const pico_plain_shape shapes[] = {
     {"llama-15m",    "llama",     6,  288,  6,  768, 32000,  256, PICO_TIED_HEAD},
     {"llama-110m",   "llama",    12,  768, 12, 2048, 32000, 1024, PICO_TIED_HEAD},
     {"llama-1.3b",   "llama",    22, 2048, 32, 5632, 32000, 2048, 0},
@@ -27,7 +22,7 @@ static const shape shapes[] = {
 /* clang-format on */
 enum { N_SHAPE = sizeof shapes / sizeof *shapes };
 
-static void describe_llama(const shape *s, pico_model_desc *desc) {
+static void describe_llama(const pico_plain_shape *s, pico_model_desc *desc) {
     desc->flags |= PICO_NORM_WEIGHT | PICO_FFN_GATED;
     desc->norm = PICO_NORM_RMS;
     desc->norm_eps = 1e-5f;
@@ -49,7 +44,7 @@ static void describe_gpt2(pico_model_desc *desc) {
 }
 
 /* The first public generation: no lambdas, windows, value embeddings, smear or backout. */
-static void describe_nanochat(const shape *s, pico_model_desc *desc) {
+static void describe_nanochat(const pico_plain_shape *s, pico_model_desc *desc) {
     desc->flags |= PICO_EMBED_NORM | PICO_QK_NORM | PICO_ROPE_REVERSED;
     desc->norm = PICO_NORM_RMS;
     desc->norm_eps = 0x1p-23f;
@@ -63,8 +58,8 @@ static void describe_nanochat(const shape *s, pico_model_desc *desc) {
     desc->logit_softcap = 15.0f;
 }
 
-/* layer: (s->n_layer) is filled and belongs to the caller. */
-static void describe_shape(const shape *s, pico_layer_desc *layer, pico_model_desc *desc) {
+void pico_plain_shape_describe(const pico_plain_shape *s, pico_layer_desc *layer,
+                               pico_model_desc *desc) {
     *desc = (pico_model_desc){.n_layer = s->n_layer,
                               .n_embd = s->n_embd,
                               .n_vocab = s->n_vocab,
@@ -106,7 +101,7 @@ static pico_status unknown_shape(const char *name, pico_error *err) {
 pico_status pico_model_synthetic(const char *name, uint32_t dtype, pico_model_file **out,
                                  pico_error *err) {
     *out = NULL;
-    const shape *found = NULL;
+    const pico_plain_shape *found = NULL;
     for (size_t i = 0; i < N_SHAPE; i++) {
         found = strcmp(shapes[i].name, name) == 0 ? &shapes[i] : found;
     }
@@ -116,7 +111,7 @@ pico_status pico_model_synthetic(const char *name, uint32_t dtype, pico_model_fi
     pico_layer_desc layer[48];
     pico_model_desc desc;
     assert(found->n_layer <= sizeof layer / sizeof *layer);
-    describe_shape(found, layer, &desc);
+    pico_plain_shape_describe(found, layer, &desc);
     pico_status status = pico_model_synthetic_from(&desc, dtype, 1, out, err);
     if (status == PICO_OK) {
         (*out)->name = found->name;

@@ -1,0 +1,119 @@
+/*
+ * The model that [shape] describes, for training: the shape from numbers, the vocabulary from a file.
+ * It refuses to guess a vocabulary, and a shape beside a model file.
+ */
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/load.h"
+#include "cli/train_files.h"
+#include "formats/reader.h"
+#include "model/fresh.h"
+
+static uint32_t number(const pico_config *config, const char *key) {
+    const int64_t value = pico_config_int(config, "shape", key);
+    return value < 0 ? 0 : (uint32_t)value; /* auto */
+}
+
+int pico_fresh_is_wanted(const pico_config *config) {
+    return number(config, "n_layer") != 0;
+}
+
+static pico_status check_config(const pico_config *config, pico_error *err) {
+    const char *path = pico_config_path(config, "model", "path");
+    if (path != NULL && *path != '\0') {
+        return pico_fail(err, PICO_E_INVALID,
+                         "a fresh model is asked for (%s), and %s as well (%s): leave one of them "
+                         "out; --init random draws fresh values for the shape of a file",
+                         pico_config_origin(config, "shape", "n_layer"), path,
+                         pico_config_origin(config, "model", "path"));
+    }
+    if (pico_config_is_set(config, "trainer", "init") &&
+        strcmp(pico_config_string(config, "trainer", "init"), "random") != 0) {
+        return pico_fail(err, PICO_E_INVALID,
+                         "[trainer] init = %s: a fresh model has no values to begin with",
+                         pico_config_string(config, "trainer", "init"));
+    }
+    if (pico_config_path(config, "model", "tokenizer") == NULL) {
+        return pico_fail(
+            err, PICO_E_INVALID,
+            "a fresh model needs --tokenizer FILE (tokenizer.bin, tokenizer.pkl, "
+            "tokenizer.json, a GGUF file such as the teacher's, or a folder with one); "
+            "tokenizer train makes one");
+    }
+    return PICO_OK;
+}
+
+static pico_status make(const pico_config *config, uint32_t n_vocab, pico_model_file **out,
+                        pico_error *err) {
+    pico_error inner = {0};
+    const pico_fresh fresh = {
+        .family = pico_config_string(config, "shape", "family"),
+        .generation = (uint32_t)pico_config_int(config, "model", "generation"),
+        .n_layer = number(config, "n_layer"),
+        .n_vocab = n_vocab,
+        .n_ctx = number(config, "context"),
+        .n_embd = number(config, "n_embd"),
+        .n_head = number(config, "n_head"),
+        .n_kv_head = number(config, "n_kv_head"),
+        .n_ff = number(config, "n_ff"),
+        .windows = pico_config_string(config, "shape", "windows"),
+        .tied = pico_config_bool(config, "shape", "tied_head"),
+        .n_mtp_head = number(config, "mtp_heads"),
+        .n_draft = number(config, "draft_slots"),
+        .draft_hidden = number(config, "draft_hidden"),
+    };
+    pico_status status = pico_model_fresh(&fresh, out, &inner);
+    return status == PICO_OK ? PICO_OK : pico_fail(err, status, "[shape]: %s", inner.message);
+}
+
+pico_status pico_fresh_open(const pico_config *config, pico_model_file **out, int *code,
+                            pico_error *err) {
+    const char *tokenizer = pico_config_path(config, "model", "tokenizer");
+    pico_arena arena = {0};
+    pico_vocab vocab = {0};
+    pico_model_file *file = NULL;
+    *out = NULL;
+    *code = PICO_EXIT_USAGE;
+    pico_status status = check_config(config, err);
+    if (status == PICO_OK) {
+        status = pico_vocab_open(tokenizer, 0, &arena, &vocab, err);
+        *code = pico_exit_code(status) == PICO_EXIT_MEMORY ? PICO_EXIT_MEMORY : PICO_EXIT_MODEL;
+    }
+    if (status != PICO_OK) {
+        pico_load_advise(config, tokenizer == NULL ? "" : tokenizer, err);
+        goto cleanup;
+    }
+    if (vocab.kind == PICO_VOCAB_NONE) {
+        status = pico_fail(err, PICO_E_INVALID, "%s holds no tokenizer", tokenizer);
+        goto cleanup;
+    }
+    status = make(config, vocab.n_piece, &file, err);
+    *code = pico_exit_code(status);
+    if (status == PICO_OK) { /* read again, for the arena of the file */
+        status = pico_vocab_open(tokenizer, 0, &file->arena, &file->vocab, err);
+    }
+    if (status != PICO_OK) {
+        pico_model_file_close(file);
+        goto cleanup;
+    }
+    *out = file;
+cleanup:
+    pico_arena_free(&arena);
+    return status;
+}
+
+void pico_fresh_say(pico_log *log, const pico_model *model) {
+    const pico_model_file *file = model->file;
+    const pico_model_desc *desc = pico_model_describe(model);
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        n += (uint64_t)file->tensor[i].data.rows * (uint64_t)file->tensor[i].data.cols;
+    }
+    pico_log_write(log, PICO_LOG_INFO,
+                   "a fresh %s model: %u layers, width %u, %u heads (%u of KV), feed-forward %u, "
+                   "context %u, %u tokens, %llu parameters",
+                   desc->family, desc->n_layer, desc->n_embd, desc->layer[0].n_head,
+                   desc->layer[0].n_kv_head, desc->layer[0].n_ff, desc->n_ctx_train, desc->n_vocab,
+                   (unsigned long long)n);
+}
