@@ -241,9 +241,10 @@ static void unknown_names_are_refused_with_the_nearest(void **state) {
     fails("[smapler]\n", "a.ini:1: there is no section [smapler]; did you mean [sampler]?");
     fails("[samplr.standard]\ntop_k = 1\n",
           "a.ini:1: there is no section [samplr.standard]; did you mean [sampler.standard]?");
-    fails("[zzz]\n", "a.ini:1: there is no section [zzz]; the sections are model, host, backend, "
-                     "attention, sampler, decoder, compress.N, trainer, generate, chat, and for a "
-                     "plugin's own keys [kind.NAME] or [compress.N.NAME]");
+    fails("[zzz]\n",
+          "a.ini:1: there is no section [zzz]; the sections are model, host, backend, "
+          "attention, sampler, decoder, compress.N, shape, trainer, generate, chat, and for a "
+          "plugin's own keys [kind.NAME] or [compress.N.NAME]");
     fails("[model.x]\na = 1\n", "a.ini:1: there is no section [model.x]; did you mean [model]?");
     fails("[host]\n\ntreads = 2\n", "a.ini:3: [host] has no key treads; did you mean threads?");
     fails("[sampler]\ntemperature = 2\n",
