@@ -1,12 +1,14 @@
 /* layers: cli */
 /*
  * The train command: a loss that falls, a model that can be used, a run in pieces that ends with the
- * same bits as one in one piece (after stop_at and after Ctrl-C), a teacher, heads on a frozen trunk,
+ * same bits as one in one piece (after stop_at and after Ctrl-C), logs that go on, a teacher, heads on a frozen trunk,
  * a loss that is no number, and what is refused, with its exit code.
  */
 #include "cli_support.h"
 
 #include <dirent.h>
+#include <jansson.h>
+#include <math.h>
 #include <time.h>
 
 enum { LINE = 40 };
@@ -101,10 +103,18 @@ static void same_files(const char *a, const char *b, const char *name) {
     free(y);
 }
 
-/* Column `column` of line `line` of the log; line 0 holds the names. */
-static double logged(const char *folder, int line, int column) {
+/* The column called `name` in line `line` of the log; line 0 holds the names. */
+static double logged(const char *folder, int line, const char *name) {
     uint64_t n;
     char *log = slurp(folder, "log.csv", &n), *at = log;
+    const size_t length = strlen(name);
+    int column = 0;
+    for (const char *title = log; strcspn(title, ",\n") != length || strncmp(title, name, length);
+         column++) {
+        title += strcspn(title, ",\n");
+        assert_int_equal(*title, ',');
+        title++;
+    }
     for (; line > 0; line--) {
         at = strchr(at, '\n');
         assert_non_null(at);
@@ -125,8 +135,8 @@ static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
     cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
                "trainer.distill.steps=12");
     assert_contains(c->run.err, "bits per byte");
-    assert_true(logged(c->out[0], 12, 1) < logged(c->out[0], 1, 1));
-    assert_true(logged(c->out[0], 12, 7) > 0); /* validated at the end */
+    assert_true(logged(c->out[0], 12, "loss") < logged(c->out[0], 1, "loss"));
+    assert_true(logged(c->out[0], 12, "validation_bpb") > 0); /* validated at the end */
     cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], "--set",
                "trainer.distill.steps=12", "--set", "trainer.stop_at=5", "-q");
     /* a folder with a run in it is not written over */
@@ -146,6 +156,89 @@ static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
     cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[1], "--resume", "--set",
                "trainer.seed=1");
     assert_contains(c->run.err, "seed");
+}
+
+/* Appends to a file; a process that was killed leaves such lines. */
+static void append(const char *folder, const char *name, const char *text) {
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "a");
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* Lines that begin with `begin` and go on with the numbers 1 to n, once each and in order. */
+static void logs_each_step_once(const char *folder, const char *name, const char *begin, int n,
+                                int n_before) {
+    uint64_t size;
+    char *log = slurp(folder, name, &size), want[64];
+    const char *at = log;
+    for (int i = 0; i < n_before; i++) {
+        at = strchr(at, '\n') + 1;
+    }
+    for (int step = 1; step <= n; step++) {
+        const int length = snprintf(want, sizeof want, "%s%d,", begin, step);
+        if (strncmp(at, want, (size_t)length) != 0) {
+            fail_msg("%s: expected %s, there is %.40s", name, want, at);
+        }
+        at = strchr(at, '\n') + 1;
+    }
+    assert_true(*at == '\0');
+    free(log);
+}
+
+/* The log of a run that was killed behind a checkpoint goes on as if it had not been. */
+static void logs_go_on_from_the_checkpoint(void **state) {
+    context *c = *state;
+    for (int i = 0; i < 2; i++) {
+        const char *format = i == 0 ? "trainer.log=csv" : "trainer.log=json";
+        cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[i], "-q", "--set",
+                   "trainer.distill.steps=9", "--set", "trainer.stop_at=5", "--set", format);
+    }
+    append(c->out[0], "log.csv", "6,5.0,0.1,576,9.5,1.0,1.0,5.0,,\n7,5.0,0.1,672,9.");
+    append(c->out[1], "log.jsonl", "{\"step\":6,\"seconds\":9.5}\n{\"step\":7,\"sec");
+    for (int i = 0; i < 2; i++) {
+        const char *format = i == 0 ? "trainer.log=csv" : "trainer.log=json";
+        cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[i], "--set",
+                   "trainer.distill.steps=9", "--resume", "--set", format);
+        assert_contains(c->run.err, "tokens/s in steps");
+        assert_contains(c->run.err, "GFLOP/s with");
+        assert_contains(c->run.err, "2 threads multiply in F32");
+    }
+    logs_each_step_once(c->out[0], "log.csv", "", 9, 1);
+    logs_each_step_once(c->out[1], "log.jsonl", "{\"step\":", 9, 0);
+    for (int step = 2; step <= 9; step++) { /* seconds go on, and nothing else is in them */
+        const double before = logged(c->out[0], step - 1, "seconds"),
+                     after = logged(c->out[0], step, "seconds"),
+                     took = 24 * 4 / logged(c->out[0], step, "tokens_per_s");
+        if (!(fabs(after - before - took) < 0.00012 + 0.00001 * took)) {
+            fail_msg("step %d: %.3f s, then %.3f s, for %.4f s", step, before, after, took);
+        }
+    }
+    uint64_t n;
+    char *log = slurp(c->out[1], "log.jsonl", &n), *line = log;
+    for (int step = 1; step <= 9; step++, line = strchr(line, '\n') + 1) {
+        json_t *object = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
+        assert_non_null(object);
+        assert_int_equal(json_integer_value(json_object_get(object, "tokens")), step * 96);
+        assert_true(json_real_value(json_object_get(object, "ce")) > 0);
+        assert_true(json_real_value(json_object_get(object, "gflops")) > 0);
+        const int validated = step == 4 || step == 8 || step == 9;
+        assert_true((json_object_get(object, "validation_bpb") != NULL) == validated);
+        json_decref(object);
+    }
+    free(log);
+    /* other columns are not mixed in */
+    log = slurp(c->out[0], "log.csv", &n);
+    memcpy(log, "pets", 4);
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/log.csv", c->out[0]);
+    cli_write(path, log, n);
+    free(log);
+    cli_expect(RUN, 1, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.steps=12", "--resume");
+    assert_contains(c->run.err, "has the columns pets,loss");
 }
 
 /* Starts the program, waits until the log has some steps, and interrupts it. */
@@ -199,10 +292,13 @@ static void a_student_learns_from_a_teacher(void **state) {
                "trainer.distill.optimizer=adamw", "--set", "trainer.distill.accumulate=2");
     uint64_t n;
     char *log = slurp(c->out[1], "log.csv", &n);
-    assert_contains(log, "step,loss,learning_rate,tokens,seconds,ce,kl,mtp,draft,validation");
+    assert_contains(log,
+                    "step,loss,learning_rate,tokens,seconds,tokens_per_s,gflops,ce,kl,mtp,draft,"
+                    "validation");
     free(log);
-    for (int column = 5; column < 9; column++) {
-        assert_true(logged(c->out[1], 20, column) < logged(c->out[1], 1, column));
+    static const char *const terms[] = {"ce", "kl", "mtp", "draft"};
+    for (int i = 0; i < 4; i++) {
+        assert_true(logged(c->out[1], 20, terms[i]) < logged(c->out[1], 1, terms[i]));
     }
     /* heads alone: the trunk keeps its values, the heads' losses fall */
     char last[96];
@@ -210,8 +306,8 @@ static void a_student_learns_from_a_teacher(void **state) {
     cli_expect(RUN, 0, "train", "-m", last, COMMON, "--init", "model", "--out", c->out[2], "-q",
                "--set", "trainer.distill.steps=10", "--set", teacher, "--set",
                "trainer.distill.train=heads", "--set", "trainer.distill.head_lr=0.05");
-    assert_true(logged(c->out[2], 10, 5) < logged(c->out[2], 1, 5));
-    assert_true(logged(c->out[2], 4, 8) == logged(c->out[2], 8, 8));
+    assert_true(logged(c->out[2], 10, "mtp") < logged(c->out[2], 1, "mtp"));
+    assert_true(logged(c->out[2], 4, "validation_nats") == logged(c->out[2], 8, "validation_nats"));
     /* tokens of the teacher that mean something else */
     (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s",
                    PICO_SOURCE_DIR "/models/default.gguf");
@@ -256,6 +352,7 @@ static void what_makes_no_sense_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_run_in_pieces_ends_with_the_same_bits, setup, teardown),
+        cmocka_unit_test_setup_teardown(logs_go_on_from_the_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),

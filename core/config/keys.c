@@ -10,6 +10,7 @@ static const char *const accept_rules[] = {"match", "rejection", NULL};
 static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
+static const char *const train_logs[] = {"csv", "json", NULL};
 static const char *const inits[] = {"model", "random", NULL};
 static const char *const families[] = {"nanochat", "llama", "gpt2", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
@@ -141,6 +142,9 @@ static const pico_config_key keys[] = {
         "most rows of a validation", RANGE(1, 1e9), .unit = "rows"),
     KEY("trainer", "save_every", PICO_OPT_INT, "500", NULL, NULL,
         "steps between checkpoints; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
+    KEY("trainer", "log", PICO_OPT_ENUM, "csv", NULL, NULL,
+        "how each step is logged: csv, log.csv; json, log.jsonl, one object a line",
+        .choices = train_logs),
     KEY("trainer", "stop_at", PICO_OPT_INT, "0", NULL, NULL,
         "end this run after that step of the schedule; 0: at its end", RANGE(0, 1e9),
         .unit = "steps"),
