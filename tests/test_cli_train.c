@@ -1,8 +1,8 @@
 /* layers: cli */
 /*
  * The train command: a loss that falls, a model that can be used, a run in pieces that ends with the
- * same bits as one in one piece (after stop_at and after Ctrl-C), logs that go on, a teacher, heads on a frozen trunk,
- * a loss that is no number, and what is refused, with its exit code.
+ * same bits as one in one piece (after stop_at and after Ctrl-C), logs that go on, samples, a teacher,
+ * heads on a frozen trunk, a loss that is no number, and what is refused, with its exit code.
  */
 #include "cli_support.h"
 
@@ -241,6 +241,43 @@ static void logs_go_on_from_the_checkpoint(void **state) {
     assert_contains(c->run.err, "has the columns pets,loss");
 }
 
+/* What the model says after the last validation is what the written model says, and saying it changes
+ * no bit of the run. */
+static void samples_are_the_models_own_words(void **state) {
+    context *c = *state;
+    char last[96], want[256];
+#define STEPS "--set", "trainer.distill.steps=60", "--set", "trainer.distill.compute=f32"
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", STEPS);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], STEPS, "--set",
+               "trainer.sample=a is\nb\\nc is", "--set", "trainer.sample_tokens=9");
+    same_files(c->out[0], c->out[1], "last.state");
+    const char *at = c->run.err;
+    int n_sample = 0;
+    for (; (at = strstr(at, "\nsample: ")) != NULL; at++) {
+        n_sample++;
+    }
+    assert_int_equal(n_sample, 2 * 60 / 4);
+    assert_contains(c->run.err, "\nsample: b\\nc is");
+    char *said = strdup(c->run.err);
+    const char *text = said;
+    for (const char *next = said; (next = strstr(next, "\nsample: a is")) != NULL; next++) {
+        text = next + strlen("\nsample: a is");
+    }
+    (void)snprintf(last, sizeof last, "%s/last.gguf", c->out[1]);
+    cli_expect(RUN, 0, "-m", last, "-p", "a is", "-n", "9", "--temp", "0", "-q");
+    (void)snprintf(want, sizeof want, "%.*s", (int)strcspn(c->run.out, "\n"), c->run.out);
+    assert_int_equal(strlen(want), 9);
+    assert_memory_equal(text, want, 9);
+    assert_int_equal(text[9], '\n');
+    free(said);
+    /* a prompt as long as a sequence */
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set",
+               "trainer.sample=it is far too long, this one");
+    assert_one_message(RUN);
+    assert_contains(c->run.err, "far too long");
+#undef STEPS
+}
+
 /* Starts the program, waits until the log has some steps, and interrupts it. */
 static int interrupted(const char *const *words, const char *log) {
     const char *argv[MAX_WORDS] = {"picochat"};
@@ -353,6 +390,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_run_in_pieces_ends_with_the_same_bits, setup, teardown),
         cmocka_unit_test_setup_teardown(logs_go_on_from_the_checkpoint, setup, teardown),
+        cmocka_unit_test_setup_teardown(samples_are_the_models_own_words, setup, teardown),
         cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),

@@ -128,6 +128,11 @@ static pico_status open_rest(pico_train_run *run) {
                                        run->length, eval_rows, &run->meter, &run->err);
     }
     if (status == PICO_OK) {
+        status = pico_train_samples_open(
+            run->train, run->runtime.tokenizer, pico_train_text_of(run, "sample"),
+            (uint32_t)pico_train_int(run, "sample_tokens"), &run->samples, &run->err);
+    }
+    if (status == PICO_OK) {
         status = run->ops->save(run->trainer.self, NULL, &run->n_bytes, &run->err);
     }
     if (status == PICO_OK) { /* the old state and the new one, and both models */
@@ -191,6 +196,7 @@ static int train_command(const pico_cli *cli) {
     int code = open_and_run(&run);
     pico_train_log_close(run.log);
     pico_train_meter_close(run.meter);
+    pico_train_samples_close(&run.samples);
     if (run.begun) {
         run.ops->end(run.trainer.self);
     }
@@ -214,7 +220,8 @@ const pico_command pico_command_train = {
         "--depth N makes a fresh model of N layers; its other numbers are set with "
         "shape.KEY=VALUE.\n"
         "FOLDER gets last.gguf and best.gguf (lowest bits per byte on held-out text), last.state,\n"
-        "from which --resume goes on bit for bit, and log.csv or log.jsonl. The first Ctrl-C writes\n"
+        "from which --resume goes on bit for bit, and log.csv or log.jsonl. The first Ctrl-C "
+        "writes\n"
         "a checkpoint. plugins show distill lists losses, optimisers and schedule.",
     .sections = "model host backend attention shape trainer",
     .max_arguments = 0,

@@ -49,7 +49,8 @@ static pico_status validate(pico_train_run *run, pico_train_line *line) {
         run->at.best = line->bits_per_byte;
         status = write_model(run, "best.gguf");
     }
-    return status;
+    return status == PICO_OK ? pico_train_samples_print(&run->samples, &run->runtime.log, &run->err)
+                             : status;
 }
 
 /* ---- the loop ---- */

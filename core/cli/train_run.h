@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/train_files.h"
 #include "cli/train_log.h"
+#include "cli/train_samples.h"
 #include "cli/train_speed.h"
 #include "train/validate.h"
 
@@ -23,6 +24,7 @@ typedef struct pico_train_run {
     pico_train_text *held; /* of texts */
     pico_train_data *data, *held_data;
     pico_train_meter *meter;
+    pico_train_samples samples;
     uint32_t length;
     const char *folder;
     pico_train_log *log;

@@ -179,7 +179,8 @@ pico_train_attend_args train_attend_args(const pico_train *t, uint32_t i, const 
 pico_status train_rope(pico_train *t, const pico_tensor *x, uint32_t heads, int backward);
 
 /* count.c: operations of one row. */
-double train_count_trunk(const pico_train *t, uint32_t length); /* forward; backward is twice that */
+double train_count_trunk(const pico_train *t,
+                         uint32_t length); /* forward; backward is twice that */
 double train_count_head(const pico_train *t, uint32_t head);
 double train_count_head_backward(const pico_train *t, uint32_t head);
 void train_count(pico_train *t, double operations);

@@ -38,7 +38,6 @@ void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *
 /* Bytes on the device: parameters, gradients, activations. */
 uint64_t pico_train_bytes(const pico_train *train);
 
-
 /* Floating point operations so far, as the model's formulas ask for them (count.c): returns those of
  * this state; *frozen gets those of all frozen states on its device, teachers. Validation and
  * samples count, too: whoever wants those of a step takes differences. */
