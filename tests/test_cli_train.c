@@ -345,6 +345,20 @@ static void a_student_learns_from_a_teacher(void **state) {
                "trainer.distill.train=heads", "--set", "trainer.distill.head_lr=0.05");
     assert_true(logged(c->out[2], 10, "mtp") < logged(c->out[2], 1, "mtp"));
     assert_true(logged(c->out[2], 4, "validation_nats") == logged(c->out[2], 8, "validation_nats"));
+    /* a teacher that is cut to its best token is an other one; to more tokens than there are, is not */
+    static const char *const cut[] = {"trainer.distill.teacher_top_k=1",
+                                      "trainer.distill.teacher_top_k=0",
+                                      "trainer.distill.teacher_top_k=1000"};
+    double kl[3], draft[3];
+    for (int i = 0; i < 3; i++) {
+        remove_folder(c->out[2]);
+        cli_expect(RUN, 0, "train", "-m", c->heads, COMMON, "--out", c->out[2], "-q", "--set",
+                   "trainer.distill.steps=1", "--set", teacher, "--set", cut[i]);
+        kl[i] = logged(c->out[2], 1, "kl");
+        draft[i] = logged(c->out[2], 1, "draft");
+    }
+    assert_true(kl[0] > kl[1] && draft[0] > draft[1]);
+    assert_true(kl[2] == kl[1] && draft[2] == draft[1]);
     /* tokens of the teacher that mean something else */
     (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s",
                    PICO_SOURCE_DIR "/models/default.gguf");

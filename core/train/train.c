@@ -222,6 +222,10 @@ static pico_status zero_grad(pico_train *t) {
 }
 
 static pico_status loss(pico_train *t, const pico_loss_args *args) {
+    const uint32_t features = t->ext.features == NULL ? 0 : t->ext.features(t->self);
+    if (args->teacher_top_k != 0 && (features & PICO_TRAIN_HAS_TOP_K) == 0) {
+        return PICO_E_UNSUPPORTED;
+    }
     return t->ext.loss(t->self, args);
 }
 

@@ -57,7 +57,7 @@ static const pico_trainer_ops ops = {.struct_size = sizeof(pico_trainer_ops),
 
 static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
                                    .abi_major = PICO_ABI_MAJOR,
-                                   .abi_minor = 1,
+                                   .abi_minor = PICO_ABI_MINOR_OLDEST_TRAINER,
                                    .struct_size = sizeof(pico_plugin),
                                    .kind = PICO_KIND_TRAINER,
                                    .name = "toy",
