@@ -278,6 +278,48 @@ static void samples_are_the_models_own_words(void **state) {
 #undef STEPS
 }
 
+/* A run that makes the file of tokens, one that takes it and one without it end with the same bits; a
+ * damaged file, or one of other texts, is made again. */
+static void kept_tokens_change_no_bit(void **state) {
+    context *c = *state;
+    char cache[64], path[64];
+    uint64_t n, n_again;
+#define CACHED "--set", "trainer.distill.steps=3", "--set", cache
+    (void)snprintf(cache, sizeof cache, "trainer.cache=%s/tokens", c->folder);
+    (void)snprintf(path, sizeof path, "%s/tokens", c->folder);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.steps=3");
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
+    same_files(c->out[0], c->out[1], "last.state");
+    same_files(c->out[0], c->out[1], "best.gguf");
+    char *made = slurp(c->folder, "tokens", &n);
+    for (int i = 0; i < 3; i++) {
+        remove_folder(c->out[1]);
+        if (i == 1) {
+            cli_write(path, made, n / 2);
+        }
+        cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
+        assert_contains(c->run.err,
+                        i == 1 ? "it is made again" : "holds the tokens of these texts");
+        same_files(c->out[0], c->out[1], "last.state");
+        same_files(c->out[0], c->out[1], "best.gguf");
+        char *now = slurp(c->folder, "tokens", &n_again);
+        assert_true(n_again == n);
+        assert_memory_equal(now, made, n);
+        free(now);
+    }
+    append(c->folder, "text.txt", "some more of it");
+    remove_folder(c->out[1]);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
+    assert_contains(c->run.err, "other texts; it is made again");
+    free(made);
+    /* where it cannot be written, nothing begins */
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set",
+               "trainer.cache=/proc/nothing");
+    assert_contains(c->run.err, "/proc/nothing");
+#undef CACHED
+}
+
 /* Starts the program, waits until the log has some steps, and interrupts it. */
 static int interrupted(const char *const *words, const char *log) {
     const char *argv[MAX_WORDS] = {"picochat"};
@@ -405,6 +447,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_run_in_pieces_ends_with_the_same_bits, setup, teardown),
         cmocka_unit_test_setup_teardown(logs_go_on_from_the_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(samples_are_the_models_own_words, setup, teardown),
+        cmocka_unit_test_setup_teardown(kept_tokens_change_no_bit, setup, teardown),
         cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),

@@ -11,42 +11,6 @@
 #include "cli/load.h"
 #include "cli/train_run.h"
 
-static pico_status read_texts(pico_train_run *run) {
-    const char *separator = pico_train_text_of(run, "separator");
-    const char *validation = pico_train_path(run, "validation");
-    pico_status status =
-        pico_texts_read(pico_train_path(run, "data"), separator, &run->texts, &run->err);
-    if (status != PICO_OK || validation == NULL) {
-        return status;
-    }
-    return pico_texts_read(validation, separator, &run->held_texts, &run->err);
-}
-
-static pico_status open_data(pico_train_run *run) {
-    const uint64_t seed = (uint64_t)pico_train_int(run, "seed");
-    const pico_tokenizer *tokenizer = run->runtime.tokenizer;
-    const pico_train_text *held = run->held_texts.document;
-    size_t n_held = run->held_texts.n_document;
-    pico_status status = PICO_OK;
-    if (held == NULL) {
-        status = pico_texts_hold_out(&run->texts, &run->held, &n_held, &run->err);
-        held = run->held;
-    }
-    if (status == PICO_OK) {
-        status = pico_train_data_open(tokenizer, run->texts.document, run->texts.n_document,
-                                      run->length, seed, &run->data, &run->err);
-    }
-    if (status == PICO_OK) {
-        status = pico_train_data_open(tokenizer, held, n_held, run->length, 0, &run->held_data,
-                                      &run->err);
-        if (status != PICO_OK) {
-            pico_error inner = run->err;
-            status = pico_fail(&run->err, status, "validation: %s", inner.message);
-        }
-    }
-    return status;
-}
-
 static pico_status next_batch(void *arg, uint32_t n_seq, uint32_t length, int32_t *tokens,
                               pico_error *err) {
     pico_train_run *run = arg;
@@ -122,7 +86,7 @@ static pico_status resume(pico_train_run *run) {
 static pico_status open_rest(pico_train_run *run) {
     const int goes_on = pico_train_on(run, "resume");
     const uint64_t eval_rows = (uint64_t)pico_train_int(run, "eval_rows");
-    pico_status status = open_data(run);
+    pico_status status = pico_train_open_data(run);
     if (status == PICO_OK) {
         status = pico_train_meter_open(run->train, run->runtime.tokenizer, run->held_data,
                                        run->length, eval_rows, &run->meter, &run->err);
@@ -162,7 +126,7 @@ static pico_status open_log(pico_train_run *run) {
 }
 
 static int open_and_run(pico_train_run *run) {
-    if (read_texts(run) != PICO_OK) {
+    if (pico_train_read_texts(run) != PICO_OK) {
         return pico_cli_fail_error(run->cli, &run->err);
     }
     int code = open_trainer(run);
@@ -202,10 +166,10 @@ static int train_command(const pico_cli *cli) {
     }
     pico_train_data_close(run.data);
     pico_train_data_close(run.held_data);
+    pico_train_tokens_free(&run.tokens);
     pico_runtime_close(&run.runtime);
     pico_texts_free(&run.texts);
     pico_texts_free(&run.held_texts);
-    free(run.held);
     free(run.bytes);
     pico_arena_free(&run.arena);
     return code;

@@ -1,6 +1,6 @@
 /*
- * A training run: what is open, where it is, how fast it was. cmd_train.c opens it, train_run.c runs
- * its steps. Part of the train command.
+ * A training run: what is open, where it is, how fast it was. cmd_train.c opens it, train_data.c its
+ * data, train_run.c runs its steps. Part of the train command.
  */
 #ifndef PICO_CLI_TRAIN_RUN_H
 #define PICO_CLI_TRAIN_RUN_H
@@ -21,7 +21,7 @@ typedef struct pico_train_run {
     int is_fresh; /* 1: the model is made, not opened */
     pico_train *train;
     pico_texts texts, held_texts;
-    pico_train_text *held; /* of texts */
+    pico_train_tokens tokens; /* of the documents to learn from, then of those held out */
     pico_train_data *data, *held_data;
     pico_train_meter *meter;
     pico_train_samples samples;
@@ -51,6 +51,11 @@ static inline const char *pico_train_path(const pico_train_run *run, const char 
 static inline int pico_train_on(const pico_train_run *run, const char *key) {
     return pico_config_bool(run->cli->config, "trainer", key);
 }
+
+/* Reads what [trainer] data and validation name; refuses what is no text before a model is opened. */
+pico_status pico_train_read_texts(pico_train_run *run);
+/* Their tokens and rows, when the trainer has begun. The texts are gone then. */
+pico_status pico_train_open_data(pico_train_run *run);
 
 /* Runs steps until the schedule, the wanted step or the user ends it; validates, saves and logs.
  * Returns the exit code, and has said what went wrong. */

@@ -127,6 +127,9 @@ static const pico_config_key keys[] = {
     KEY("trainer", "separator", PICO_OPT_STRING, NULL, "--separator", NULL,
         "what stands between documents; none: <|endoftext|> where a file has it, else each file is"
         " one document", PLAIN),
+    KEY("trainer", "cache", PICO_OPT_PATH, NULL, NULL, NULL,
+        "file that keeps the tokens of these texts for the next run; made again when texts or"
+        " vocabulary are others", PLAIN),
     KEY("trainer", "output", PICO_OPT_PATH, NULL, "--out", NULL,
         "folder for models, state and log", PLAIN),
     KEY("trainer", "resume", PICO_OPT_BOOL, "off", "--resume", NULL,
