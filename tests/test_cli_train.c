@@ -2,133 +2,12 @@
 /*
  * The train command: a loss that falls, a model that can be used, a run in pieces that ends with the
  * same bits as one in one piece (after stop_at and after Ctrl-C), logs that go on, samples, a teacher,
- * heads on a frozen trunk, a loss that is no number, and what is refused, with its exit code.
+ * heads on a frozen trunk, and what is refused, with its exit code.
  */
-#include "cli_support.h"
+#include "train_cli_kit.h"
 
-#include <dirent.h>
 #include <jansson.h>
 #include <math.h>
-#include <time.h>
-
-enum { LINE = 40 };
-
-typedef struct context {
-    char *folder;
-    char model[64], heads[64], text[64], out[3][64];
-    cli_run run;
-} context;
-
-#define RUN (&c->run)
-#define COMMON                                                                                     \
-    "--data", c->text, "-t", "2", "--init", "random", "--set", "trainer.distill.length=24",        \
-        "--set", "trainer.distill.batch=4", "--set", "trainer.eval_every=4", "--set",              \
-        "trainer.save_every=3", "--set", "trainer.eval_rows=8"
-
-/* Text with a simple rule that a model of bytes can find. */
-static void make_text(const char *path) {
-    char text[4000];
-    size_t n = 0;
-    for (int i = 0; n + LINE < sizeof text; i++) {
-        n += (size_t)snprintf(text + n, sizeof text - n, "%c is %d, ", 'a' + i % 6, i % 6);
-        n += i % 6 == 5 ? (size_t)snprintf(text + n, sizeof text - n, "\n") : 0;
-    }
-    cli_write(path, text, n);
-}
-
-static int setup(void **state) {
-    context *c = calloc(1, sizeof *c);
-    pico_layer_desc layer[2];
-    assert_non_null(c);
-    c->folder = cli_folder();
-    (void)snprintf(c->model, sizeof c->model, "%s/model.gguf", c->folder);
-    (void)snprintf(c->heads, sizeof c->heads, "%s/heads.gguf", c->folder);
-    (void)snprintf(c->text, sizeof c->text, "%s/text.txt", c->folder);
-    for (int i = 0; i < 3; i++) {
-        (void)snprintf(c->out[i], sizeof c->out[i], "%s/out%d", c->folder, i);
-    }
-    cli_make_tiny(c->model, NULL);
-    pico_model_desc desc = cli_tiny_desc(layer, 2);
-    desc.n_mtp_head = 2;
-    desc.n_draft = 2;
-    desc.draft_hidden = 16;
-    cli_make_model(c->heads, &desc, NULL);
-    make_text(c->text);
-    *state = c;
-    return 0;
-}
-
-static void remove_folder(const char *folder) {
-    char path[512];
-    DIR *dir = opendir(folder);
-    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
-        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        (void)unlink(path);
-    }
-    if (dir != NULL) {
-        (void)closedir(dir);
-        assert_int_equal(rmdir(folder), 0);
-    }
-}
-
-static int teardown(void **state) {
-    context *c = *state;
-    for (int i = 0; i < 3; i++) {
-        remove_folder(c->out[i]);
-    }
-    remove_folder(c->folder);
-    free(c->folder);
-    free(c);
-    return 0;
-}
-
-static char *slurp(const char *folder, const char *name, uint64_t *n) {
-    char path[128];
-    char *data = NULL;
-    pico_error err = {0};
-    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (pico_file_read(path, 1 << 26, &data, n, &err) != PICO_OK) {
-        fail_msg("%s", err.message);
-    }
-    return data;
-}
-
-static void same_files(const char *a, const char *b, const char *name) {
-    uint64_t n_a, n_b;
-    char *x = slurp(a, name, &n_a), *y = slurp(b, name, &n_b);
-    if (n_a != n_b || memcmp(x, y, n_a) != 0) {
-        fail_msg("%s differs between %s and %s", name, a, b);
-    }
-    free(x);
-    free(y);
-}
-
-/* The column called `name` in line `line` of the log; line 0 holds the names. */
-static double logged(const char *folder, int line, const char *name) {
-    uint64_t n;
-    char *log = slurp(folder, "log.csv", &n), *at = log;
-    const size_t length = strlen(name);
-    int column = 0;
-    for (const char *title = log; strcspn(title, ",\n") != length || strncmp(title, name, length);
-         column++) {
-        title += strcspn(title, ",\n");
-        assert_int_equal(*title, ',');
-        title++;
-    }
-    for (; line > 0; line--) {
-        at = strchr(at, '\n');
-        assert_non_null(at);
-        at++;
-    }
-    for (; column > 0; column--) {
-        at += strcspn(at, ",\n");
-        assert_int_equal(*at, ',');
-        at++;
-    }
-    const double value = strtod(at, NULL);
-    free(log);
-    return value;
-}
 
 static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
     context *c = *state;
@@ -156,16 +35,6 @@ static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
     cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[1], "--resume", "--set",
                "trainer.seed=1");
     assert_contains(c->run.err, "seed");
-}
-
-/* Appends to a file; a process that was killed leaves such lines. */
-static void append(const char *folder, const char *name, const char *text) {
-    char path[128];
-    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *file = fopen(path, "a");
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0);
-    assert_int_equal(fclose(file), 0);
 }
 
 /* Lines that begin with `begin` and go on with the numbers 1 to n, once each and in order. */
@@ -410,17 +279,6 @@ static void a_student_learns_from_a_teacher(void **state) {
     assert_contains(c->run.err, "tokenizer");
 }
 
-static void a_loss_that_is_no_number_stops_the_run(void **state) {
-    context *c = *state;
-    cli_expect(RUN, 1, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", "--set",
-               "trainer.distill.steps=200", "--set", "trainer.distill.optimizer=adamw", "--set",
-               "trainer.distill.lr=100", "--set", "trainer.distill.warmup=0", "--set",
-               "trainer.eval_every=0", "--set", "trainer.save_every=1");
-    assert_one_message(RUN);
-    assert_contains(c->run.err, "no number");
-    assert_contains(c->run.err, "last.state, step ");
-}
-
 static void what_makes_no_sense_is_refused(void **state) {
     context *c = *state;
     cli_expect(RUN, 2, "train", "-m", c->model, "--data", c->text);
@@ -450,7 +308,6 @@ int main(void) {
         cmocka_unit_test_setup_teardown(kept_tokens_change_no_bit, setup, teardown),
         cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),
         cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -99,8 +99,9 @@ static pico_status open_rest(pico_train_run *run) {
     if (status == PICO_OK) {
         status = run->ops->save(run->trainer.self, NULL, &run->n_bytes, &run->err);
     }
-    if (status == PICO_OK) { /* the old state and the new one, and both models */
-        status = pico_checkpoint_prepare(run->folder, 4 * run->n_bytes, goes_on, &run->err);
+    if (status == PICO_OK) {
+        status = pico_checkpoint_prepare(run->folder, run->n_bytes,
+                                         pico_train_model_bytes(run->train), goes_on, &run->err);
     }
     run->bytes = status == PICO_OK ? malloc((size_t)run->n_bytes) : NULL;
     if (status == PICO_OK && run->bytes == NULL) {

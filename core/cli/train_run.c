@@ -60,7 +60,8 @@ static int fail_step(const pico_train_run *run, pico_status status) {
     const int code = pico_exit_code(status);
     const int kept = code == PICO_EXIT_MEMORY || code == PICO_EXIT_INTERRUPTED;
     if (run->saved_step == 0) {
-        return pico_cli_fail(run->cli, kept ? code : PICO_EXIT_RUNTIME, "%s", run->err.message);
+        return pico_cli_fail(run->cli, kept ? code : PICO_EXIT_RUNTIME,
+                             "%s. There is no checkpoint yet", run->err.message);
     }
     return pico_cli_fail(run->cli, kept ? code : PICO_EXIT_RUNTIME,
                          "%s. The last good checkpoint is %s/last.state, step %llu",
@@ -81,11 +82,26 @@ static void show_progress(pico_train_run *run, uint64_t stop) {
                       stop > m->step && stop < m->n_steps ? stop : m->n_steps);
 }
 
+/* Adds to the message which rows of the data the step was given; one can look at those alone. */
+static void name_batch(pico_train_run *run, uint64_t first) {
+    const uint64_t end = pico_train_data_tell(run->data), n = pico_train_data_rows(run->data);
+    const pico_error inner = run->err;
+    if (end > first) {
+        (void)pico_fail(&run->err, inner.code,
+                        "%.380s. Its batch: rows %llu to %llu of the data, about epoch %llu",
+                        inner.message, (unsigned long long)first + 1, (unsigned long long)end,
+                        (unsigned long long)(first / n + 1));
+    }
+}
+
 /* One step, timed. */
 static pico_status step(pico_train_run *run, pico_train_metrics *m) {
+    const uint64_t first = pico_train_data_tell(run->data);
     pico_train_speed_begin(&run->speed, run->train);
     const pico_status status = run->ops->step(run->trainer.self, m, &run->err);
-    if (status == PICO_OK) {
+    if (status != PICO_OK) {
+        name_batch(run, first);
+    } else {
         pico_train_speed_end(&run->speed, run->train, m->n_tokens);
         run->last = *m;
         run->at.step = m->step;
@@ -110,6 +126,11 @@ static pico_status finish_step(pico_train_run *run, int over) {
     }
     if (status == PICO_OK) {
         status = pico_train_log_write(run->log, &line, &run->err);
+        if (status != PICO_OK) { /* the step is good, and where the log is full the state may fit */
+            const pico_error inner = run->err;
+            (void)save(run);
+            run->err = inner;
+        }
     }
     return status == PICO_OK && (due(run, "save_every") || over) ? save(run) : status;
 }

@@ -275,6 +275,10 @@ void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *
     *sine = train->rope_sin;
 }
 
+uint64_t pico_train_model_bytes(const pico_train *train) {
+    return train->values_bytes;
+}
+
 uint64_t pico_train_bytes(const pico_train *train) {
     return train->values_bytes + train->grads_bytes + train->activation_bytes;
 }

@@ -35,6 +35,8 @@ void pico_train_extent(const pico_train *train, uint32_t *max_rows, uint32_t *ma
  * tests. */
 pico_tensor pico_train_hidden(const pico_train *train);
 void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *sine);
+/* Bytes of the model's values, and so nearly of the file that pico_train_write makes. */
+uint64_t pico_train_model_bytes(const pico_train *train);
 /* Bytes on the device: parameters, gradients, activations. */
 uint64_t pico_train_bytes(const pico_train *train);
 
