@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.5: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.6: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -59,9 +59,10 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 5u
+#define PICO_ABI_MINOR 6u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
+#define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
 #define PICO_PLUGIN_MAGIC 0x4f434950u       /* "PICO" in little-endian byte order */
 
 #if defined(__GNUC__)
@@ -708,7 +709,9 @@ typedef struct pico_attend_backward_args {
  *   d[r]  = hard * dce[r]/dz + soft * dkl[r]/dz
  * A row without a target (negative) has ce 0 and no gradient from it; a row whose teacher_row is
  * negative, the same with kl. Columns with mask 0 have probability 0 in p and q and gradient 0; a
- * target is never one of them. Weights per row (1 / rows, temperature^2) are the caller's, in hard
+ * target is never one of them. With teacher_top_k, p is cut to the teacher's best tokens before it is
+ * made a distribution: columns whose teacher logit is less than the k-th largest of the row (among
+ * those with mask 1) have p = 0; ties with it stay. q is never cut. Weights per row (1 / rows, temperature^2) are the caller's, in hard
  * and soft. */
 typedef struct pico_loss_args {
     float hard, soft;
@@ -722,6 +725,8 @@ typedef struct pico_loss_args {
     pico_tensor d;           /* F32 (rows, vocab); may be logits or, if teacher_row is not given,
                                 teacher; buffer NULL: values only */
     pico_tensor ce, kl;      /* F32 (rows); buffer NULL = not wanted */
+    uint32_t teacher_top_k;  /* since minor 6. 0, or vocab and more: all; see features */
+    uint32_t reserved;
 } pico_loss_args;
 
 enum {
@@ -768,6 +773,8 @@ typedef struct pico_muon_args {
     pico_tensor second; /* F32 (max(rows, cols)), contiguous */
 } pico_muon_args;
 
+enum { PICO_TRAIN_HAS_TOP_K = 1 /* loss takes teacher_top_k */ };
+
 typedef struct pico_train_ops {
     uint32_t struct_size;
     uint32_t reserved;
@@ -791,6 +798,8 @@ typedef struct pico_train_ops {
     /* 1 if products in PICO_COMPUTE_x can be had and are no slower than those in F32, which every
      * backend has. NULL: F32 alone. */
     uint32_t (*computes)(void *self, uint32_t compute);
+    /* since minor 6: PICO_TRAIN_HAS_x together. NULL: none. */
+    uint32_t (*features)(void *self);
 } pico_train_ops;
 
 /* ------------------------------------------------------------------------------------------------
@@ -1313,8 +1322,8 @@ typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const f
 typedef struct pico_train pico_train; /* opaque, the host's */
 
 enum {
-    PICO_TRAIN_FROZEN = 1,   /* forward alone: no gradients, nothing kept. For teachers */
-    PICO_TRAIN_HEADS = 2,    /* only the heads beyond "lm" learn: the rest is frozen */
+    PICO_TRAIN_FROZEN = 1,    /* forward alone: no gradients, nothing kept. For teachers */
+    PICO_TRAIN_HEADS = 2,     /* only the heads beyond "lm" learn: the rest is frozen */
     PICO_TRAIN_RECOMPUTE = 4, /* keep the input of each layer and compute the rest again */
     PICO_TRAIN_BF16 = 8       /* products in PICO_COMPUTE_BF16; values and sums stay F32 */
 };
@@ -1386,7 +1395,8 @@ typedef struct pico_train_api {
      * learns). Both are valid until the next call of logits. */
     pico_status (*logits)(pico_train *train, uint32_t head, uint32_t begin, uint32_t n,
                           pico_tensor *logits, pico_tensor *d, pico_error *err);
-    pico_status (*loss)(pico_train *train, const pico_loss_args *args); /* the backend's */
+    /* The backend's. PICO_E_UNSUPPORTED for what its features do not name. */
+    pico_status (*loss)(pico_train *train, const pico_loss_args *args);
     /* From the gradient in d of the last logits back to the hidden rows; d is overwritten. */
     pico_status (*backward_head)(pico_train *train, pico_error *err);
     /* From the hidden rows to all parameters; once for each forward, after its heads. */

@@ -83,17 +83,35 @@ double ref_cross_entropy(const double *z, const int32_t *mask, int64_t n, int64_
     return log_sum(z, mask, n, 1) - z[target];
 }
 
+/* Whether fewer than top_k of the teacher's visible logits are larger than the i-th. */
+static int is_kept(const double *teacher, const int32_t *mask, int64_t n, int64_t i,
+                   int64_t top_k) {
+    int64_t larger = 0;
+    for (int64_t j = 0; j < n; j++) {
+        larger += (mask == NULL || mask[j]) && teacher[j] > teacher[i];
+    }
+    return (mask == NULL || mask[i]) && (top_k == 0 || larger < top_k);
+}
+
 double ref_divergence(const double *teacher, const double *z, const int32_t *mask, int64_t n,
-                      double temperature) {
-    const double of_p = log_sum(teacher, mask, n, temperature);
-    const double of_q = log_sum(z, mask, n, temperature);
+                      double temperature, int64_t top_k) {
+    int32_t *kept = calloc((size_t)n, sizeof *kept);
     double total = 0;
+    if (kept == NULL) {
+        return NAN;
+    }
     for (int64_t i = 0; i < n; i++) {
-        if (mask == NULL || mask[i]) {
+        kept[i] = is_kept(teacher, mask, n, i, top_k);
+    }
+    const double of_p = log_sum(teacher, kept, n, temperature);
+    const double of_q = log_sum(z, mask, n, temperature);
+    for (int64_t i = 0; i < n; i++) {
+        if (kept[i]) {
             const double ln_p = teacher[i] / temperature - of_p, ln_q = z[i] / temperature - of_q;
             total += exp(ln_p) * (ln_p - ln_q);
         }
     }
+    free(kept);
     return total;
 }
 

@@ -29,8 +29,9 @@ void ref_train_attend(const ref_train_attention *a, double *out, double *lse);
 
 /* mask (n) may be NULL. */
 double ref_cross_entropy(const double *z, const int32_t *mask, int64_t n, int64_t target);
+/* top_k 0: the whole teacher. */
 double ref_divergence(const double *teacher, const double *z, const int32_t *mask, int64_t n,
-                      double temperature);
+                      double temperature, int64_t top_k);
 
 /* One AdamW step, all arrays (n). */
 void ref_adamw(const pico_adamw_args *o, double *p, const double *grad, double *m, double *v,

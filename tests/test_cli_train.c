@@ -1,132 +1,21 @@
 /* layers: cli */
 /*
  * The train command: a loss that falls, a model that can be used, a run in pieces that ends with the
- * same bits as one in one piece (after stop_at and after Ctrl-C), a teacher, heads on a frozen trunk,
- * a loss that is no number, and what is refused, with its exit code.
+ * same bits as one in one piece (after stop_at and after Ctrl-C), logs that go on, samples, a teacher,
+ * heads on a frozen trunk, and what is refused, with its exit code.
  */
-#include "cli_support.h"
+#include "train_cli_kit.h"
 
-#include <dirent.h>
-#include <time.h>
-
-enum { LINE = 40 };
-
-typedef struct context {
-    char *folder;
-    char model[64], heads[64], text[64], out[3][64];
-    cli_run run;
-} context;
-
-#define RUN (&c->run)
-#define COMMON                                                                                     \
-    "--data", c->text, "-t", "2", "--init", "random", "--set", "trainer.distill.length=24",        \
-        "--set", "trainer.distill.batch=4", "--set", "trainer.eval_every=4", "--set",              \
-        "trainer.save_every=3", "--set", "trainer.eval_rows=8"
-
-/* Text with a simple rule that a model of bytes can find. */
-static void make_text(const char *path) {
-    char text[4000];
-    size_t n = 0;
-    for (int i = 0; n + LINE < sizeof text; i++) {
-        n += (size_t)snprintf(text + n, sizeof text - n, "%c is %d, ", 'a' + i % 6, i % 6);
-        n += i % 6 == 5 ? (size_t)snprintf(text + n, sizeof text - n, "\n") : 0;
-    }
-    cli_write(path, text, n);
-}
-
-static int setup(void **state) {
-    context *c = calloc(1, sizeof *c);
-    pico_layer_desc layer[2];
-    assert_non_null(c);
-    c->folder = cli_folder();
-    (void)snprintf(c->model, sizeof c->model, "%s/model.gguf", c->folder);
-    (void)snprintf(c->heads, sizeof c->heads, "%s/heads.gguf", c->folder);
-    (void)snprintf(c->text, sizeof c->text, "%s/text.txt", c->folder);
-    for (int i = 0; i < 3; i++) {
-        (void)snprintf(c->out[i], sizeof c->out[i], "%s/out%d", c->folder, i);
-    }
-    cli_make_tiny(c->model, NULL);
-    pico_model_desc desc = cli_tiny_desc(layer, 2);
-    desc.n_mtp_head = 2;
-    desc.n_draft = 2;
-    desc.draft_hidden = 16;
-    cli_make_model(c->heads, &desc, NULL);
-    make_text(c->text);
-    *state = c;
-    return 0;
-}
-
-static void remove_folder(const char *folder) {
-    char path[512];
-    DIR *dir = opendir(folder);
-    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
-        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        (void)unlink(path);
-    }
-    if (dir != NULL) {
-        (void)closedir(dir);
-        assert_int_equal(rmdir(folder), 0);
-    }
-}
-
-static int teardown(void **state) {
-    context *c = *state;
-    for (int i = 0; i < 3; i++) {
-        remove_folder(c->out[i]);
-    }
-    remove_folder(c->folder);
-    free(c->folder);
-    free(c);
-    return 0;
-}
-
-static char *slurp(const char *folder, const char *name, uint64_t *n) {
-    char path[128];
-    char *data = NULL;
-    pico_error err = {0};
-    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (pico_file_read(path, 1 << 26, &data, n, &err) != PICO_OK) {
-        fail_msg("%s", err.message);
-    }
-    return data;
-}
-
-static void same_files(const char *a, const char *b, const char *name) {
-    uint64_t n_a, n_b;
-    char *x = slurp(a, name, &n_a), *y = slurp(b, name, &n_b);
-    if (n_a != n_b || memcmp(x, y, n_a) != 0) {
-        fail_msg("%s differs between %s and %s", name, a, b);
-    }
-    free(x);
-    free(y);
-}
-
-/* Column `column` of line `line` of the log; line 0 holds the names. */
-static double logged(const char *folder, int line, int column) {
-    uint64_t n;
-    char *log = slurp(folder, "log.csv", &n), *at = log;
-    for (; line > 0; line--) {
-        at = strchr(at, '\n');
-        assert_non_null(at);
-        at++;
-    }
-    for (; column > 0; column--) {
-        at += strcspn(at, ",\n");
-        assert_int_equal(*at, ',');
-        at++;
-    }
-    const double value = strtod(at, NULL);
-    free(log);
-    return value;
-}
+#include <jansson.h>
+#include <math.h>
 
 static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
     context *c = *state;
     cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
                "trainer.distill.steps=12");
     assert_contains(c->run.err, "bits per byte");
-    assert_true(logged(c->out[0], 12, 1) < logged(c->out[0], 1, 1));
-    assert_true(logged(c->out[0], 12, 7) > 0); /* validated at the end */
+    assert_true(logged(c->out[0], 12, "loss") < logged(c->out[0], 1, "loss"));
+    assert_true(logged(c->out[0], 12, "validation_bpb") > 0); /* validated at the end */
     cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], "--set",
                "trainer.distill.steps=12", "--set", "trainer.stop_at=5", "-q");
     /* a folder with a run in it is not written over */
@@ -146,6 +35,158 @@ static void a_run_in_pieces_ends_with_the_same_bits(void **state) {
     cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[1], "--resume", "--set",
                "trainer.seed=1");
     assert_contains(c->run.err, "seed");
+}
+
+/* Lines that begin with `begin` and go on with the numbers 1 to n, once each and in order. */
+static void logs_each_step_once(const char *folder, const char *name, const char *begin, int n,
+                                int n_before) {
+    uint64_t size;
+    char *log = slurp(folder, name, &size), want[64];
+    const char *at = log;
+    for (int i = 0; i < n_before; i++) {
+        at = strchr(at, '\n') + 1;
+    }
+    for (int step = 1; step <= n; step++) {
+        const int length = snprintf(want, sizeof want, "%s%d,", begin, step);
+        if (strncmp(at, want, (size_t)length) != 0) {
+            fail_msg("%s: expected %s, there is %.40s", name, want, at);
+        }
+        at = strchr(at, '\n') + 1;
+    }
+    assert_true(*at == '\0');
+    free(log);
+}
+
+/* The log of a run that was killed behind a checkpoint goes on as if it had not been. */
+static void logs_go_on_from_the_checkpoint(void **state) {
+    context *c = *state;
+    for (int i = 0; i < 2; i++) {
+        const char *format = i == 0 ? "trainer.log=csv" : "trainer.log=json";
+        cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[i], "-q", "--set",
+                   "trainer.distill.steps=9", "--set", "trainer.stop_at=5", "--set", format);
+    }
+    append(c->out[0], "log.csv", "6,5.0,0.1,576,9.5,1.0,1.0,5.0,,\n7,5.0,0.1,672,9.");
+    append(c->out[1], "log.jsonl", "{\"step\":6,\"seconds\":9.5}\n{\"step\":7,\"sec");
+    for (int i = 0; i < 2; i++) {
+        const char *format = i == 0 ? "trainer.log=csv" : "trainer.log=json";
+        cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[i], "--set",
+                   "trainer.distill.steps=9", "--resume", "--set", format);
+        assert_contains(c->run.err, "tokens/s in steps");
+        assert_contains(c->run.err, "GFLOP/s with");
+        assert_contains(c->run.err, "2 threads multiply in F32");
+    }
+    logs_each_step_once(c->out[0], "log.csv", "", 9, 1);
+    logs_each_step_once(c->out[1], "log.jsonl", "{\"step\":", 9, 0);
+    for (int step = 2; step <= 9; step++) { /* seconds go on, and nothing else is in them */
+        const double before = logged(c->out[0], step - 1, "seconds"),
+                     after = logged(c->out[0], step, "seconds"),
+                     took = 24 * 4 / logged(c->out[0], step, "tokens_per_s");
+        if (!(fabs(after - before - took) < 0.00012 + 0.00001 * took)) {
+            fail_msg("step %d: %.3f s, then %.3f s, for %.4f s", step, before, after, took);
+        }
+    }
+    uint64_t n;
+    char *log = slurp(c->out[1], "log.jsonl", &n), *line = log;
+    for (int step = 1; step <= 9; step++, line = strchr(line, '\n') + 1) {
+        json_t *object = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
+        assert_non_null(object);
+        assert_int_equal(json_integer_value(json_object_get(object, "tokens")), step * 96);
+        assert_true(json_real_value(json_object_get(object, "ce")) > 0);
+        assert_true(json_real_value(json_object_get(object, "gflops")) > 0);
+        const int validated = step == 4 || step == 8 || step == 9;
+        assert_true((json_object_get(object, "validation_bpb") != NULL) == validated);
+        json_decref(object);
+    }
+    free(log);
+    /* other columns are not mixed in */
+    log = slurp(c->out[0], "log.csv", &n);
+    memcpy(log, "pets", 4);
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/log.csv", c->out[0]);
+    cli_write(path, log, n);
+    free(log);
+    cli_expect(RUN, 1, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.steps=12", "--resume");
+    assert_contains(c->run.err, "has the columns pets,loss");
+}
+
+/* What the model says after the last validation is what the written model says, and saying it changes
+ * no bit of the run. */
+static void samples_are_the_models_own_words(void **state) {
+    context *c = *state;
+    char last[96], want[256];
+#define STEPS "--set", "trainer.distill.steps=60", "--set", "trainer.distill.compute=f32"
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", STEPS);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], STEPS, "--set",
+               "trainer.sample=a is\nb\\nc is", "--set", "trainer.sample_tokens=9");
+    same_files(c->out[0], c->out[1], "last.state");
+    const char *at = c->run.err;
+    int n_sample = 0;
+    for (; (at = strstr(at, "\nsample: ")) != NULL; at++) {
+        n_sample++;
+    }
+    assert_int_equal(n_sample, 2 * 60 / 4);
+    assert_contains(c->run.err, "\nsample: b\\nc is");
+    char *said = strdup(c->run.err);
+    const char *text = said;
+    for (const char *next = said; (next = strstr(next, "\nsample: a is")) != NULL; next++) {
+        text = next + strlen("\nsample: a is");
+    }
+    (void)snprintf(last, sizeof last, "%s/last.gguf", c->out[1]);
+    cli_expect(RUN, 0, "-m", last, "-p", "a is", "-n", "9", "--temp", "0", "-q");
+    (void)snprintf(want, sizeof want, "%.*s", (int)strcspn(c->run.out, "\n"), c->run.out);
+    assert_int_equal(strlen(want), 9);
+    assert_memory_equal(text, want, 9);
+    assert_int_equal(text[9], '\n');
+    free(said);
+    /* a prompt as long as a sequence */
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set",
+               "trainer.sample=it is far too long, this one");
+    assert_one_message(RUN);
+    assert_contains(c->run.err, "far too long");
+#undef STEPS
+}
+
+/* A run that makes the file of tokens, one that takes it and one without it end with the same bits; a
+ * damaged file, or one of other texts, is made again. */
+static void kept_tokens_change_no_bit(void **state) {
+    context *c = *state;
+    char cache[64], path[64];
+    uint64_t n, n_again;
+#define CACHED "--set", "trainer.distill.steps=3", "--set", cache
+    (void)snprintf(cache, sizeof cache, "trainer.cache=%s/tokens", c->folder);
+    (void)snprintf(path, sizeof path, "%s/tokens", c->folder);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[0], "--set",
+               "trainer.distill.steps=3");
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
+    same_files(c->out[0], c->out[1], "last.state");
+    same_files(c->out[0], c->out[1], "best.gguf");
+    char *made = slurp(c->folder, "tokens", &n);
+    for (int i = 0; i < 3; i++) {
+        remove_folder(c->out[1]);
+        if (i == 1) {
+            cli_write(path, made, n / 2);
+        }
+        cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
+        assert_contains(c->run.err,
+                        i == 1 ? "it is made again" : "holds the tokens of these texts");
+        same_files(c->out[0], c->out[1], "last.state");
+        same_files(c->out[0], c->out[1], "best.gguf");
+        char *now = slurp(c->folder, "tokens", &n_again);
+        assert_true(n_again == n);
+        assert_memory_equal(now, made, n);
+        free(now);
+    }
+    append(c->folder, "text.txt", "some more of it");
+    remove_folder(c->out[1]);
+    cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
+    assert_contains(c->run.err, "other texts; it is made again");
+    free(made);
+    /* where it cannot be written, nothing begins */
+    cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set",
+               "trainer.cache=/proc/nothing");
+    assert_contains(c->run.err, "/proc/nothing");
+#undef CACHED
 }
 
 /* Starts the program, waits until the log has some steps, and interrupts it. */
@@ -199,10 +240,13 @@ static void a_student_learns_from_a_teacher(void **state) {
                "trainer.distill.optimizer=adamw", "--set", "trainer.distill.accumulate=2");
     uint64_t n;
     char *log = slurp(c->out[1], "log.csv", &n);
-    assert_contains(log, "step,loss,learning_rate,tokens,seconds,ce,kl,mtp,draft,validation");
+    assert_contains(log,
+                    "step,loss,learning_rate,tokens,seconds,tokens_per_s,gflops,ce,kl,mtp,draft,"
+                    "validation");
     free(log);
-    for (int column = 5; column < 9; column++) {
-        assert_true(logged(c->out[1], 20, column) < logged(c->out[1], 1, column));
+    static const char *const terms[] = {"ce", "kl", "mtp", "draft"};
+    for (int i = 0; i < 4; i++) {
+        assert_true(logged(c->out[1], 20, terms[i]) < logged(c->out[1], 1, terms[i]));
     }
     /* heads alone: the trunk keeps its values, the heads' losses fall */
     char last[96];
@@ -210,8 +254,22 @@ static void a_student_learns_from_a_teacher(void **state) {
     cli_expect(RUN, 0, "train", "-m", last, COMMON, "--init", "model", "--out", c->out[2], "-q",
                "--set", "trainer.distill.steps=10", "--set", teacher, "--set",
                "trainer.distill.train=heads", "--set", "trainer.distill.head_lr=0.05");
-    assert_true(logged(c->out[2], 10, 5) < logged(c->out[2], 1, 5));
-    assert_true(logged(c->out[2], 4, 8) == logged(c->out[2], 8, 8));
+    assert_true(logged(c->out[2], 10, "mtp") < logged(c->out[2], 1, "mtp"));
+    assert_true(logged(c->out[2], 4, "validation_nats") == logged(c->out[2], 8, "validation_nats"));
+    /* a teacher that is cut to its best token is an other one; to more tokens than there are, is not */
+    static const char *const cut[] = {"trainer.distill.teacher_top_k=1",
+                                      "trainer.distill.teacher_top_k=0",
+                                      "trainer.distill.teacher_top_k=1000"};
+    double kl[3], draft[3];
+    for (int i = 0; i < 3; i++) {
+        remove_folder(c->out[2]);
+        cli_expect(RUN, 0, "train", "-m", c->heads, COMMON, "--out", c->out[2], "-q", "--set",
+                   "trainer.distill.steps=1", "--set", teacher, "--set", cut[i]);
+        kl[i] = logged(c->out[2], 1, "kl");
+        draft[i] = logged(c->out[2], 1, "draft");
+    }
+    assert_true(kl[0] > kl[1] && draft[0] > draft[1]);
+    assert_true(kl[2] == kl[1] && draft[2] == draft[1]);
     /* tokens of the teacher that mean something else */
     (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s",
                    PICO_SOURCE_DIR "/models/default.gguf");
@@ -219,17 +277,6 @@ static void a_student_learns_from_a_teacher(void **state) {
     cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set", teacher);
     assert_one_message(RUN);
     assert_contains(c->run.err, "tokenizer");
-}
-
-static void a_loss_that_is_no_number_stops_the_run(void **state) {
-    context *c = *state;
-    cli_expect(RUN, 1, "train", "-m", c->model, COMMON, "--out", c->out[0], "-q", "--set",
-               "trainer.distill.steps=200", "--set", "trainer.distill.optimizer=adamw", "--set",
-               "trainer.distill.lr=100", "--set", "trainer.distill.warmup=0", "--set",
-               "trainer.eval_every=0", "--set", "trainer.save_every=1");
-    assert_one_message(RUN);
-    assert_contains(c->run.err, "no number");
-    assert_contains(c->run.err, "last.state, step ");
 }
 
 static void what_makes_no_sense_is_refused(void **state) {
@@ -256,9 +303,11 @@ static void what_makes_no_sense_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_run_in_pieces_ends_with_the_same_bits, setup, teardown),
+        cmocka_unit_test_setup_teardown(logs_go_on_from_the_checkpoint, setup, teardown),
+        cmocka_unit_test_setup_teardown(samples_are_the_models_own_words, setup, teardown),
+        cmocka_unit_test_setup_teardown(kept_tokens_change_no_bit, setup, teardown),
         cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),
         cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -468,10 +468,30 @@ static void log_draws_progress_on_a_terminal(void **state) {
     (void)state;
     char text[1024];
     capture_stderr(write_terminal_lines, text, sizeof text);
-    assert_string_equal(text, "\r\x1b[Kwork  25 %, 0 s left"
+    assert_string_equal(text, "\r\x1b[Kwork  25 %"
                               "\r\x1b[K\x1b[33mwarning: note\x1b[0m\n"
                               "\r\x1b[Kwork 100 %\n"
                               "done\n");
+}
+
+static void write_resumed_lines(void) {
+    pico_log log = {.level = PICO_LOG_INFO, .progress = 1};
+    pico_log_progress(&log, "work", 1000, 2000);
+    const struct timespec wait = {.tv_nsec = 150000000};
+    (void)nanosleep(&wait, NULL);
+    pico_log_progress(&log, "work", 1001, 2000);
+}
+
+/* A job that goes on in its middle is judged by what it has done since. */
+static void log_estimates_from_where_a_job_began(void **state) {
+    (void)state;
+    char text[1024];
+    double left = 0;
+    capture_stderr(write_resumed_lines, text, sizeof text);
+    const char *second = strstr(text, "work  50 %, ");
+    assert_non_null(second);
+    assert_int_equal(sscanf(second, "work  50 %%, %lf s left", &left), 1);
+    assert_true(left >= 149); /* 999 times 0.15 s or more */
 }
 
 int main(void) {
@@ -491,6 +511,7 @@ int main(void) {
         cmocka_unit_test(second_interrupt_exits_130),
         cmocka_unit_test(log_writes_plain_lines),
         cmocka_unit_test(log_draws_progress_on_a_terminal),
+        cmocka_unit_test(log_estimates_from_where_a_job_began),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -151,6 +151,7 @@ enum { ROWS = 9, TEACHERS = 6, VOCAB = 61 };
 
 typedef struct loss_problem {
     double hard, soft, temperature;
+    int64_t top_k;
     train_array z, teacher;
     const int32_t *target, *teacher_row, *mask; /* NULL: absent */
     double ce[ROWS], kl[ROWS];
@@ -168,14 +169,27 @@ static double loss_value(void *arg) {
         p->kl[r] = p->teacher.value == NULL || from < 0
                        ? 0
                        : ref_divergence(p->teacher.value + from * VOCAB, z, p->mask, VOCAB,
-                                        p->temperature);
+                                        p->temperature, p->top_k);
         total += p->hard * p->ce[r] + p->soft * p->kl[r];
     }
     return total;
 }
 
-/* bit 0: targets, 1: a teacher, 2: by rows, 3: a mask, 4: added to d, 5: d over the logits */
-static void one_loss(fix *f, const pico_train_ops *ops, uint32_t bits) {
+/* A teacher of few different logits, so that many equal the k-th largest. */
+static void tie(fix *f, train_array *teacher) {
+    float *x = fix_floats(f, teacher->n, 1);
+    for (int64_t i = 0; i < teacher->n; i++) {
+        x[i] = (float)(int)(x[i] * 6);
+    }
+    const int64_t rows = teacher->n / VOCAB;
+    free(teacher->value);
+    *teacher = train_values(f, x, rows, VOCAB);
+    free(x);
+}
+
+/* bit 0: targets, 1: a teacher, 2: by rows, 3: a mask, 4: added to d, 5: d over the logits, 6: a
+ * teacher with ties; top_k of the teacher, 0: all */
+static void one_loss(fix *f, const pico_train_ops *ops, uint32_t bits, uint32_t top_k) {
     int32_t target[ROWS], teacher_row[ROWS], mask[VOCAB];
     const int by_row = (bits & 4) != 0;
     for (int i = 0; i < VOCAB; i++) {
@@ -192,7 +206,11 @@ static void one_loss(fix *f, const pico_train_ops *ops, uint32_t bits) {
                       .teacher = train_random(f, by_row ? TEACHERS : ROWS, VOCAB, 8)};
     train_array d = train_random(f, ROWS, VOCAB, 0.5f), ce = train_vector(f, ROWS, 1),
                 kl = train_vector(f, ROWS, 1);
+    if (bits & 64) {
+        tie(f, &p.teacher);
+    }
     double *teacher_values = p.teacher.value;
+    p.top_k = top_k;
     pico_loss_args args = {.hard = 0.3f,
                            .soft = 0.7f,
                            .temperature = 4,
@@ -200,7 +218,8 @@ static void one_loss(fix *f, const pico_train_ops *ops, uint32_t bits) {
                            .logits = p.z.tensor,
                            .d = bits & 32 ? p.z.tensor : d.tensor,
                            .ce = ce.tensor,
-                           .kl = kl.tensor};
+                           .kl = kl.tensor,
+                           .teacher_top_k = top_k};
     p.target = bits & 1 ? target : NULL;
     p.teacher_row = by_row ? teacher_row : NULL;
     p.mask = bits & 8 ? mask : NULL;
@@ -242,7 +261,15 @@ static void losses(fix *f) {
     const pico_train_ops *ops = train_ops(f);
     static const uint32_t cases[] = {1, 2, 3, 6, 7, 9, 10, 15, 16 | 3, 16 | 15, 32 | 3, 32 | 15};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        one_loss(f, ops, cases[i]);
+        one_loss(f, ops, cases[i], 0);
+    }
+    assert_true(ops->features(f->self) & PICO_TRAIN_HAS_TOP_K);
+    static const uint32_t ks[] = {1, 2, 7, VOCAB / 2, VOCAB - 13, VOCAB - 1, VOCAB, 1000000};
+    for (size_t i = 0; i < sizeof ks / sizeof *ks; i++) {
+        one_loss(f, ops, 3, ks[i]);
+        one_loss(f, ops, 32 | 15, ks[i]);
+        one_loss(f, ops, 64 | 2, ks[i]);
+        one_loss(f, ops, 64 | 16 | 10, ks[i]);
     }
 }
 

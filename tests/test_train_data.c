@@ -2,7 +2,7 @@
 /*
  * Documents as rows: every row begins with the begin-of-text token and is full, nothing that fits is
  * lost, long documents are cut and none of their tokens either; an epoch is a permutation; a place
- * can be gone to; too little text is refused.
+ * can be gone to; too little text is refused; a file of tokens gives the same ones, or says why not.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +12,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "train/data.h"
 
@@ -20,6 +21,8 @@ enum { BOS = 1, LENGTH = 15, ROW = LENGTH + 1, N = 40 };
 typedef struct fixture {
     pico_model_file *file;
     pico_tokenizer *tokenizer; /* byte b is token b + 3 */
+    pico_train_tokens tokens[16];
+    uint32_t n_tokens;
 } fixture;
 
 static int setup(void **state) {
@@ -37,17 +40,23 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     fixture *f = *state;
+    for (uint32_t i = 0; i < f->n_tokens; i++) {
+        pico_train_tokens_free(&f->tokens[i]);
+    }
     pico_tokenizer_close(f->tokenizer);
     pico_model_file_close(f->file);
     free(f);
     return 0;
 }
 
-static pico_train_data *open_data(const fixture *f, const pico_train_text *documents, size_t n,
+static pico_train_data *open_data(fixture *f, const pico_train_text *documents, size_t n,
                                   uint64_t seed) {
     pico_train_data *data = NULL;
     pico_error err = {0};
-    if (pico_train_data_open(f->tokenizer, documents, n, LENGTH, seed, &data, &err) != PICO_OK) {
+    assert_true(f->n_tokens < 16);
+    pico_train_tokens *tokens = &f->tokens[f->n_tokens++];
+    if (pico_train_tokenise(f->tokenizer, documents, n, tokens, &err) != PICO_OK ||
+        pico_train_data_open(tokens, 0, n, LENGTH, seed, &data, &err) != PICO_OK) {
         fail_msg("%s", err.message);
     }
     return data;
@@ -63,7 +72,7 @@ static void make_documents(char text[N][16], pico_train_text documents[N]) {
 }
 
 static void rows_are_full_and_begin_with_bos(void **state) {
-    const fixture *f = *state;
+    fixture *f = *state;
     char text[N][16];
     pico_train_text documents[N];
     int32_t row[ROW];
@@ -92,7 +101,7 @@ static void rows_are_full_and_begin_with_bos(void **state) {
 
 /* A document of 105 different bytes is in the rows whole, its pieces begin with BOS. */
 static void long_documents_are_cut_into_pieces(void **state) {
-    const fixture *f = *state;
+    fixture *f = *state;
     char text[105];
     int32_t row[ROW];
     int seen[256] = {0};
@@ -116,7 +125,7 @@ static void long_documents_are_cut_into_pieces(void **state) {
 }
 
 static void a_place_can_be_gone_to(void **state) {
-    const fixture *f = *state;
+    fixture *f = *state;
     enum { ROWS = 60 };
     char text[N][16];
     pico_train_text documents[N];
@@ -142,21 +151,114 @@ static void a_place_can_be_gone_to(void **state) {
     pico_train_data_close(different);
 }
 
+/* Rows of a part of the documents are those of that part alone. */
+static void a_part_of_the_documents_is_enough(void **state) {
+    fixture *f = *state;
+    char text[N][16];
+    pico_train_text documents[N];
+    int32_t row[ROW], want[ROW];
+    pico_train_data *part = NULL;
+    pico_error err = {0};
+    make_documents(text, documents);
+    pico_train_data_close(open_data(f, documents, N, 1));
+    const pico_train_tokens *all = &f->tokens[f->n_tokens - 1];
+    assert_int_equal(pico_train_data_open(all, 10, 20, LENGTH, 3, &part, &err), PICO_OK);
+    pico_train_data *alone = open_data(f, documents + 10, 20, 3);
+    assert_int_equal(pico_train_data_tokens(part), pico_train_data_tokens(alone));
+    for (int i = 0; i < 30; i++) {
+        pico_train_data_next(part, 1, row);
+        pico_train_data_next(alone, 1, want);
+        assert_memory_equal(row, want, sizeof row);
+    }
+    pico_train_data_close(part);
+    pico_train_data_close(alone);
+}
+
+static pico_status read_file(const fixture *f, const char *path, const pico_token_key *key,
+                             pico_train_tokens *out, pico_error *err) {
+    return pico_token_file_read(path, key, f->tokenizer, out, err);
+}
+
+/* What was written is read; what was made of other documents, other borders or another vocabulary
+ * is not taken; no changed byte and no lost end goes unnoticed. */
+static void a_file_of_tokens_is_taken_whole_or_not_at_all(void **state) {
+    fixture *f = *state;
+    char text[N][16], path[] = "/tmp/pico-tokens-XXXXXX";
+    pico_train_text documents[N];
+    pico_train_tokens got;
+    pico_error err = {0};
+    make_documents(text, documents);
+    pico_train_data_close(open_data(f, documents, N, 1));
+    const pico_train_tokens *made = &f->tokens[f->n_tokens - 1];
+    const pico_token_key key = pico_token_key_of(documents, N, &f->file->vocab);
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0 && close(fd) == 0);
+    assert_int_equal(read_file(f, path, &key, &got, &err), PICO_E_CORRUPT); /* empty */
+    assert_int_equal(pico_token_file_write(path, &key, made, &err), PICO_OK);
+    assert_int_equal(read_file(f, path, &key, &got, &err), PICO_OK);
+    assert_true(got.n == made->n && got.n_document == N && got.bos == BOS);
+    assert_memory_equal(got.id, made->id, got.n * sizeof *got.id);
+    assert_memory_equal(got.end, made->end, N * sizeof *got.end);
+    pico_train_tokens_free(&got);
+
+    text[3][1]++;
+    pico_token_key other = pico_token_key_of(documents, N, &f->file->vocab);
+    assert_int_equal(read_file(f, path, &other, &got, &err), PICO_E_INVALID);
+    assert_non_null(strstr(err.message, "other texts"));
+    text[3][1]--;
+    const pico_train_text border[] = {{"abcdefgh", 8}, {"ij", 2}},
+                          moved[] = {{"abcdefghi", 9}, {"j", 1}};
+    assert_true(pico_token_key_of(border, 2, &f->file->vocab).texts !=
+                pico_token_key_of(moved, 2, &f->file->vocab).texts);
+    pico_vocab vocab = f->file->vocab;
+    vocab.add_space_prefix = !vocab.add_space_prefix;
+    other = pico_token_key_of(documents, N, &vocab);
+    assert_int_equal(read_file(f, path, &other, &got, &err), PICO_E_INVALID);
+    assert_non_null(strstr(err.message, "another vocabulary"));
+
+    char *bytes = NULL;
+    uint64_t n = 0;
+    assert_int_equal(pico_file_read(path, 1 << 20, &bytes, &n, &err), PICO_OK);
+    for (uint64_t i = 0; i < n; i++) {
+        FILE *file = fopen(path, "r+b");
+        assert_non_null(file);
+        assert_int_equal(fseek(file, (long)i, SEEK_SET), 0);
+        assert_true(fputc(bytes[i] ^ 4, file) != EOF && fclose(file) == 0);
+        const pico_status status = read_file(f, path, &key, &got, &err);
+        assert_true(status == PICO_E_CORRUPT || (status == PICO_E_INVALID && i < 24));
+        file = fopen(path, "r+b");
+        assert_non_null(file);
+        assert_int_equal(fseek(file, (long)i, SEEK_SET), 0);
+        assert_true(fputc(bytes[i], file) != EOF && fclose(file) == 0);
+    }
+    free(bytes);
+    for (uint64_t length = 0; length < n; length += 37) {
+        assert_int_equal(truncate(path, (off_t)(n - 1 - length)), 0);
+        assert_int_equal(read_file(f, path, &key, &got, &err), PICO_E_CORRUPT);
+    }
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(read_file(f, path, &key, &got, &err), PICO_E_NOT_FOUND);
+}
+
 static void too_little_text_is_refused(void **state) {
-    const fixture *f = *state;
+    fixture *f = *state;
     const pico_train_text document = {"short", 5};
     pico_train_data *data = NULL;
     pico_error err = {0};
-    assert_int_equal(pico_train_data_open(f->tokenizer, &document, 1, LENGTH, 1, &data, &err),
-                     PICO_E_INVALID);
+    pico_train_tokens *tokens = &f->tokens[f->n_tokens++];
+    assert_int_equal(pico_train_tokenise(f->tokenizer, &document, 1, tokens, &err), PICO_OK);
+    assert_int_equal(pico_train_data_open(tokens, 0, 1, LENGTH, 1, &data, &err), PICO_E_INVALID);
     assert_non_null(strstr(err.message, "one row of 16 tokens"));
     assert_null(data);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_are_full_and_begin_with_bos),
-                                       cmocka_unit_test(long_documents_are_cut_into_pieces),
-                                       cmocka_unit_test(a_place_can_be_gone_to),
-                                       cmocka_unit_test(too_little_text_is_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_full_and_begin_with_bos),
+        cmocka_unit_test(long_documents_are_cut_into_pieces),
+        cmocka_unit_test(a_place_can_be_gone_to),
+        cmocka_unit_test(a_part_of_the_documents_is_enough),
+        cmocka_unit_test(a_file_of_tokens_is_taken_whole_or_not_at_all),
+        cmocka_unit_test(too_little_text_is_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -98,7 +98,7 @@ static double term_sum(const bench *b, const double *logits, uint32_t stride, ui
         total += teacher == NULL
                      ? ref_cross_entropy(z, NULL, n_vocab, b->token[seq * (LENGTH + 1) + t + ahead])
                      : ref_divergence(teacher + (size_t)(seq * LENGTH + t + ahead - 1) * n_vocab, z,
-                                      NULL, n_vocab, weights.temperature);
+                                      NULL, n_vocab, weights.temperature, 0);
     }
     return total;
 }

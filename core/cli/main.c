@@ -1,6 +1,7 @@
 /*
  * picochat: which command a command line means. The only file that ends the process.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -125,5 +126,6 @@ static int start(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a message */
     return start(argc, argv);
 }

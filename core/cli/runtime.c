@@ -211,8 +211,7 @@ void pico_runtime_close(pico_runtime *runtime) {
     pico_model_close(runtime->model);
     pico_registry_close(runtime->registry);
     pico_pool_close(runtime->pool);
-    free(runtime->stop);
-    free(runtime->stop_text);
+    pico_lines_free(&runtime->stop);
     free(runtime->bias);
     *runtime = (pico_runtime){0};
 }
@@ -249,51 +248,9 @@ static pico_status read_bias(pico_runtime *runtime, const char *text, pico_error
     return PICO_OK;
 }
 
-/* \n, \t and \\ in place; a stop string that spans lines must be writable on one. */
-static void unescape(char *text) {
-    char *to = text;
-    for (const char *from = text; *from != '\0'; from++) {
-        char next = from[0] == '\\' ? from[1] : '\0';
-        if (next == 'n' || next == 't' || next == '\\') {
-            *to++ = (char)(next == 'n' ? '\n' : next == 't' ? '\t' : '\\');
-            from++;
-        } else {
-            *to++ = *from;
-        }
-    }
-    *to = '\0';
-}
-
-/* Lines of [generate] stop -> runtime->stop. */
-static pico_status read_stops(pico_runtime *runtime, const char *text, size_t *longest,
-                              pico_error *err) {
-    size_t n = 1;
-    *longest = 0;
-    free(runtime->stop);
-    free(runtime->stop_text);
-    runtime->n_stop = 0;
-    for (const char *c = text; *c != '\0'; c++) {
-        n += *c == '\n';
-    }
-    runtime->stop = calloc(n, sizeof *runtime->stop);
-    runtime->stop_text = strdup(text);
-    if (runtime->stop == NULL || runtime->stop_text == NULL) {
-        return pico_fail(err, PICO_E_NOMEM, "out of memory");
-    }
-    char *save = NULL;
-    for (char *line = strtok_r(runtime->stop_text, "\n", &save); line != NULL;
-         line = strtok_r(NULL, "\n", &save)) {
-        unescape(line);
-        size_t length = strlen(line);
-        *longest = length > *longest ? length : *longest;
-        runtime->stop[runtime->n_stop++] = line;
-    }
-    return PICO_OK;
-}
-
 const char *const *pico_runtime_stops(const pico_runtime *runtime, size_t *n) {
-    *n = runtime->n_stop;
-    return runtime->stop;
+    *n = runtime->stop.n;
+    return runtime->stop.line;
 }
 
 static int slides(const pico_config *config) {
@@ -360,7 +317,9 @@ pico_status pico_runtime_decode_params(pico_runtime *runtime, uint32_t n_slots, 
         .frequency = (float)pico_config_float(config, "sampler", "frequency_penalty")};
     pico_status status = read_bias(runtime, bias == NULL ? "" : bias, err);
     if (status == PICO_OK) {
-        status = read_stops(runtime, stop == NULL ? "" : stop, &out->max_stop, err);
+        pico_lines_free(&runtime->stop);
+        status = pico_lines_read(stop, &runtime->stop, err);
+        out->max_stop = runtime->stop.longest;
     }
     size_context(runtime, total, out);
     out->bias = runtime->bias;

@@ -6,6 +6,7 @@
 #ifndef PICO_CLI_RUNTIME_H
 #define PICO_CLI_RUNTIME_H
 
+#include "cli/lines.h"
 #include "config/config.h"
 #include "decode/decode.h"
 #include "host/host.h"
@@ -25,9 +26,7 @@ typedef struct pico_runtime {
     pico_model *model;
     pico_tokenizer *tokenizer;      /* NULL when the model has no vocabulary */
     pico_instance second_attention; /* for models that plugins open */
-    const char **stop;              /* (n_stop) into stop_text */
-    char *stop_text;
-    size_t n_stop;
+    pico_lines stop;
     pico_logit_bias *bias; /* (n_bias) */
     uint32_t n_bias;
 } pico_runtime;

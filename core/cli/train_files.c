@@ -3,10 +3,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "measure/eval.h"
 #include "util/file.h"
@@ -202,36 +205,98 @@ typedef struct state_header {
 
 static const char magic[8] = {'p', 'i', 'c', 'o', 't', 'r', 'n', '1'};
 
-pico_status pico_checkpoint_prepare(const char *folder, uint64_t bytes, int goes_on,
-                                    pico_error *err) {
-    pico_arena arena = {0};
+/* What a process that was killed while it wrote has left: NAME.XXXXXX. */
+static int is_left_over(const struct dirent *entry) {
+    static const char *const names[] = {"last.state.", "last.gguf.", "best.gguf."};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const size_t n = strlen(names[i]);
+        if (strncmp(entry->d_name, names[i], n) == 0 && strlen(entry->d_name) == n + 6) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void remove_left_overs(const char *folder, pico_arena *arena) {
+    struct dirent **entry = NULL;
+    const int n = scandir(folder, &entry, is_left_over, alphasort);
+    for (int i = 0; i < n; i++) {
+        const char *path = pico_file_in(folder, entry[i]->d_name, arena);
+        if (path != NULL) {
+            (void)unlink(path);
+        }
+        free(entry[i]);
+    }
+    free(entry);
+}
+
+/* Whether a file of `bytes` may and can be made here: limits of the process, quotas, a full disk. A
+ * file system that cannot reserve room says nothing. */
+static pico_status reserve_file(const char *folder, int fd, uint64_t bytes, pico_error *err) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < bytes) {
+        return pico_fail(err, PICO_E_IO,
+                         "%s: a checkpoint has files of %.1f MB, and this process may write files "
+                         "of %.1f MB at most (ulimit -f)",
+                         folder, (double)bytes * 1e-6, (double)limit.rlim_cur * 1e-6);
+    }
+    if (fallocate(fd, 0, 0, (off_t)bytes) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) {
+        return pico_fail(err, PICO_E_IO, "%s: there is no room for a file of %.1f MB: %s", folder,
+                         (double)bytes * 1e-6, strerror(errno));
+    }
+    return PICO_OK;
+}
+
+static pico_status check_disk(const char *folder, uint64_t bytes, pico_error *err) {
     struct statvfs disk;
-    pico_writer writer;
+    if (statvfs(folder, &disk) != 0 ||
+        (uint64_t)disk.f_bavail >= bytes / (uint64_t)disk.f_frsize + 1) {
+        return PICO_OK;
+    }
+    return pico_fail(
+        err, PICO_E_IO, "%s: checkpoints need %.1f MB while they are written, %.1f MB are free",
+        folder, (double)bytes * 1e-6, (double)disk.f_bavail * (double)disk.f_frsize * 1e-6);
+}
+
+pico_status pico_checkpoint_prepare(const char *folder, uint64_t state_bytes, uint64_t model_bytes,
+                                    int goes_on, pico_error *err) {
+    const uint64_t state = state_bytes + sizeof(state_header);
+
+    pico_arena arena = {0};
+    pico_writer writer = {0};
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
         return pico_fail(err, PICO_E_IO, "cannot make the folder %s for checkpoints: %s", folder,
                          strerror(errno));
     }
     const char *probe = pico_arena_printf(&arena, "%s/last.state", folder);
     pico_status status = probe == NULL ? no_memory(err) : pico_writer_open(&writer, probe, err);
+    if (status != PICO_OK) {
+        goto cleanup;
+    }
+    if (!goes_on && pico_is_file(probe)) {
+        status = pico_fail(err, PICO_E_INVALID,
+                           "%s holds the state of another run; --resume goes on with it, or name "
+                           "another folder",
+                           folder);
+    } else if (goes_on && !pico_is_file(probe)) {
+        status =
+            pico_fail(err, PICO_E_NOT_FOUND,
+                      "%s holds no state to go on from; leave --resume out to begin a run", folder);
+    }
     if (status == PICO_OK) {
-        pico_writer_close(&writer);
-        if (!goes_on && pico_is_file(probe)) {
-            status = pico_fail(err, PICO_E_INVALID,
-                               "%s holds the state of another run; --resume goes on with it, or "
-                               "name another folder",
-                               folder);
-        } else if (goes_on && !pico_is_file(probe)) {
-            status = pico_fail(err, PICO_E_NOT_FOUND,
-                               "%s holds no state to go on from; leave --resume out to begin a run",
-                               folder);
-        } else if (statvfs(folder, &disk) == 0 &&
-                   (uint64_t)disk.f_bavail < bytes / (uint64_t)disk.f_frsize + 1) {
-            status = pico_fail(err, PICO_E_IO,
-                               "%s: checkpoints need %.1f MB while they are written, %.1f MB are "
-                               "free",
-                               folder, (double)bytes * 1e-6,
-                               (double)disk.f_bavail * (double)disk.f_frsize * 1e-6);
-        }
+        /* last.state, last.gguf and best.gguf, the old ones and the new ones */
+        status = check_disk(folder, 2 * state + 4 * model_bytes, err);
+    }
+    if (status == PICO_OK) {
+        status = reserve_file(folder, fileno(writer.file),
+                              state > model_bytes ? state : model_bytes, err);
+    }
+cleanup:
+    pico_writer_close(&writer);
+    if (status == PICO_OK) {
+        remove_left_overs(folder, &arena);
     }
     pico_arena_free(&arena);
     return status;

@@ -52,10 +52,11 @@ typedef struct pico_checkpoint {
     double best; /* lowest bits per byte so far; infinity: none yet */
 } pico_checkpoint;
 
-/* Makes the folder if it is not there, and sees that a file can be written and that `bytes` fit. A
+/* Makes the folder if it is not there, and sees that the files of checkpoints can be written and fit,
+ * the trainer's state and models. Removes what a killed process has left half written. A
  * run that goes on needs a state in it; one that begins refuses to write over one. */
-pico_status pico_checkpoint_prepare(const char *folder, uint64_t bytes, int goes_on,
-                                    pico_error *err);
+pico_status pico_checkpoint_prepare(const char *folder, uint64_t state_bytes, uint64_t model_bytes,
+                                    int goes_on, pico_error *err);
 /* FOLDER/last.state, atomically: the checkpoint and the trainer's bytes. */
 pico_status pico_checkpoint_write(const char *folder, const pico_checkpoint *at, const void *state,
                                   uint64_t bytes, pico_error *err);

@@ -10,6 +10,7 @@ static const char *const accept_rules[] = {"match", "rejection", NULL};
 static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
+static const char *const train_logs[] = {"csv", "json", NULL};
 static const char *const inits[] = {"model", "random", NULL};
 static const char *const families[] = {"nanochat", "llama", "gpt2", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
@@ -126,6 +127,9 @@ static const pico_config_key keys[] = {
     KEY("trainer", "separator", PICO_OPT_STRING, NULL, "--separator", NULL,
         "what stands between documents; none: <|endoftext|> where a file has it, else each file is"
         " one document", PLAIN),
+    KEY("trainer", "cache", PICO_OPT_PATH, NULL, NULL, NULL,
+        "file that keeps the tokens of these texts for the next run; made again when texts or"
+        " vocabulary are others", PLAIN),
     KEY("trainer", "output", PICO_OPT_PATH, NULL, "--out", NULL,
         "folder for models, state and log", PLAIN),
     KEY("trainer", "resume", PICO_OPT_BOOL, "off", "--resume", NULL,
@@ -139,8 +143,15 @@ static const pico_config_key keys[] = {
         "steps between validations; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
     KEY("trainer", "eval_rows", PICO_OPT_INT, "64", NULL, NULL,
         "most rows of a validation", RANGE(1, 1e9), .unit = "rows"),
+    KEY("trainer", "sample", PICO_OPT_STRING, NULL, NULL, NULL,
+        "texts that the model continues after each validation, one a line (\\n is a newline)", PLAIN),
+    KEY("trainer", "sample_tokens", PICO_OPT_INT, "32", NULL, NULL,
+        "most tokens of such a continuation", RANGE(1, 65536), .unit = "tokens"),
     KEY("trainer", "save_every", PICO_OPT_INT, "500", NULL, NULL,
         "steps between checkpoints; 0: only at the end", RANGE(0, 1e9), .unit = "steps"),
+    KEY("trainer", "log", PICO_OPT_ENUM, "csv", NULL, NULL,
+        "how each step is logged: csv, log.csv; json, log.jsonl, one object a line",
+        .choices = train_logs),
     KEY("trainer", "stop_at", PICO_OPT_INT, "0", NULL, NULL,
         "end this run after that step of the schedule; 0: at its end", RANGE(0, 1e9),
         .unit = "steps"),

@@ -52,7 +52,7 @@ typedef struct pico_log {
     int progress;   /* 1: stderr is a terminal, progress lines are drawn */
     int line_open;  /* 1: a progress line is on screen and must be cleared first */
     /* of the progress line being drawn; nanoseconds of the monotonic clock */
-    uint64_t start_ns, drawn_ns, last_done;
+    uint64_t start_ns, drawn_ns, first_done, last_done;
 } pico_log;
 
 void pico_log_init(pico_log *log, uint32_t level);

@@ -65,6 +65,7 @@ void pico_log_progress(pico_log *log, const char *what, uint64_t done, uint64_t 
     if (log->start_ns == 0 || done < log->last_done) { /* a new job */
         log->start_ns = now;
         log->drawn_ns = 0;
+        log->first_done = done; /* a run that goes on does not begin at 0 */
     }
     log->last_done = done;
     if (!finished && log->drawn_ns != 0 && now - log->drawn_ns < REDRAW_NS) {
@@ -74,11 +75,11 @@ void pico_log_progress(pico_log *log, const char *what, uint64_t done, uint64_t 
     double elapsed = (double)(now - log->start_ns) * 1e-9;
     if (total == 0) {
         (void)snprintf(line, sizeof line, "%.120s %llu", what, (unsigned long long)done);
-    } else if (done == 0 || finished) {
+    } else if (done == log->first_done || finished) {
         (void)snprintf(line, sizeof line, "%.120s %3.0f %%", what,
                        100.0 * (double)done / (double)total);
     } else {
-        double left = elapsed * ((double)total - (double)done) / (double)done;
+        double left = elapsed * (double)(total - done) / (double)(done - log->first_done);
         (void)snprintf(line, sizeof line, "%.120s %3.0f %%, %.0f s left", what,
                        100.0 * (double)done / (double)total, left);
     }

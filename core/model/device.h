@@ -11,6 +11,7 @@ typedef struct pico_device {
     void *self;
     pico_backend_caps caps;
     pico_reserve reserved;
+    double frozen_operations; /* of frozen training states on it, see train/count.c */
 } pico_device;
 
 /* ops and self are borrowed and outlive the device. */

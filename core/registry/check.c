@@ -96,6 +96,7 @@ pico_status pico_check_descriptor(const char *path, uint32_t index, const pico_p
                          path, index, PICO_ABI_MAJOR, raw->abi_major, raw->abi_minor);
     }
     const uint32_t oldest = raw->kind == PICO_KIND_COMPRESSOR ? PICO_ABI_MINOR_OLDEST_COMPRESSOR
+                            : raw->kind == PICO_KIND_TRAINER  ? PICO_ABI_MINOR_OLDEST_TRAINER
                                                               : PICO_ABI_MINOR_OLDEST;
     if (oldest > raw->abi_minor) {
         return pico_fail(err, PICO_E_ABI,

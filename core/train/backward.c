@@ -248,6 +248,7 @@ pico_status train_backward(pico_train *t, pico_error *err) {
                          "takes each only once");
     }
     t->kept = 0;
+    train_count(t, 2 * t->rows * train_count_trunk(t, t->length));
     const pico_status status = run(t);
     return status == PICO_OK ? status : pico_fail(err, status, "an op of the backward pass failed");
 }

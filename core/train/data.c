@@ -9,13 +9,13 @@
 enum { CHOICE = 1000 }; /* pieces among which best fit chooses */
 
 typedef struct piece {
-    uint64_t begin; /* into token */
-    uint32_t n;
+    uint64_t begin; /* of its text in the tokens */
+    uint32_t n;     /* with the begin-of-text token in front, where there is one */
 } piece;
 
 struct pico_train_data {
-    int32_t *token; /* (n_token) all pieces */
-    uint64_t n_token, token_capacity;
+    const pico_train_tokens *tokens;
+    uint64_t n_token;
     piece *piece; /* (n_piece) */
     uint64_t n_piece, piece_capacity;
     uint32_t row;                 /* length + 1 */
@@ -27,58 +27,37 @@ struct pico_train_data {
     uint32_t n_choice;
 };
 
-/* ---- documents to pieces ---- */
-
-static pico_status grow(void **array, uint64_t *capacity, uint64_t need, size_t size,
-                        pico_error *err) {
-    if (need <= *capacity) {
-        return PICO_OK;
-    }
-    const uint64_t next = need + need / 2 + 1024;
-    void *bigger = next > SIZE_MAX / size ? NULL : realloc(*array, (size_t)next * size);
-    if (bigger == NULL) {
-        return pico_fail(err, PICO_E_NOMEM, "out of memory for the training data");
-    }
-    *array = bigger;
-    *capacity = next;
-    return PICO_OK;
+static int has_bos(const pico_train_data *data) {
+    return data->tokens->bos >= 0;
 }
 
-static pico_status add_piece(pico_train_data *data, const int32_t *ids, uint32_t n, int32_t bos,
-                             pico_error *err) {
-    void *token = data->token, *pieces = data->piece;
-    const uint32_t first = bos >= 0;
-    pico_status status =
-        grow(&token, &data->token_capacity, data->n_token + n + first, sizeof *data->token, err);
-    data->token = token;
-    if (status == PICO_OK) {
-        status = grow(&pieces, &data->piece_capacity, data->n_piece + 1, sizeof *data->piece, err);
-        data->piece = pieces;
+/* ---- documents to pieces ---- */
+
+static pico_status add_piece(pico_train_data *data, uint64_t begin, uint32_t n, pico_error *err) {
+    if (data->n_piece == data->piece_capacity) {
+        const uint64_t next = data->n_piece + data->n_piece / 2 + 1024;
+        piece *bigger = next > SIZE_MAX / sizeof *bigger
+                            ? NULL
+                            : realloc(data->piece, (size_t)next * sizeof *bigger);
+        if (bigger == NULL) {
+            return pico_fail(err, PICO_E_NOMEM, "out of memory for the training data");
+        }
+        data->piece = bigger;
+        data->piece_capacity = next;
     }
-    if (status != PICO_OK) {
-        return status;
-    }
-    data->piece[data->n_piece++] = (piece){data->n_token, n + first};
-    if (first) {
-        data->token[data->n_token++] = bos;
-    }
-    memcpy(data->token + data->n_token, ids, n * sizeof *ids);
+    n += (uint32_t)has_bos(data);
+    data->piece[data->n_piece++] = (piece){begin, n};
     data->n_token += n;
     return PICO_OK;
 }
 
-static pico_status add_document(pico_train_data *data, const pico_tokenizer *tokenizer,
-                                const pico_train_text *document, pico_error *err) {
-    int32_t *ids = NULL;
-    size_t n = 0;
-    const int32_t bos = pico_tokenizer_bos(tokenizer);
-    const size_t room = data->row - (bos >= 0);
-    pico_status status =
-        pico_tokenizer_encode(tokenizer, document->text, document->n, 0, &ids, &n, err);
-    for (size_t at = 0; status == PICO_OK && at < n; at += room) {
-        status = add_piece(data, ids + at, (uint32_t)(n - at < room ? n - at : room), bos, err);
+static pico_status add_document(pico_train_data *data, uint64_t begin, uint64_t end,
+                                pico_error *err) {
+    const uint64_t room = data->row - (uint32_t)has_bos(data);
+    pico_status status = PICO_OK;
+    for (; status == PICO_OK && begin < end; begin += room) {
+        status = add_piece(data, begin, (uint32_t)(end - begin < room ? end - begin : room), err);
     }
-    free(ids);
     return status;
 }
 
@@ -118,6 +97,15 @@ static uint32_t choose(const pico_train_data *data, uint32_t room) {
     return fits != UINT32_MAX ? fits : shortest;
 }
 
+/* The first n tokens of a piece. */
+static void copy_piece(const pico_train_data *data, const piece *from, uint32_t n, int32_t *out) {
+    const uint32_t first = (uint32_t)has_bos(data);
+    if (first) {
+        out[0] = data->tokens->bos;
+    }
+    memcpy(out + first, data->tokens->id + from->begin, (n - first) * sizeof *out);
+}
+
 /* The next row of the epoch into out (may be NULL); 0 when what is left does not fill one. */
 static int next_row(pico_train_data *data, int32_t *out) {
     uint32_t filled = 0;
@@ -130,7 +118,7 @@ static int next_row(pico_train_data *data, int32_t *out) {
         const piece *taken = &data->piece[data->choice[i]];
         const uint32_t n = taken->n < room ? taken->n : room;
         if (out != NULL) {
-            memcpy(out + filled, data->token + taken->begin, n * sizeof *out);
+            copy_piece(data, taken, n, out + filled);
         }
         filled += n;
         data->choice[i] = data->choice[--data->n_choice];
@@ -147,8 +135,8 @@ static void serve(pico_train_data *data, int32_t *out) {
 
 /* ---- interface ---- */
 
-pico_status pico_train_data_open(const pico_tokenizer *tokenizer, const pico_train_text *documents,
-                                 size_t n, uint32_t length, uint64_t seed, pico_train_data **out,
+pico_status pico_train_data_open(const pico_train_tokens *tokens, uint64_t first, uint64_t n,
+                                 uint32_t length, uint64_t seed, pico_train_data **out,
                                  pico_error *err) {
     *out = NULL;
     pico_train_data *data = calloc(1, sizeof *data);
@@ -156,17 +144,18 @@ pico_status pico_train_data_open(const pico_tokenizer *tokenizer, const pico_tra
         free(data);
         return pico_fail(err, PICO_E_NOMEM, "no room for rows of %u tokens", length);
     }
+    data->tokens = tokens;
     data->row = length + 1;
     data->seed = seed;
     pico_status status = PICO_OK;
-    for (size_t i = 0; status == PICO_OK && i < n; i++) {
-        status = add_document(data, tokenizer, &documents[i], err);
+    for (uint64_t i = first; status == PICO_OK && i < first + n; i++) {
+        status = add_document(data, i == 0 ? 0 : tokens->end[i - 1], tokens->end[i], err);
     }
     if (status == PICO_OK && data->n_token < data->row) {
         status = pico_fail(err, PICO_E_INVALID,
-                           "%zu documents with %llu tokens do not fill one row of %u tokens; give "
+                           "%llu documents with %llu tokens do not fill one row of %u tokens; give "
                            "more text or make sequences shorter",
-                           n, (unsigned long long)data->n_token, data->row);
+                           (unsigned long long)n, (unsigned long long)data->n_token, data->row);
     }
     if (status == PICO_OK) {
         data->order = malloc((size_t)data->n_piece * sizeof *data->order);
@@ -189,7 +178,6 @@ pico_status pico_train_data_open(const pico_tokenizer *tokenizer, const pico_tra
 
 void pico_train_data_close(pico_train_data *data) {
     if (data != NULL) {
-        free(data->token);
         free(data->piece);
         free(data->order);
         free(data);

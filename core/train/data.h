@@ -9,21 +9,17 @@
 #define PICO_TRAIN_DATA_H
 
 #include "plugin.h"
-#include "tokenizer/tokenizer.h"
+#include "train/tokens.h"
 
 typedef struct pico_train_data pico_train_data;
 
-typedef struct pico_train_text {
-    const char *text; /* n bytes */
-    size_t n;
-} pico_train_text;
-
-/* Tokenises the documents for rows of length + 1 tokens. PICO_E_INVALID if they do not fill one. */
-pico_status pico_train_data_open(const pico_tokenizer *tokenizer, const pico_train_text *documents,
-                                 size_t n, uint32_t length, uint64_t seed, pico_train_data **out,
+/* Rows of length + 1 tokens of the documents [first, first + n) of tokens, which are borrowed.
+ * PICO_E_INVALID if they do not fill one. */
+pico_status pico_train_data_open(const pico_train_tokens *tokens, uint64_t first, uint64_t n,
+                                 uint32_t length, uint64_t seed, pico_train_data **out,
                                  pico_error *err);
 void pico_train_data_close(pico_train_data *data); /* NULL is allowed */
-/* Rows of the first epoch, and tokens of all documents. */
+/* Rows of the first epoch; tokens of all documents, each piece with its begin-of-text token. */
 uint64_t pico_train_data_rows(const pico_train_data *data);
 uint64_t pico_train_data_tokens(const pico_train_data *data);
 /* The next n rows, (n, length + 1). */

@@ -277,5 +277,6 @@ pico_status train_forward(pico_train *t, const int32_t *tokens, uint32_t n_seq, 
         return pico_fail(err, status, "an op of the forward pass of training failed");
     }
     t->kept = (uint32_t)train_keeps(t);
+    train_count(t, t->rows * train_count_trunk(t, length));
     return PICO_OK;
 }

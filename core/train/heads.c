@@ -70,6 +70,7 @@ pico_status train_logits(pico_train *t, uint32_t head, uint32_t begin, uint32_t 
         return pico_fail(err, status, "an op of head %u failed", head);
     }
     t->head_kept = 1;
+    train_count(t, n * train_count_head(t, head));
     return PICO_OK;
 }
 
@@ -122,6 +123,7 @@ pico_status train_backward_head(pico_train *t, pico_error *err) {
     }
     t->head_kept = 0;
     const pico_status status = run(t);
+    train_count(t, t->head_n * train_count_head_backward(t, t->head_index));
     return status == PICO_OK
                ? status
                : pico_fail(err, status, "an op of the backward pass of head %u failed",

@@ -105,6 +105,8 @@ struct pico_train {
     uint32_t heads;                                     /* 1: dhidden holds gradients */
     uint32_t head_index, head_begin, head_n, head_kept; /* of the last logits */
 
+    double operations; /* so far, see count.c */
+
     pico_batch_fn source;
     void *source_arg;
     pico_arena arena;
@@ -175,6 +177,13 @@ pico_status train_smear_parts(pico_train *t, const pico_tensor *x, const pico_te
 pico_train_attend_args train_attend_args(const pico_train *t, uint32_t i, const pico_tensor *q,
                                          const pico_tensor *k);
 pico_status train_rope(pico_train *t, const pico_tensor *x, uint32_t heads, int backward);
+
+/* count.c: operations of one row. */
+double train_count_trunk(const pico_train *t,
+                         uint32_t length); /* forward; backward is twice that */
+double train_count_head(const pico_train *t, uint32_t head);
+double train_count_head_backward(const pico_train *t, uint32_t head);
+void train_count(pico_train *t, double operations);
 
 /* The slots of pico_train_table. */
 pico_status train_forward(pico_train *t, const int32_t *tokens, uint32_t n_seq, uint32_t length,

@@ -222,6 +222,10 @@ static pico_status zero_grad(pico_train *t) {
 }
 
 static pico_status loss(pico_train *t, const pico_loss_args *args) {
+    const uint32_t features = t->ext.features == NULL ? 0 : t->ext.features(t->self);
+    if (args->teacher_top_k != 0 && (features & PICO_TRAIN_HAS_TOP_K) == 0) {
+        return PICO_E_UNSUPPORTED;
+    }
     return t->ext.loss(t->self, args);
 }
 
@@ -269,6 +273,10 @@ pico_tensor pico_train_hidden(const pico_train *train) {
 void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *sine) {
     *cosine = train->rope_cos;
     *sine = train->rope_sin;
+}
+
+uint64_t pico_train_model_bytes(const pico_train *train) {
+    return train->values_bytes;
 }
 
 uint64_t pico_train_bytes(const pico_train *train) {

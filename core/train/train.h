@@ -35,7 +35,18 @@ void pico_train_extent(const pico_train *train, uint32_t *max_rows, uint32_t *ma
  * tests. */
 pico_tensor pico_train_hidden(const pico_train *train);
 void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *sine);
+/* Bytes of the model's values, and so nearly of the file that pico_train_write makes. */
+uint64_t pico_train_model_bytes(const pico_train *train);
 /* Bytes on the device: parameters, gradients, activations. */
 uint64_t pico_train_bytes(const pico_train *train);
+
+/* Floating point operations so far, as the model's formulas ask for them (count.c): returns those of
+ * this state; *frozen gets those of all frozen states on its device, teachers. Validation and
+ * samples count, too: whoever wants those of a step takes differences. */
+double pico_train_operations(const pico_train *train, double *frozen);
+/* Parameters that multiply, heads included: all but embeddings, norms, biases and lambdas. */
+double pico_train_multiplied(const pico_train *train);
+/* Whether factors of products are rounded to BF16. */
+int pico_train_is_bf16(const pico_train *train);
 
 #endif

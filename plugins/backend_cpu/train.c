@@ -85,6 +85,11 @@ uint32_t cpu_computes(void *self, uint32_t compute) {
     return compute == PICO_COMPUTE_F32 || (compute == PICO_COMPUTE_BF16 && has_bf16(self));
 }
 
+static uint32_t train_features(void *self) {
+    (void)self;
+    return PICO_TRAIN_HAS_TOP_K;
+}
+
 static uint8_t *tiles(int64_t lines) {
     return (uint8_t *)floats((uint64_t)lines * CPU_TILES_K / 2);
 }
@@ -154,6 +159,7 @@ static const pico_train_ops train_ops = {
     .adamw = cpu_adamw_step,
     .muon = cpu_muon_step,
     .computes = cpu_computes,
+    .features = train_features,
 };
 
 const void *cpu_extension(void *self, const char *id) {

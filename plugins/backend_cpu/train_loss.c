@@ -34,6 +34,57 @@ static const float *masked(const loss_job *job, const float *x, float *copy) {
     return copy;
 }
 
+/* The k-th largest of x (n), k from 1 to n; x is shuffled. NaN must not be among them. */
+static float kth_largest(float *x, int64_t n, int64_t k) {
+    int64_t begin = 0, end = n; /* the answer is the k-th largest of these */
+    for (;;) {
+        const float pivot = x[begin + (end - begin) / 2];
+        int64_t above = begin, at = begin, below = end; /* larger, equal, not seen yet, smaller */
+        while (at < below) {
+            const float value = x[at];
+            if (value > pivot) {
+                x[at++] = x[above];
+                x[above++] = value;
+            } else if (value < pivot) {
+                x[at] = x[--below];
+                x[below] = value;
+            } else {
+                at++;
+            }
+        }
+        if (k <= above - begin) {
+            end = above;
+        } else if (k <= below - begin) {
+            return pivot;
+        } else {
+            k -= below - begin;
+            begin = below;
+        }
+    }
+}
+
+/* The teacher's row without what mask and top k hide; copy (n) may become it. */
+static const float *teacher_of(const loss_job *job, const float *x, float *copy) {
+    const int64_t n = job->logits.cols, k = job->args->teacher_top_k;
+    int64_t kept = 0;
+    if (k == 0 || k >= n) {
+        return masked(job, x, copy);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (job->mask == NULL || job->mask[i]) {
+            copy[kept++] = isnan(x[i]) ? -INFINITY : x[i];
+        }
+    }
+    if (k >= kept) {
+        return masked(job, x, copy);
+    }
+    const float least = kth_largest(copy, kept, k);
+    for (int64_t i = 0; i < n; i++) { /* NaN stays, and is seen in the loss */
+        copy[i] = x[i] < least || (job->mask != NULL && !job->mask[i]) ? HIDDEN : x[i];
+    }
+    return copy;
+}
+
 static void loss_row(const loss_job *job, int64_t r, const cpu_train_scratch *scratch) {
     const pico_loss_args *args = job->args;
     const cpu_row_kernels *kernels = job->cpu->kernels->row;
@@ -55,7 +106,7 @@ static void loss_row(const loss_job *job, int64_t r, const cpu_train_scratch *sc
     }
     if (soft) {
         assert(from < job->teacher.rows);
-        row.teacher = masked(job, cpu_row_f32(&job->teacher, from), scratch->row[1]);
+        row.teacher = teacher_of(job, cpu_row_f32(&job->teacher, from), scratch->row[1]);
         row.log_sum_soft = log_sum(kernels, row.logits, row.inv_temperature, row.n);
         row.log_sum_teacher = log_sum(kernels, row.teacher, row.inv_temperature, row.n);
     }
@@ -124,7 +175,8 @@ pico_status cpu_loss(void *self, const pico_loss_args *args) {
          (job.d.heads != 1 || job.d.rows != job.logits.rows || job.d.cols != job.logits.cols))) {
         return PICO_E_INVALID;
     }
+    const double column = teacher ? args->teacher_top_k != 0 ? 8 : 4 : 1.5;
     cpu_parallel(cpu, (uint64_t)job.logits.rows, (uint64_t)job.logits.rows,
-                 (double)job.logits.cols * (teacher ? 4 : 1.5) + 20, loss_rows, &job);
+                 (double)job.logits.cols * column + 20, loss_rows, &job);
     return PICO_OK;
 }

@@ -13,7 +13,7 @@ enum { MOST_SLOTS = 64, MOST_HEADS = 66 };
 
 typedef struct distill_options {
     const char *teacher;
-    int64_t steps, batch, length, accumulate, logit_rows;
+    int64_t steps, batch, length, accumulate, logit_rows, teacher_top_k;
     uint32_t learn, optimizer, recompute, compute;
     double kl, ce, mtp, draft, temperature;
     double lr, matrix_lr, embedding_lr, head_lr, scalar_lr, vector_lr;

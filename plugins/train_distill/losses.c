@@ -1,5 +1,6 @@
 /*
- * The losses, for T tokens of B sequences, z the student's logits, p the teacher's distribution:
+ * The losses, for T tokens of B sequences, z the student's logits, p the teacher's distribution (of
+ * its teacher_top_k best tokens alone, where that is not 0):
  *   ce    = mean over B T of -ln softmax(z)[next token]
  *   kl    = temperature^2 * mean over B T of KL(p || softmax(z / temperature)), p likewise
  *   mtp   = mean over heads k = 2, 3, ... of the mean over t <= T - k of the cross-entropy of head k
@@ -96,6 +97,7 @@ static pico_status run_term(distill *d, const term *t, uint32_t begin, uint32_t 
     if (taught) {
         args.teacher = matrix(d->teacher_logits, 0, d->rows, d->desc->n_vocab);
         args.teacher_row = vector(d->ids, row_bytes, PICO_DTYPE_I32, n);
+        args.teacher_top_k = (uint32_t)d->opt.teacher_top_k;
     }
     pico_status status = write_ids(d, t->ahead, begin, n, err);
     if (status == PICO_OK) {

@@ -30,6 +30,8 @@ static const pico_option options[] = {
      .type = PICO_OPT_PATH,
      FIELD(teacher),
      .help = "model to learn from, with the same tokens; none: learn from the text alone"},
+    COUNT("teacher_top_k", teacher_top_k, "0", 0, 16777216, "tokens",
+          "cut the teacher's distributions to their best tokens; 0: all"),
     COUNT("steps", steps, "1000", 1, 1e9, "steps", "steps of the whole schedule"),
     COUNT("batch", batch, "8", 1, 65536, "sequences", "sequences of a micro-batch"),
     COUNT("length", length, "256", 2, 16777216, "tokens", "tokens of a sequence"),
@@ -173,16 +175,33 @@ static pico_status compare_tokens(const distill *d, pico_error *err) {
     return PICO_OK;
 }
 
-static uint32_t compute_flag(const distill *d) {
+/* The backend's own table, of which an older backend has less; NULL: none. */
+static const pico_train_ops *backend_ops(const distill *d, size_t end) {
     const pico_train_ops *ops = d->backend->extension == NULL
                                     ? NULL
                                     : d->backend->extension(d->backend_self, PICO_TRAIN_EXTENSION);
-    const size_t end = offsetof(pico_train_ops, computes) + sizeof ops->computes;
+    return ops != NULL && ops->struct_size >= end ? ops : NULL;
+}
+
+#define END_OF(slot) (offsetof(pico_train_ops, slot) + sizeof((pico_train_ops *)0)->slot)
+
+static pico_status check_top_k(const distill *d, pico_error *err) {
+    const pico_train_ops *ops = backend_ops(d, END_OF(features));
+    const uint32_t features =
+        ops == NULL || ops->features == NULL ? 0 : ops->features(d->backend_self);
+    return d->opt.teacher_top_k == 0 || (features & PICO_TRAIN_HAS_TOP_K)
+               ? PICO_OK
+               : pico_fail(err, PICO_E_UNSUPPORTED,
+                           "trainer distill: this backend cannot cut the teacher's distributions; "
+                           "leave teacher_top_k out");
+}
+
+static uint32_t compute_flag(const distill *d) {
+    const pico_train_ops *ops = backend_ops(d, END_OF(computes));
     if (d->opt.compute != COMPUTE_AUTO) {
         return d->opt.compute == COMPUTE_BF16 ? PICO_TRAIN_BF16 : 0;
     }
-    return ops != NULL && ops->struct_size >= end && ops->computes != NULL &&
-                   ops->computes(d->backend_self, PICO_COMPUTE_BF16)
+    return ops != NULL && ops->computes != NULL && ops->computes(d->backend_self, PICO_COMPUTE_BF16)
                ? PICO_TRAIN_BF16
                : 0;
 }
@@ -255,7 +274,10 @@ static pico_status distill_begin(void *self, pico_model *student, pico_error *er
     if (d->desc->n_draft > MOST_SLOTS || d->desc->n_mtp_head + 1 > MOST_HEADS) {
         return pico_fail(err, PICO_E_UNSUPPORTED, "trainer distill: the model has too many heads");
     }
-    pico_status status = open_states(d, err);
+    pico_status status = check_top_k(d, err);
+    if (status == PICO_OK) {
+        status = open_states(d, err);
+    }
     if (status == PICO_OK) {
         status = open_memory(d, err);
     }

@@ -40,6 +40,7 @@ expect sampler/hostile_rows "$sampler" --set fault=crash
 # A sanitizer replaces malloc, and its own check for leaks is the better one.
 if [ "${2:-}" != sanitized ]; then
     expect common/lives_leave_nothing_behind "$sampler" --set fault=leak
+    expect trainer/lives_end_as_they_began "$plugins/train_toy.so" --set fault=leak
 fi
 
 compressor=$plugins/compress_toy.so
@@ -48,7 +49,17 @@ expect compressor/plans_are_kept "$compressor" --set lie=plan
 expect compressor/plans_are_kept "$compressor" --set lie=touch
 expect compressor/plans_are_kept "$compressor" --set lie=mood
 
-expect none "$plugins/train_toy.so"
+trainer=$plugins/train_toy.so
+expect none "$trainer"
+expect trainer/steps_say_what_they_were "$trainer" --set fault=count
+expect trainer/steps_say_what_they_were "$trainer" --set fault=finish
+expect trainer/steps_say_what_they_were "$trainer" --set fault=still
+expect trainer/a_saved_state_goes_on "$trainer" --set fault=forget
+expect trainer/a_saved_state_goes_on "$trainer" --set fault=overrun
+expect trainer/wrong_bytes_change_nothing "$trainer" --set fault=trust
+expect trainer/no_number_updates_nothing "$trainer" --set fault=nan
+expect trainer/failing_data_changes_nothing "$trainer" --set fault=hurry
+expect trainer/lives_end_as_they_began "$trainer" --set fault=keep
 expect none "$plugins/decode_scripted.so"
 expect none "$plugins/decode_older.so"
 

@@ -12,9 +12,10 @@ target_include_directories(pico_rig PUBLIC ${kit}/..)
 target_link_libraries(pico_rig PRIVATE pico_flags PUBLIC pico_transform)
 
 set(conform_sources main.c common.c device.c backend_memory.c backend_rows.c backend_linear.c
-  backend_attend.c attention.c sampler.c decoder.c steering.c offline.c)
+  backend_attend.c attention.c sampler.c decoder.c steering.c compressor.c trainer.c)
 list(TRANSFORM conform_sources PREPEND ${kit}/)
 add_executable(picochat-conform ${conform_sources})
-target_link_libraries(picochat-conform PRIVATE pico_flags pico_rig pico_test_ref ${CMAKE_DL_LIBS})
+target_link_libraries(picochat-conform PRIVATE pico_flags pico_rig pico_train pico_test_ref
+  ${CMAKE_DL_LIBS})
 add_dependencies(app picochat-conform)
 install(TARGETS picochat-conform DESTINATION ${CMAKE_INSTALL_BINDIR})

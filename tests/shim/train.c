@@ -31,10 +31,16 @@ static uint32_t train_computes(void *self, uint32_t compute) {
            (d->train.computes != NULL && d->train.computes(d->inner_self, compute));
 }
 
+static uint32_t train_features(void *self) {
+    deferred *d = self;
+    return d->train.features == NULL ? 0 : d->train.features(d->inner_self);
+}
+
 #define SLOT(name, type) .name = train_##name,
 static const pico_train_ops table = {.struct_size = sizeof table,
                                      .reserve = train_reserve,
                                      .computes = train_computes,
+                                     .features = train_features,
                                      DEFERRED_TRAIN_SLOTS(SLOT)};
 
 const void *deferred_train(deferred *d) {

@@ -1,12 +1,7 @@
-/*
- * Compressors and trainers: plans that are kept, tensors that are left alone; a trainer that needs
- * what the host does not offer says so.
- */
+/* Compressors: plans that are kept, tensors that are left alone. */
 #include "conform/kit.h"
 #include "transform/compress.h"
 #include "transform/tensors.h"
-
-/* ---- compressors ---- */
 
 enum { MAX_TENSOR = 128 };
 
@@ -162,45 +157,3 @@ static void results_can_be_run(conform *c) {
 const conform_test conform_compressor[] = {{"compressor/plans_are_kept", plans_are_kept},
                                            {"compressor/results_can_be_run", results_can_be_run},
                                            {NULL, NULL}};
-
-/* ---- trainers ---- */
-
-/* This host offers no train table, so begin must refuse, and can be asked again. */
-static void begin_needs_the_hosts_table(conform *c) {
-    rig r;
-    pico_instance instance = {0};
-    pico_model *model = NULL;
-    char section[160];
-    const char *set[CONFORM_SETTINGS + 1] = {0};
-    pico_error err = {0};
-    memcpy(set, c->set, sizeof set);
-    const tiny_model tiny = {.family = "llama",
-                             .n_layer = 1,
-                             .n_head = 2,
-                             .n_kv_head = 2,
-                             .head_dim = 8,
-                             .n_ff = 16,
-                             .n_vocab = 20,
-                             .n_ctx = 32};
-    rig_setup setup = {.set = set, .n_threads = 1};
-    CHECK(c, rig_open(&r, &setup, &err) == PICO_OK, "%s", err.message);
-    CHECK_OK(c, tiny_model_open(&r, &tiny, PICO_DTYPE_F32, &model, error), "a model");
-    (void)snprintf(section, sizeof section, "%s.%s", pico_kind_name(c->kind), c->name);
-    CHECK_OK(c,
-             pico_registry_create(r.registry, r.config, c->kind, c->path, section, &r.host,
-                                  &instance, error),
-             "create");
-    const pico_trainer_ops *ops = &instance.loaded->ops.trainer;
-    for (uint32_t turn = 0; turn < 2; turn++) {
-        err.message[0] = '\0';
-        pico_status status = ops->begin(instance.self, model, &err);
-        CHECK(c, status == PICO_E_UNSUPPORTED, "begin gives %d where the host cannot train",
-              (int)status);
-        CHECK(c, err.message[0] != '\0', "begin refuses without a message");
-    }
-    pico_model_close(model);
-    rig_close(&r);
-}
-
-const conform_test conform_trainer[] = {
-    {"trainer/begin_needs_the_hosts_table", begin_needs_the_hosts_table}, {NULL, NULL}};
