@@ -1,0 +1,6 @@
+# The runtime is linked statically and loads libcuda when it is first asked; cuBLASLt is loaded when
+# an instance is made. So the plugin loads everywhere, and can say what a machine lacks. Contraction
+# is off, as in the rest of the project; kernels ask for fmaf by name.
+set_target_properties(backend_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17
+  CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden LINKER_LANGUAGE C)
+target_link_libraries(backend_cuda PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
