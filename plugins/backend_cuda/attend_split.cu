@@ -43,14 +43,10 @@ __device__ __forceinline__ void scores(const cuda_attend_job &job, int32_t kv_he
                 }
             }
         }
-#pragma unroll
-        for (int h = 0; h < NH; h++) {
-            for (int lanes = LANES / 2; lanes > 0; lanes /= 2) {
-                dot[h] += __shfl_xor_sync(CUDA_ALL_LANES, dot[h], lanes);
-            }
-            if (lane == 0) {
-                score[h * CUDA_SPLIT + i] = cell[i] >= 0 ? dot[h] * job.scale : CUDA_NOTHING;
-            }
+        cuda_share_sums<NH, LANES>(dot);
+        if (lane % (LANES / NH) == 0) {
+            score[lane / (LANES / NH) * CUDA_SPLIT + i] =
+                cell[i] >= 0 ? dot[0] * job.scale : CUDA_NOTHING;
         }
     }
 }

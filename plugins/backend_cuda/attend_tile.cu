@@ -16,11 +16,13 @@ template <int HD> struct tile {
         queries = HD <= 128 ? 32 : 16,
         positions = 4096 / HD,
         stride = HD + 4,                                   /* of K, V: no bank is met twice */
+        lanes = THREADS / queries,                         /* threads that share a query's scores */
+        row = positions + lanes,                           /* from scores to those of the next query */
         groups = THREADS / positions,                      /* threads that share a position */
         scores = queries / groups,                         /* of a thread */
         dims = HD / 4,                                     /* threads that share a query */
         outputs = queries * dims / THREADS,                /* queries of a thread's values */
-        floats = queries * HD + positions * stride + queries * positions + 3 * queries,
+        floats = queries * HD + positions * stride + queries * row + 3 * queries,
         bytes = floats * 4 + positions * 4
     };
 };
@@ -29,7 +31,7 @@ template <int HD> struct tile {
 template <int HD> struct room {
     float *q;      /* (queries, HD) */
     float *kv;     /* (positions, stride) */
-    float *score;  /* (queries, positions) */
+    float *score;  /* (queries, row) */
     float *most, *total, *alpha; /* (queries) */
     int32_t *cell; /* (positions) */
 };
@@ -105,37 +107,37 @@ __device__ __forceinline__ void scores(const cuda_attend_job &job, const run &r,
     for (int i = 0; i < T::scores; i++) {
         const int32_t q = q0 + i * T::groups;
         const bool sees = s.cell[p] >= 0 && query_sees(job, r, q, begin + p);
-        s.score[q * T::positions + p] = sees ? dot[i] * job.scale : CUDA_NOTHING;
+        s.score[q * T::row + p] = sees ? dot[i] * job.scale : CUDA_NOTHING;
     }
 }
 
-/* Scores -> exponentials relative to the largest score so far; a warp takes one query after the
- * other. */
+/* Scores -> exponentials relative to the largest score so far. */
 template <int HD> __device__ __forceinline__ void exponentials(const room<HD> &s) {
     typedef tile<HD> T;
-    const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
-    for (int q = static_cast<int>(threadIdx.x / CUDA_WARP); q < T::queries;
-         q += THREADS / CUDA_WARP) {
-        float *row = s.score + q * T::positions;
-        float most = CUDA_NOTHING, sum = 0;
-        for (int p = lane; p < T::positions; p += CUDA_WARP) {
-            most = fmaxf(most, row[p]);
-        }
-        most = cuda_warp_max(most);
-        const float before = s.most[q], now = fmaxf(before, most);
-        for (int p = lane; p < T::positions; p += CUDA_WARP) {
-            const float e = row[p] == CUDA_NOTHING ? 0.0f : expf(row[p] - now);
-            row[p] = e;
-            sum += e;
-        }
-        sum = cuda_warp_sum(sum);
-        __syncwarp(); /* all lanes have read what lane 0 changes */
-        if (lane == 0) {
-            const float alpha = before == now ? 1.0f : expf(before - now);
-            s.alpha[q] = alpha;
-            s.total[q] = most == CUDA_NOTHING ? s.total[q] : fmaf(s.total[q], alpha, sum);
-            s.most[q] = now;
-        }
+    const int q = static_cast<int>(threadIdx.x) / T::lanes;
+    const int lane = static_cast<int>(threadIdx.x) % T::lanes;
+    float *row = s.score + q * T::row;
+    float most = CUDA_NOTHING, sum = 0;
+    for (int p = lane; p < T::positions; p += T::lanes) {
+        most = fmaxf(most, row[p]);
+    }
+    for (int lanes = T::lanes / 2; lanes > 0; lanes /= 2) {
+        most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, lanes));
+    }
+    const float before = s.most[q], now = fmaxf(before, most);
+    for (int p = lane; p < T::positions; p += T::lanes) {
+        const float e = row[p] == CUDA_NOTHING ? 0.0f : expf(row[p] - now);
+        row[p] = e;
+        sum += e;
+    }
+    for (int lanes = T::lanes / 2; lanes > 0; lanes /= 2) { /* after which all have read `before` */
+        sum += __shfl_xor_sync(CUDA_ALL_LANES, sum, lanes);
+    }
+    if (lane == 0) {
+        const float alpha = before == now ? 1.0f : expf(before - now);
+        s.alpha[q] = alpha;
+        s.total[q] = most == CUDA_NOTHING ? s.total[q] : fmaf(s.total[q], alpha, sum);
+        s.most[q] = now;
     }
 }
 
@@ -157,7 +159,7 @@ __device__ __forceinline__ void add_values(const room<HD> &s,
         const float4 v = cuda_load_floats(s.kv + p * T::stride + d);
 #pragma unroll
         for (int i = 0; i < T::outputs; i++) {
-            const float e = s.score[(q0 + i * (THREADS / T::dims)) * T::positions + p];
+            const float e = s.score[(q0 + i * (THREADS / T::dims)) * T::row + p];
             if (e != 0.0f) {
                 acc[i][0] = fmaf(e, v.x, acc[i][0]);
                 acc[i][1] = fmaf(e, v.y, acc[i][1]);
@@ -254,7 +256,7 @@ template <int DTYPE, int HD> __global__ void attend_tiles(cuda_attend_job job) {
     s.q = memory;
     s.kv = s.q + T::queries * HD;
     s.score = s.kv + T::positions * T::stride;
-    s.most = s.score + T::queries * T::positions;
+    s.most = s.score + T::queries * T::row;
     s.total = s.most + T::queries;
     s.alpha = s.total + T::queries;
     s.cell = reinterpret_cast<int32_t *>(s.alpha + T::queries);

@@ -128,6 +128,30 @@ __device__ __forceinline__ float cuda_warp_max(float x) {
     return x;
 }
 
+/* Sums of N values (a power of two) over groups of LANES neighbouring lanes, in x[0]: lane l of a group
+ * gets that of value l / (LANES / N). While there are several, a lane gives away the half that others
+ * go on with; each sum has the bits of a plain tree over the lanes. */
+template <int N, int LANES>
+__device__ __forceinline__ void cuda_share_sums(float (&x)[N]) {
+    int n = N;
+#pragma unroll
+    for (int lanes = LANES / 2; lanes > 0; lanes /= 2) {
+        if (n == 1) {
+            x[0] += __shfl_xor_sync(CUDA_ALL_LANES, x[0], lanes);
+            continue;
+        }
+        const bool upper = (threadIdx.x & static_cast<unsigned>(lanes)) != 0;
+        n /= 2;
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            if (i < n) {
+                const float give = upper ? x[i] : x[i + n], keep = upper ? x[i + n] : x[i];
+                x[i] = keep + __shfl_xor_sync(CUDA_ALL_LANES, give, lanes);
+            }
+        }
+    }
+}
+
 /* part: shared memory for as many values as there are warps. */
 __device__ __forceinline__ float cuda_block_sum(float x, float *part) {
     const int warps = static_cast<int>(blockDim.x / CUDA_WARP);

@@ -86,11 +86,11 @@ __device__ __forceinline__ void stage(const cuda_vector_job &job, int64_t row, i
     }
 }
 
-/* sum[w][r] += the columns of a chunk; row[w] of weight[w] */
+/* sum (NW, NX) += the columns of a chunk; row[w] of weight[w] */
 template <int KIND, int NX, int NW>
 __device__ __forceinline__ void add_chunk(const cuda_weight *const *weight, const int64_t *row,
                                           int32_t col, int32_t n, const float *x,
-                                          const float *book, float (&sum)[NW][NX]) {
+                                          const float *book, float (&sum)[NW * NX]) {
     const int per = columns<KIND>::lane, lane = static_cast<int>(threadIdx.x % CUDA_WARP);
     const int32_t chunk = cuda_chunk_columns(NX);
     for (int32_t at = 0; at < n; at += CUDA_WARP * per) {
@@ -117,41 +117,31 @@ __device__ __forceinline__ void add_chunk(const cuda_weight *const *weight, cons
                     even = fmaf(value[i + 2], v.z, even);
                     odd = fmaf(value[i + 3], v.w, odd);
                 }
-                sum[w][r] = fmaf(scale, even + odd, sum[w][r]);
+                sum[w * NX + r] = fmaf(scale, even + odd, sum[w * NX + r]);
             }
         }
     }
 }
 
-/* Lane 0 writes what a warp has summed. */
+/* The lanes share the sums of a warp: the first of those that hold a sum writes it. */
 template <int NX, int NW>
 __device__ __forceinline__ void finish(const cuda_vector_job &job, const cuda_vector_part &part,
-                                       const int64_t *output, int64_t row, float (&sum)[NW][NX]) {
-#pragma unroll
-    for (int r = 0; r < NX; r++) {
-#pragma unroll
-        for (int w = 0; w < NW; w++) {
-            sum[w][r] = cuda_warp_sum(sum[w][r]);
+                                       const int64_t *output, int64_t row, float (&sum)[NW * NX]) {
+    const int per = CUDA_WARP / (NW * NX), lane = static_cast<int>(threadIdx.x % CUDA_WARP);
+    const int w = lane / per / NX, r = lane / per % NX;
+    cuda_share_sums<NW * NX, CUDA_WARP>(sum);
+    if (job.gate != 0) { /* the second product is half a warp away */
+        const float other = __shfl_xor_sync(CUDA_ALL_LANES, sum[0], CUDA_WARP / 2);
+        if (lane % per == 0 && w == 0 && output[0] >= 0 && row + r < job.rows) {
+            part.y[(row + r) * part.y_stride + output[0]] = cuda_act(job.gate, sum[0]) * other;
         }
-        if (threadIdx.x % CUDA_WARP != 0 || row + r >= job.rows) {
-            continue;
-        }
-        if (job.gate != 0) {
-            if (output[0] >= 0) {
-                part.y[(row + r) * part.y_stride + output[0]] =
-                    cuda_act(job.gate, sum[0][r]) * sum[NW - 1][r];
-            }
-            continue;
-        }
-#pragma unroll
-        for (int w = 0; w < NW; w++) {
-            if (output[w] >= 0) {
-                float *y = part.y + (row + r) * part.y_stride + output[w];
-                float value = sum[w][r];
-                value = part.bias == NULL ? value : value + part.bias[output[w]];
-                *y = job.accumulate ? *y + value : value;
-            }
-        }
+        return;
+    }
+    const int64_t out = NW == 1 || w == 0 ? output[0] : output[NW - 1];
+    if (lane % per == 0 && out >= 0 && row + r < job.rows) {
+        float *y = part.y + (row + r) * part.y_stride + out;
+        const float value = part.bias == NULL ? sum[0] : sum[0] + part.bias[out];
+        *y = job.accumulate ? *y + value : value;
     }
 }
 
@@ -187,7 +177,7 @@ template <int KIND, int NX, int NW> __global__ void products(cuda_vector_job job
             book[w * BOOK_FLOATS + i] = weight[w]->linear ? 0.0f : weight[w]->book[i / BOOK_COPIES];
         }
     }
-    float sum[NW][NX] = {};
+    float sum[NW * NX] = {};
     const int32_t cols = static_cast<int32_t>(job.cols);
     for (int32_t col = 0; col < cols; col += cuda_chunk_columns(NX)) {
         const int32_t rest = cols - col, step = CUDA_WARP * columns<KIND>::lane;
