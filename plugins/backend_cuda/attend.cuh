@@ -25,8 +25,8 @@ __device__ __forceinline__ cuda_row_view cuda_row_of(const cuda_attend_job &job,
         view.stop += job.anc_begin[row + 1] - job.anc_begin[row];
         view.cells = job.anc_cell + job.anc_begin[row];
     }
-    view.table = reinterpret_cast<const int32_t *>(job.table.data) +
-                 job.slot[row] * job.table.row_stride;
+    view.table =
+        reinterpret_cast<const int32_t *>(job.table.data) + job.slot[row] * job.table.row_stride;
     return view;
 }
 

@@ -92,8 +92,8 @@ __device__ __forceinline__ void add_values(const cuda_attend_job &job, int32_t k
     const int32_t share = value_threads(job.kv.padded);
     const int32_t d = static_cast<int32_t>(threadIdx.x) % share * 8;
     const char *values = job.pages + job.kv.half_bytes;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x) / share;
-         d < job.kv.padded && i < CUDA_SPLIT; i += THREADS / share) {
+    for (int32_t i = static_cast<int32_t>(threadIdx.x) / share; d < job.kv.padded && i < CUDA_SPLIT;
+         i += THREADS / share) {
         if (cell[i] < 0) {
             continue;
         }
@@ -156,9 +156,9 @@ template <int DTYPE, int NH> __global__ void attend_splits(cuda_attend_job job) 
     const int32_t n = job.group - sub * NH < NH ? job.group - sub * NH : NH;
     const int64_t row = job.first + blockIdx.z;
     const int64_t width = job.kv.head_dim + 2, head_stride = job.n_split * width;
-    float *out = job.partial +
-                 ((static_cast<int64_t>(blockIdx.z) * job.n_head + head) * job.n_split +
-                  blockIdx.x) * width;
+    float *out =
+        job.partial +
+        ((static_cast<int64_t>(blockIdx.z) * job.n_head + head) * job.n_split + blockIdx.x) * width;
     const cuda_row_view view = cuda_row_of(job, row);
     const int32_t tid = static_cast<int32_t>(threadIdx.x);
     const int32_t position = static_cast<int32_t>(blockIdx.x) * CUDA_SPLIT + tid;

@@ -15,13 +15,13 @@ template <int HD> struct tile {
     enum {
         queries = HD <= 128 ? 32 : 16,
         positions = 4096 / HD,
-        stride = HD + 4,                                   /* of K, V: no bank is met twice */
-        lanes = THREADS / queries,                         /* threads that share a query's scores */
-        row = positions + lanes,                           /* from scores to those of the next query */
-        groups = THREADS / positions,                      /* threads that share a position */
-        scores = queries / groups,                         /* of a thread */
-        dims = HD / 4,                                     /* threads that share a query */
-        outputs = queries * dims / THREADS,                /* queries of a thread's values */
+        stride = HD + 4,                    /* of K, V: no bank is met twice */
+        lanes = THREADS / queries,          /* threads that share a query's scores */
+        row = positions + lanes,            /* from scores to those of the next query */
+        groups = THREADS / positions,       /* threads that share a position */
+        scores = queries / groups,          /* of a thread */
+        dims = HD / 4,                      /* threads that share a query */
+        outputs = queries * dims / THREADS, /* queries of a thread's values */
         floats = queries * HD + positions * stride + queries * row + 3 * queries,
         bytes = floats * 4 + positions * 4
     };
@@ -29,11 +29,11 @@ template <int HD> struct tile {
 
 /* Shared memory of a block. */
 template <int HD> struct room {
-    float *q;      /* (queries, HD) */
-    float *kv;     /* (positions, stride) */
-    float *score;  /* (queries, row) */
+    float *q;                    /* (queries, HD) */
+    float *kv;                   /* (positions, stride) */
+    float *score;                /* (queries, row) */
     float *most, *total, *alpha; /* (queries) */
-    int32_t *cell; /* (positions) */
+    int32_t *cell;               /* (positions) */
 };
 
 /* Rows [row, row + n) of one run, and the heads that the block takes. */
@@ -142,8 +142,7 @@ template <int HD> __device__ __forceinline__ void exponentials(const room<HD> &s
 }
 
 template <int HD>
-__device__ __forceinline__ void add_values(const room<HD> &s,
-                                           float (&acc)[tile<HD>::outputs][4]) {
+__device__ __forceinline__ void add_values(const room<HD> &s, float (&acc)[tile<HD>::outputs][4]) {
     typedef tile<HD> T;
     const int32_t d = static_cast<int32_t>(threadIdx.x) % T::dims * 4;
     const int32_t q0 = static_cast<int32_t>(threadIdx.x) / T::dims;
@@ -275,8 +274,7 @@ template <int DTYPE, int HD> __global__ void attend_tiles(cuda_attend_job job) {
     }
 }
 
-template <int DTYPE, int HD>
-cudaError_t launch(cudaStream_t stream, const cuda_attend_job &args) {
+template <int DTYPE, int HD> cudaError_t launch(cudaStream_t stream, const cuda_attend_job &args) {
     const cuda_attend_job job = args;
     const int32_t most = heads_of_block(job.group);
     const int64_t rows = tile<HD>::queries / most;
@@ -298,8 +296,7 @@ template <int DTYPE> cudaError_t launch_width(cudaStream_t stream, const cuda_at
     if (job.kv.padded <= 128) {
         return launch<DTYPE, 128>(stream, job);
     }
-    return job.kv.padded <= 256 ? launch<DTYPE, 256>(stream, job)
-                                : launch<DTYPE, 512>(stream, job);
+    return job.kv.padded <= 256 ? launch<DTYPE, 256>(stream, job) : launch<DTYPE, 512>(stream, job);
 }
 
 } // namespace

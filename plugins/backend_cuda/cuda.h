@@ -40,7 +40,7 @@ enum {
     CUDA_WEIGHT_F32 = 0,
     CUDA_WEIGHT_F16 = 1,
     CUDA_WEIGHT_BF16 = 2,
-    CUDA_WEIGHT_I8 = 3, /* codes times scales; Q8_0 too */
+    CUDA_WEIGHT_I8 = 3,  /* codes times scales; Q8_0 too */
     CUDA_WEIGHT_4BIT = 4 /* codes into a book of 16 times scales: Q4_0, NF4 */
 };
 
@@ -51,8 +51,8 @@ typedef struct cuda_weight {
     uint32_t scale_half; /* 1: scales are F16, 0: F32 */
     int64_t rows, cols;
     int64_t row_bytes;
-    int64_t group;     /* columns of a scale, at least 1 */
-    int64_t scale_row; /* scales from one row to the next; 0: one for the matrix */
+    int64_t group;       /* columns of a scale, at least 1 */
+    int64_t scale_row;   /* scales from one row to the next; 0: one for the matrix */
     int32_t group_shift; /* group = 1 << group_shift; -1: it is no power of two */
     int32_t linear;      /* 4 bits: value = code - 8, there is no book */
     const char *codes;
@@ -91,17 +91,17 @@ typedef struct cuda_staging {
 typedef struct cuda_scratch {
     char *memory;
     uint64_t bytes;
-    char *input;     /* products of many rows: x in BF16 (input_rows, pad(max_in)) */
+    char *input; /* products of many rows: x in BF16 (input_rows, pad(max_in)) */
     int64_t input_rows;
-    char *expanded;  /* widened weights */
+    char *expanded; /* widened weights */
     uint64_t expanded_bytes;
     float *prepared; /* (32, pad(max_in)): x as the codes of a weight want it */
     float *gated;    /* one of two products before the activation */
     uint64_t gated_bytes;
-    float *block;    /* a block of outputs of fixed shape (deterministic) */
-    float *partial;  /* attention: (rows, heads, splits, head_dim + 2) */
+    float *block;   /* a block of outputs of fixed shape (deterministic) */
+    float *partial; /* attention: (rows, heads, splits, head_dim + 2) */
     uint64_t partial_bytes;
-    char *select;    /* argmax and top-k */
+    char *select; /* argmax and top-k */
     uint64_t select_bytes;
 } cuda_scratch;
 
@@ -207,10 +207,6 @@ pico_status cuda_softcap(void *self, const pico_softcap_args *args);
 pico_status cuda_logit_edit(void *self, const pico_logit_edit_args *args);
 pico_status cuda_argmax(void *self, const pico_argmax_args *args);
 pico_status cuda_top_k(void *self, const pico_top_k_args *args);
-
-
-
-
 
 #ifdef __cplusplus
 }

@@ -55,7 +55,8 @@ pico_status cuda_wait(cuda_backend *cuda, pico_error *err) {
                                         : "waiting (backend." CUDA_NAME ".sync = on names the op)");
 }
 
-static pico_status find_device(const cuda_backend *cuda, cudaDeviceProp *out, pico_error *err) {
+static pico_status find_device(const cuda_backend *cuda, struct cudaDeviceProp *out,
+                               pico_error *err) {
     int driver = 0, runtime = 0, count = 0;
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
@@ -63,7 +64,8 @@ static pico_status find_device(const cuda_backend *cuda, cudaDeviceProp *out, pi
     (void)cudaGetLastError();
     if (driver == 0) {
         return pico_fail(err, PICO_E_DEVICE,
-                         CUDA_SAYS "no CUDA driver on this machine (libcuda.so.1 cannot be loaded)");
+                         CUDA_SAYS
+                         "no CUDA driver on this machine (libcuda.so.1 cannot be loaded)");
     }
     if (error == cudaErrorInsufficientDriver) {
         return pico_fail(err, PICO_E_DEVICE,
@@ -95,7 +97,7 @@ static pico_status find_device(const cuda_backend *cuda, cudaDeviceProp *out, pi
 }
 
 pico_status cuda_open_device(cuda_backend *cuda, pico_error *err) {
-    cudaDeviceProp prop;
+    struct cudaDeviceProp prop;
     void *memory = NULL;
     pico_status status = find_device(cuda, &prop, err);
     if (status != PICO_OK) {

@@ -109,7 +109,7 @@ typedef struct cuda_vector_job {
     cuda_vector_part part[4]; /* of one kind */
     uint32_t n_part;
     uint32_t accumulate;
-    uint32_t gate; /* PICO_ACT_x: y of part 0 = act(product 0) * product 1; 0: none */
+    uint32_t gate;  /* PICO_ACT_x: y of part 0 = act(product 0) * product 1; 0: none */
     const float *x; /* (rows, cols) */
     int64_t x_stride, rows, cols;
 } cuda_vector_job;

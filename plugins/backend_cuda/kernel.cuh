@@ -42,9 +42,9 @@ static inline cudaError_t cuda_launched() {
 /* Kernels that take more dynamic shared memory than any device gives unasked. */
 template <typename F> static inline cudaError_t cuda_allow_shared(F *kernel, int bytes) {
 #ifdef __CUDACC__
-    return bytes <= 48 << 10 ? cudaSuccess
-                             : cudaFuncSetAttribute(
-                                   kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    return bytes <= 48 << 10
+               ? cudaSuccess
+               : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 #else
     (void)kernel, (void)bytes;
     return cudaSuccess;
@@ -131,8 +131,7 @@ __device__ __forceinline__ float cuda_warp_max(float x) {
 /* Sums of N values (a power of two) over groups of LANES neighbouring lanes, in x[0]: lane l of a group
  * gets that of value l / (LANES / N). While there are several, a lane gives away the half that others
  * go on with; each sum has the bits of a plain tree over the lanes. */
-template <int N, int LANES>
-__device__ __forceinline__ void cuda_share_sums(float (&x)[N]) {
+template <int N, int LANES> __device__ __forceinline__ void cuda_share_sums(float (&x)[N]) {
     int n = N;
 #pragma unroll
     for (int lanes = LANES / 2; lanes > 0; lanes /= 2) {

@@ -20,7 +20,9 @@ pico_status cuda_kv_layout_of(const pico_kv_desc *desc, cuda_kv_layout *out) {
                             .n_head = (int32_t)desc->n_kv_head,
                             .head_dim = (int32_t)desc->head_dim,
                             .padded = (int32_t)cuda_pad(desc->head_dim, 8),
-                            .size = codes ? 1 : half ? 2 : 4,
+                            .size = codes  ? 1
+                                    : half ? 2
+                                           : 4,
                             .n_scale = codes ? (int32_t)desc->head_dim / 32 : 0};
     out->code_bytes = (int64_t)positions * out->padded * out->size;
     out->half_bytes = out->code_bytes + (int64_t)positions * out->n_scale * 2;
@@ -58,8 +60,7 @@ pico_status cuda_kv_store(void *self, const pico_kv_store_args *args) {
     }
     job.cell = cell;
     job.pages = args->pages->data;
-    job.n_cell =
-        (int64_t)args->pages->bytes / job.kv.page_bytes * (int64_t)PICO_PAGE_POSITIONS;
+    job.n_cell = (int64_t)args->pages->bytes / job.kv.page_bytes * (int64_t)PICO_PAGE_POSITIONS;
     return job.k.rows == 0 ? PICO_OK
                            : cuda_done(cuda, cuda_run_store(cuda->stream, &job), "kv_store");
 }
@@ -81,6 +82,5 @@ pico_status cuda_kv_copy(void *self, const pico_kv_copy_args *args) {
     job.from = (const int32_t *)(void *)from.data;
     job.to = to;
     job.n = from.cols;
-    return job.n == 0 ? PICO_OK
-                      : cuda_done(cuda, cuda_run_copy(cuda->stream, &job), "kv_copy");
+    return job.n == 0 ? PICO_OK : cuda_done(cuda, cuda_run_copy(cuda->stream, &job), "kv_copy");
 }

@@ -25,8 +25,8 @@ typedef struct product {
     cuda_view x;
     part part[4];
     uint32_t n_part, n_decode, accumulate;
-    uint32_t gate;     /* PICO_ACT_x: y of part 0 = act(product 0) * product 1 */
-    int64_t narrowed;  /* first row of x that lies in scratch.input; -1: none */
+    uint32_t gate;    /* PICO_ACT_x: y of part 0 = act(product 0) * product 1 */
+    int64_t narrowed; /* first row of x that lies in scratch.input; -1: none */
 } product;
 
 static cuda_view rows_of(const cuda_view *view, int64_t begin, int64_t n) {
@@ -82,9 +82,8 @@ static pico_status run_prepared(const product *p, uint32_t i, int64_t begin, int
                                           .x = rows_of(&p->x, begin + r, n),
                                           .out = cuda->scratch.prepared,
                                           .stride = cuda_pad(p->x.cols, 8)};
-        const cuda_outlier_job outliers = {.weight = weight->device,
-                                           .x = prepare.x,
-                                           .y = rows_of(&p->part[i].y, begin + r, n)};
+        const cuda_outlier_job outliers = {
+            .weight = weight->device, .x = prepare.x, .y = rows_of(&p->part[i].y, begin + r, n)};
         status = cuda_done(cuda, cuda_run_prepare(cuda->stream, &prepare), "linear");
         if (status == PICO_OK) {
             status = run_vector(p, i, 1, prepare.out, prepare.stride, begin + r, n);
@@ -194,10 +193,9 @@ static pico_status run_block(cuda_backend *cuda, block *b) {
 static pico_status run_outputs(cuda_backend *cuda, const part *to, const cuda_gemm_job *job,
                                const cuda_view *y, uint32_t accumulate) {
     const int64_t outputs = to->weight->device.rows;
-    int64_t tile = is_ready(to->weight)
-                       ? outputs
-                       : (int64_t)cuda->scratch.expanded_bytes /
-                             (job->k * (job->type == CUDA_GEMM_BF16 ? 2 : 4));
+    int64_t tile = is_ready(to->weight) ? outputs
+                                        : (int64_t)cuda->scratch.expanded_bytes /
+                                              (job->k * (job->type == CUDA_GEMM_BF16 ? 2 : 4));
     tile = cuda->options.deterministic ? cuda_least(tile, CUDA_BLOCK_OUTPUTS) : tile;
     pico_status status = PICO_OK;
     for (int64_t o = 0; status == PICO_OK && o < outputs; o += tile) {
@@ -377,8 +375,8 @@ pico_status cuda_linear_gated(void *self, const pico_linear_gated_args *args) {
         return PICO_E_INVALID;
     }
     const int64_t rows = p.x.rows, decode = cuda_least(args->n_decode, rows);
-    const int fused = !args->w1->extras && !args->w3->extras &&
-                      args->w1->device.kind == args->w3->device.kind;
+    const int fused =
+        !args->w1->extras && !args->w3->extras && args->w1->device.kind == args->w3->device.kind;
     if (decode != 0 && fused) {
         product now = p;
         now.gate = args->act;

@@ -59,8 +59,8 @@ pico_status cuda_argmax(void *self, const pico_argmax_args *args) {
     const int64_t step = rows_at_once(cuda, CUDA_ARGMAX_PARTS * 16);
     status = step < 1 || logits.cols == 0 ? PICO_E_LIMIT : PICO_OK;
     for (int64_t r = 0; status == PICO_OK && r < logits.rows; r += step) {
-        const cuda_select_job job = {.logits = logit_rows(&logits, r,
-                                                          cuda_least(step, logits.rows - r)),
+        const cuda_select_job job = {.logits =
+                                         logit_rows(&logits, r, cuda_least(step, logits.rows - r)),
                                      .index = (int32_t *)index + r,
                                      .scratch = cuda->scratch.select};
         status = cuda_done(cuda, cuda_run_argmax(cuda->stream, &job), "argmax");
@@ -96,8 +96,8 @@ pico_status cuda_top_k(void *self, const pico_top_k_args *args) {
         rows_at_once(cuda, cuda_select_left(logits.cols, k) * 16 + CUDA_ARGMAX_PARTS * 16);
     status = step < 1 ? PICO_E_LIMIT : PICO_OK;
     for (int64_t r = 0; status == PICO_OK && r < logits.rows; r += step) {
-        const cuda_select_job job = {.logits = logit_rows(&logits, r,
-                                                          cuda_least(step, logits.rows - r)),
+        const cuda_select_job job = {.logits =
+                                         logit_rows(&logits, r, cuda_least(step, logits.rows - r)),
                                      .k = k,
                                      .inv_temperature = args->inv_temperature,
                                      .index = (int32_t *)index + r * k,

@@ -81,10 +81,10 @@ pico_status cuda_download(cuda_backend *cuda, void *to, const char *from, uint64
     do {
         const uint64_t n = bytes - at < CUDA_SLOT_BYTES ? bytes - at : CUDA_SLOT_BYTES;
         if (n != 0) {
-            (void)cuda_done(cuda,
-                            cudaMemcpyAsync(room, from + at, (size_t)n, cudaMemcpyDeviceToHost,
-                                            cuda->stream),
-                            "buffer_read");
+            (void)cuda_done(
+                cuda,
+                cudaMemcpyAsync(room, from + at, (size_t)n, cudaMemcpyDeviceToHost, cuda->stream),
+                "buffer_read");
         }
         const pico_status status = cuda_wait(cuda, err);
         if (status != PICO_OK) {

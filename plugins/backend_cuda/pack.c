@@ -99,8 +99,8 @@ void cuda_unpack_row(uint32_t dtype, int64_t cols, const uint8_t *codes, const u
         for (int64_t b = 0; b < cols / 32; b++) {
             memcpy(to + b * 18, scales + b, 2);
             for (int64_t j = 0; j < 16; j++) {
-                to[b * 18 + 2 + j] = (uint8_t)(nibble(codes, b * 32 + j) |
-                                               nibble(codes, b * 32 + 16 + j) << 4);
+                to[b * 18 + 2 + j] =
+                    (uint8_t)(nibble(codes, b * 32 + j) | nibble(codes, b * 32 + 16 + j) << 4);
             }
         }
         break;

@@ -19,8 +19,9 @@ static const pico_option options[] = {
      .type = PICO_OPT_BOOL,
      .offset = offsetof(cuda_options, deterministic),
      .def = "off",
-     .help = "a prompt's bits do not depend on how it is cut or on its company: its products run as "
-             "blocks of one fixed shape, which costs time; steps and drafts are so in any case"},
+     .help =
+         "a prompt's bits do not depend on how it is cut or on its company: its products run as "
+         "blocks of one fixed shape, which costs time; steps and drafts are so in any case"},
     {.name = "sync",
      .type = PICO_OPT_BOOL,
      .offset = offsetof(cuda_options, sync),

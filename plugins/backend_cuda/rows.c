@@ -71,13 +71,11 @@ pico_status cuda_rope(void *self, const pico_rope_args *args) {
 }
 
 static pico_status run_element(cuda_backend *cuda, const cuda_element_job *job, const char *name) {
-    if (!same_shape(&job->x, &job->y) ||
-        (job->gate.data != NULL && job->what == CUDA_ELEMENT_ACT &&
-         !same_shape(&job->gate, &job->y))) {
+    if (!same_shape(&job->x, &job->y) || (job->gate.data != NULL && job->what == CUDA_ELEMENT_ACT &&
+                                          !same_shape(&job->gate, &job->y))) {
         return PICO_E_INVALID;
     }
-    return is_empty(&job->y) ? PICO_OK
-                             : cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
+    return is_empty(&job->y) ? PICO_OK : cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
 }
 
 pico_status cuda_activation(void *self, const pico_act_args *args) {
@@ -89,8 +87,7 @@ pico_status cuda_activation(void *self, const pico_act_args *args) {
     if (status == PICO_OK && args->gate.buffer != NULL) {
         status = cuda_view_of(&args->gate, PICO_DTYPE_F32, &job.gate);
     }
-    if (status == PICO_OK &&
-        (args->kind < PICO_ACT_SILU || args->kind > PICO_ACT_RELU_SQUARED)) {
+    if (status == PICO_OK && (args->kind < PICO_ACT_SILU || args->kind > PICO_ACT_RELU_SQUARED)) {
         status = PICO_E_INVALID;
     }
     return status == PICO_OK ? run_element(self, &job, "activation") : status;
@@ -109,8 +106,8 @@ pico_status cuda_gate(void *self, const pico_gate_args *args) {
     if (status == PICO_OK) {
         status = cuda_optional_of(&args->scalar, 1, &scalar);
     }
-    if (status == PICO_OK && (job.gate.heads != 1 || job.gate.rows != job.x.rows ||
-                              job.gate.cols != job.x.heads)) {
+    if (status == PICO_OK &&
+        (job.gate.heads != 1 || job.gate.rows != job.x.rows || job.gate.cols != job.x.heads)) {
         status = PICO_E_INVALID;
     }
     job.a_scalar = scalar;
@@ -156,8 +153,7 @@ pico_status cuda_embed(void *self, const pico_embed_args *args) {
     if (status != PICO_OK) {
         return status;
     }
-    if (args->table == NULL || job.out.heads != 1 ||
-        job.out.cols != args->table->device.cols) {
+    if (args->table == NULL || job.out.heads != 1 || job.out.cols != args->table->device.cols) {
         return PICO_E_INVALID;
     }
     job.table = args->table->device;

@@ -61,8 +61,8 @@ static void sizes_of(const pico_reserve *need, int deterministic, uint64_t size[
     const uint64_t padded_rows = (uint64_t)cuda_pad(need->max_rows, CUDA_BLOCK_ROWS);
     const uint64_t heads = (uint64_t)need->max_head * (need->max_head_dim + 2);
     const uint64_t splits = (uint64_t)cuda_splits(cuda_ceil(need->max_positions, 64) + 1);
-    const uint64_t attend_rows = need->max_rows < CUDA_ATTEND_ROWS ? need->max_rows
-                                                                   : CUDA_ATTEND_ROWS;
+    const uint64_t attend_rows =
+        need->max_rows < CUDA_ATTEND_ROWS ? need->max_rows : CUDA_ATTEND_ROWS;
     const uint64_t left = (uint64_t)cuda_select_left(need->max_out, need->max_top_k);
     const uint64_t select = 2 * left * 8 + (uint64_t)CUDA_ARGMAX_PARTS * 16;
     const uint64_t select_rows =

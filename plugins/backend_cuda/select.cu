@@ -81,8 +81,7 @@ __global__ void argmax_rows(cuda_select_job job, int n) {
     }
     best = block_best(best, part);
     if (threadIdx.x == 0) {
-        job.index[blockIdx.x] =
-            best > ABOVE_NOTHING ? static_cast<int32_t>(index_of(best)) : -1;
+        job.index[blockIdx.x] = best > ABOVE_NOTHING ? static_cast<int32_t>(index_of(best)) : -1;
     }
 }
 
@@ -197,9 +196,10 @@ cudaError_t cuda_run_top_k(cudaStream_t stream, const cuda_select_job *args) {
     float *sums = static_cast<float *>(job.scratch);
     CUDA_LAUNCH(stream, dim3(parts, rows), BLOCK, 0, sum_parts, job, sums);
     CUDA_LAUNCH(stream, cuda_blocks(rows, 64, 1 << 20), 64, 0, sum_rows, job, sums, n_part);
-    const int64_t slice = cuda_select_slice(job.k), stride = cuda_select_left(job.logits.cols, job.k);
+    const int64_t slice = cuda_select_slice(job.k),
+                  stride = cuda_select_left(job.logits.cols, job.k);
     uint64_t *room = static_cast<uint64_t *>(job.scratch) + CUDA_ARGMAX_PARTS * job.logits.rows;
-    uint64_t *const half[2] = {room, room + stride * job.logits.rows};
+    uint64_t *const rooms[2] = {room, room + stride * job.logits.rows};
     const uint64_t *from = NULL;
     cudaError_t error = cuda_allow_shared(select_slices, static_cast<int>(slice * 8));
     int64_t n = job.logits.cols;
@@ -207,7 +207,7 @@ cudaError_t cuda_run_top_k(cudaStream_t stream, const cuda_select_job *args) {
         const int64_t now = n, slices = cuda_ceil(now, slice);
         const int width = cuda_select_width(cuda_least(now, slice));
         const int threads = width / 2 < 1024 ? width / 2 : 1024;
-        uint64_t *to = half[pass & 1];
+        uint64_t *to = rooms[pass & 1];
         CUDA_LAUNCH(stream, dim3(static_cast<unsigned>(slices), rows), threads, width * 8,
                     select_slices, job, from, stride, now, slice, width, to, stride);
         error = cuda_launched();

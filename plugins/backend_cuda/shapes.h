@@ -7,24 +7,30 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define CUDA_BOTH static inline __host__ __device__
+#else
+#define CUDA_BOTH static inline
+#endif
+
 #define CUDA_WARP 32
 #define CUDA_GRID_Y 65535 /* most blocks of a grid in y and z */
 
 /* Quotient, rounded up, of sizes above 0. */
-static inline int64_t cuda_ceil(int64_t n, int64_t unit) {
+CUDA_BOTH int64_t cuda_ceil(int64_t n, int64_t unit) {
     return n / unit + (n % unit != 0);
 }
 
-static inline int64_t cuda_pad(int64_t n, int64_t unit) {
+CUDA_BOTH int64_t cuda_pad(int64_t n, int64_t unit) {
     return cuda_ceil(n, unit) * unit;
 }
 
-static inline int64_t cuda_least(int64_t a, int64_t b) {
+CUDA_BOTH int64_t cuda_least(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
 /* Blocks for n elements of a kernel that strides over its grid. */
-static inline uint32_t cuda_blocks(int64_t n, int64_t per_block, int64_t most) {
+CUDA_BOTH uint32_t cuda_blocks(int64_t n, int64_t per_block, int64_t most) {
     const int64_t blocks = cuda_ceil(n, per_block);
     return (uint32_t)(blocks < 1 ? 1 : blocks < most ? blocks : most);
 }
@@ -36,22 +42,22 @@ static inline uint32_t cuda_blocks(int64_t n, int64_t per_block, int64_t most) {
  * in which lanes read it. */
 
 #define CUDA_VECTOR_WARPS 8
-#define CUDA_VECTOR_ROWS 8          /* most rows of x of one block */
-#define CUDA_VECTOR_FLOATS 8192     /* of x in shared memory */
+#define CUDA_VECTOR_ROWS 8      /* most rows of x of one block */
+#define CUDA_VECTOR_FLOATS 8192 /* of x in shared memory */
 
 /* Columns that a lane takes at a time: 16 bytes of codes. */
-static inline int32_t cuda_lane_columns(uint32_t bits) {
+CUDA_BOTH int32_t cuda_lane_columns(uint32_t bits) {
     return (int32_t)(128 / bits);
 }
 
 /* Columns of a chunk of x, for n_x (1, 2, 4 or 8) rows; a multiple of every step. */
-static inline int32_t cuda_chunk_columns(int32_t n_x) {
+CUDA_BOTH int32_t cuda_chunk_columns(int32_t n_x) {
     return CUDA_VECTOR_FLOATS / n_x;
 }
 
 /* Where column c of a chunk lies in shared memory when lanes take `lane` columns each: four columns
  * of every lane, then the next four, so that the lanes of a warp read neighbours. */
-static inline int32_t cuda_chunk_place(int32_t c, int32_t lane) {
+CUDA_BOTH int32_t cuda_chunk_place(int32_t c, int32_t lane) {
     const int32_t step = CUDA_WARP * lane, in = c % step, own = in % lane;
     return c - in + own / 4 * (CUDA_WARP * 4) + in / lane * 4 + own % 4;
 }
@@ -65,17 +71,17 @@ static inline int32_t cuda_chunk_place(int32_t c, int32_t lane) {
 
 /* Outputs of a warp for n_x rows: more where a value of x can serve several. Gated: the two products of
  * one output. */
-static inline int32_t cuda_vector_per_warp(int32_t n_x, int gated) {
+CUDA_BOTH int32_t cuda_vector_per_warp(int32_t n_x, int gated) {
     return gated || n_x >= 4 ? 2 : 1;
 }
 
 /* Outputs of a block. */
-static inline int32_t cuda_vector_outputs(int32_t n_x, int gated) {
+CUDA_BOTH int32_t cuda_vector_outputs(int32_t n_x, int gated) {
     return CUDA_VECTOR_WARPS * (gated ? 1 : cuda_vector_per_warp(n_x, gated));
 }
 
 /* Rows of x that a block takes: 1, 2, 4 or 8. */
-static inline int32_t cuda_vector_rows(int64_t rows) {
+CUDA_BOTH int32_t cuda_vector_rows(int64_t rows) {
     return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : CUDA_VECTOR_ROWS;
 }
 
@@ -87,7 +93,7 @@ static inline int32_t cuda_vector_rows(int64_t rows) {
 #define CUDA_TILE_QUERIES 32 /* prefill: queries of a block */
 
 /* Splits that reach over n_pages pages of 64 positions. */
-static inline int64_t cuda_splits(int64_t n_pages) {
+CUDA_BOTH int64_t cuda_splits(int64_t n_pages) {
     return cuda_ceil(n_pages * 64 < 1 ? 1 : n_pages * 64, CUDA_SPLIT);
 }
 
@@ -99,11 +105,11 @@ static inline int64_t cuda_splits(int64_t n_pages) {
 typedef struct cuda_kv_layout {
     uint32_t dtype;
     int32_t n_head, head_dim;
-    int32_t padded;      /* head_dim as it is stored */
-    int32_t size;        /* bytes of a value */
-    int32_t n_scale;     /* scales of a position */
-    int64_t code_bytes;  /* of K of one head, without scales */
-    int64_t half_bytes;  /* from K to V */
+    int32_t padded;     /* head_dim as it is stored */
+    int32_t size;       /* bytes of a value */
+    int32_t n_scale;    /* scales of a position */
+    int64_t code_bytes; /* of K of one head, without scales */
+    int64_t half_bytes; /* from K to V */
     int64_t page_bytes;
 } cuda_kv_layout;
 
@@ -112,21 +118,21 @@ typedef struct cuda_kv_layout {
 #define CUDA_SELECT_SMALL 2048 /* candidates that a block sorts */
 #define CUDA_SELECT_LARGE 8192 /* for large k */
 #define CUDA_TOP_K_MOST 6144
-#define CUDA_ARGMAX_PARTS 64   /* blocks that share a row */
-#define CUDA_SELECT_ROWS 8     /* rows of one launch of top_k */
+#define CUDA_ARGMAX_PARTS 64 /* blocks that share a row */
+#define CUDA_SELECT_ROWS 8   /* rows of one launch of top_k */
 
-static inline int64_t cuda_select_slice(int64_t k) {
+CUDA_BOTH int64_t cuda_select_slice(int64_t k) {
     return k <= CUDA_SELECT_SMALL / 2 ? CUDA_SELECT_SMALL : CUDA_SELECT_LARGE;
 }
 
 /* Candidates that are left of n after one pass. */
-static inline int64_t cuda_select_left(int64_t n, int64_t k) {
+CUDA_BOTH int64_t cuda_select_left(int64_t n, int64_t k) {
     const int64_t slice = cuda_select_slice(k), whole = n / slice, rest = n % slice;
     return whole * cuda_least(k, slice) + cuda_least(k, rest);
 }
 
 /* Smallest power of two >= n, at least 64. */
-static inline int32_t cuda_select_width(int64_t n) {
+CUDA_BOTH int32_t cuda_select_width(int64_t n) {
     int32_t width = 64;
     while (width < n) {
         width *= 2;

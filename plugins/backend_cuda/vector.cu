@@ -13,9 +13,12 @@
 namespace {
 
 template <int KIND> struct columns {
-    enum { lane = KIND == CUDA_WEIGHT_F32 ? 4 : KIND <= CUDA_WEIGHT_BF16 ? 8
-                : KIND == CUDA_WEIGHT_I8  ? 16
-                                          : 32 };
+    enum {
+        lane = KIND == CUDA_WEIGHT_F32    ? 4
+               : KIND <= CUDA_WEIGHT_BF16 ? 8
+               : KIND == CUDA_WEIGHT_I8   ? 16
+                                          : 32
+    };
 };
 
 /* Codes of a lane -> floats; scales are left out where all columns share one. */
@@ -30,8 +33,7 @@ __device__ __forceinline__ void decode(const uint4 &bits, const float *book, int
         } else if (KIND == CUDA_WEIGHT_F16) {
             out[i] = cuda_from_half(static_cast<uint16_t>(word[i / 2 & 3] >> 16 * (i & 1)));
         } else if (KIND == CUDA_WEIGHT_BF16) {
-            out[i] = __uint_as_float(i & 1 ? word[i / 2 & 3] & 0xffff0000u
-                                           : word[i / 2 & 3] << 16);
+            out[i] = __uint_as_float(i & 1 ? word[i / 2 & 3] & 0xffff0000u : word[i / 2 & 3] << 16);
         } else if (KIND == CUDA_WEIGHT_I8) {
             out[i] = static_cast<float>(static_cast<int8_t>(word[i / 4 & 3] >> 8 * (i & 3) & 255));
         } else {
@@ -89,8 +91,8 @@ __device__ __forceinline__ void stage(const cuda_vector_job &job, int64_t row, i
 /* sum (NW, NX) += the columns of a chunk; row[w] of weight[w] */
 template <int KIND, int NX, int NW>
 __device__ __forceinline__ void add_chunk(const cuda_weight *const *weight, const int64_t *row,
-                                          int32_t col, int32_t n, const float *x,
-                                          const float *book, float (&sum)[NW * NX]) {
+                                          int32_t col, int32_t n, const float *x, const float *book,
+                                          float (&sum)[NW * NX]) {
     const int per = columns<KIND>::lane, lane = static_cast<int>(threadIdx.x % CUDA_WARP);
     const int32_t chunk = cuda_chunk_columns(NX);
     for (int32_t at = 0; at < n; at += CUDA_WARP * per) {
@@ -101,10 +103,9 @@ __device__ __forceinline__ void add_chunk(const cuda_weight *const *weight, cons
                 continue;
             }
             float value[columns<KIND>::lane];
-            const float scale =
-                load<KIND>(*weight[w], row[w], own,
-                           book + (KIND == CUDA_WEIGHT_4BIT ? w * BOOK_FLOATS : 0),
-                           shares_scale<KIND>(*weight[w]), value);
+            const float scale = load<KIND>(*weight[w], row[w], own,
+                                           book + (KIND == CUDA_WEIGHT_4BIT ? w * BOOK_FLOATS : 0),
+                                           shares_scale<KIND>(*weight[w]), value);
 #pragma unroll
             for (int r = 0; r < NX; r++) {
                 float even = 0, odd = 0;
@@ -199,12 +200,12 @@ template <int KIND, int NX> cudaError_t launch(cudaStream_t stream, const cuda_v
     const int64_t blocks =
         job.part[last].first_block + cuda_ceil(job.part[last].weight.rows, outputs);
     const unsigned grid = static_cast<unsigned>(blocks * cuda_ceil(job.rows, NX));
+    const auto two = products<KIND, NX, 2>;
     if (gated || NX >= 4) {
-        const auto kernel = products<KIND, NX, 2>;
-        CUDA_LAUNCH(stream, grid, THREADS, 0, kernel, job);
-    } else {
-        const auto kernel = products<KIND, NX, 1>;
-        CUDA_LAUNCH(stream, grid, THREADS, 0, kernel, job);
+        CUDA_LAUNCH(stream, grid, THREADS, 0, two, job);
+    } else if constexpr (NX < 4) {
+        const auto one = products<KIND, NX, 1>;
+        CUDA_LAUNCH(stream, grid, THREADS, 0, one, job);
     }
     return cuda_launched();
 }

@@ -147,8 +147,8 @@ static void sizes_of(const pico_weight_desc *desc, const pico_weight *weight,
                      uint64_t size[N_PART]) {
     const cuda_weight *w = &weight->device;
     const uint64_t cols = (uint64_t)w->cols, outliers = (uint64_t)w->n_outlier;
-    const uint64_t scales = has_blocks(desc->dtype) ? (uint64_t)(w->rows * w->scale_row)
-                                                    : weight->n_scales;
+    const uint64_t scales =
+        has_blocks(desc->dtype) ? (uint64_t)(w->rows * w->scale_row) : weight->n_scales;
     memset(size, 0, N_PART * sizeof *size);
     size[PART_CODES] = (uint64_t)(w->rows * w->row_bytes);
     size[PART_SCALES] = scales * (w->scale_half ? 2 : 4);
@@ -266,8 +266,8 @@ static pico_status upload_maps(cuda_backend *cuda, const pico_weight_desc *desc,
             map[desc->outlier_col[i]] = (int32_t)i;
         }
         status = upload_if(cuda, status, w->outlier_of, map, bytes);
-        status = upload_if(cuda, status, w->outlier_col, desc->outlier_col,
-                           (uint64_t)w->n_outlier * 4);
+        status =
+            upload_if(cuda, status, w->outlier_col, desc->outlier_col, (uint64_t)w->n_outlier * 4);
         status = upload_if(cuda, status, w->outlier, desc->outlier_value,
                            (uint64_t)(w->n_outlier * w->rows) * 2);
     }

@@ -31,10 +31,10 @@ __global__ void expand_rows(cuda_expand_job job) {
     for (int64_t at = cuda_thread(); at < n; at += cuda_threads()) {
         const int64_t row = at / pairs;
         for (int64_t col = at % pairs * 2; col < job.stride && col <= at % pairs * 2 + 1; col++) {
-            const float value = col < job.weight.cols
-                                    ? cuda_weight_value(job.weight, job.first + row,
-                                                        static_cast<int32_t>(col))
-                                    : 0.0f;
+            const float value =
+                col < job.weight.cols
+                    ? cuda_weight_value(job.weight, job.first + row, static_cast<int32_t>(col))
+                    : 0.0f;
             if (job.bf16) {
                 static_cast<uint16_t *>(job.out)[row * job.stride + col] = cuda_to_bf16(value);
             } else {

@@ -4,13 +4,12 @@
 
 #include "kernel.cuh"
 
-__device__ __forceinline__ float cuda_weight_scale(const cuda_weight &w, int64_t row,
-                                                   int32_t col) {
+__device__ __forceinline__ float cuda_weight_scale(const cuda_weight &w, int64_t row, int32_t col) {
     if (w.scales == NULL) {
         return 1.0f;
     }
-    const int32_t in_row = w.group_shift >= 0 ? col >> w.group_shift
-                                              : col / static_cast<int32_t>(w.group);
+    const int32_t in_row =
+        w.group_shift >= 0 ? col >> w.group_shift : col / static_cast<int32_t>(w.group);
     const int64_t at = row * w.scale_row + in_row;
     return w.scale_half ? cuda_from_half(static_cast<const uint16_t *>(w.scales)[at])
                         : static_cast<const float *>(w.scales)[at];
