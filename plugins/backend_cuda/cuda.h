@@ -108,7 +108,9 @@ typedef struct cuda_scratch {
 typedef struct cuda_options {
     int64_t device;
     uint32_t deterministic;
+    uint32_t graphs;
     uint32_t sync;
+    uint32_t reserved;
 } cuda_options;
 
 struct cuda_train;
@@ -207,6 +209,8 @@ pico_status cuda_softcap(void *self, const pico_softcap_args *args);
 pico_status cuda_logit_edit(void *self, const pico_logit_edit_args *args);
 pico_status cuda_argmax(void *self, const pico_argmax_args *args);
 pico_status cuda_top_k(void *self, const pico_top_k_args *args);
+
+extern const pico_capture_ops cuda_capture_table; /* capture.c */
 
 #ifdef __cplusplus
 }

@@ -22,6 +22,11 @@ static const pico_option options[] = {
      .help =
          "a prompt's bits do not depend on how it is cut or on its company: its products run as "
          "blocks of one fixed shape, which costs time; steps and drafts are so in any case"},
+    {.name = "graphs",
+     .type = PICO_OPT_BOOL,
+     .offset = offsetof(cuda_options, graphs),
+     .def = "on",
+     .help = "a step of each shape is recorded as a CUDA graph and launched as a whole"},
     {.name = "sync",
      .type = PICO_OPT_BOOL,
      .offset = offsetof(cuda_options, sync),
@@ -96,8 +101,10 @@ static pico_status cuda_supports(void *self, uint32_t op, uint32_t dtype) {
 }
 
 static const void *cuda_extension(void *self, const char *id) {
-    (void)self;
-    (void)id;
+    const cuda_backend *cuda = self;
+    if (strcmp(id, PICO_CAPTURE_EXTENSION) == 0) {
+        return cuda->options.graphs ? &cuda_capture_table : NULL;
+    }
     return NULL;
 }
 
