@@ -6,6 +6,7 @@
 
 #include "cuda.h"
 #include "gemm.h"
+#include "train.h"
 
 pico_status cuda_fail(pico_error *err, cudaError_t error, const char *call) {
     const pico_status status = error == cudaErrorMemoryAllocation ? PICO_E_NOMEM : PICO_E_DEVICE;
@@ -131,6 +132,7 @@ void cuda_close_device(cuda_backend *cuda) {
     if (cuda->stream != NULL) {
         (void)cudaStreamSynchronize(cuda->stream);
     }
+    cuda_train_free(cuda);
     cuda_gemm_close(cuda);
     (void)cudaFree(cuda->scratch.memory);
     for (int i = 0; i < CUDA_SLOTS; i++) {

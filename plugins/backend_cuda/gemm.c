@@ -30,7 +30,8 @@
     X(MatmulPreferenceDestroy)                                                                     \
     X(MatmulPreferenceSetAttribute)                                                                \
     X(MatrixLayoutCreate)                                                                          \
-    X(MatrixLayoutDestroy)
+    X(MatrixLayoutDestroy)                                                                         \
+    X(MatrixLayoutSetAttribute)
 
 #define GEMM_MEMBER(name) __typeof__(&cublasLt##name) name;
 #define GEMM_NAME(name) "cublasLt" #name,
@@ -41,7 +42,7 @@ static const char *const gemm_names[] = {GEMM_FUNCTIONS(GEMM_NAME)};
 
 /* What makes two products the same to cuBLASLt. Compared as bytes: no padding. */
 typedef struct gemm_key {
-    int64_t m, n, k, lda, ldb, ldc;
+    int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
     uint32_t type, transpose_a, transpose_b, align_a, align_b, align_c;
 } gemm_key;
 
@@ -176,6 +177,10 @@ static gemm_key key_of(const cuda_gemm_job *job) {
     key.lda = job->lda;
     key.ldb = job->ldb;
     key.ldc = job->ldc;
+    key.batch = job->batch > 1 ? job->batch : 1;
+    key.stride_a = job->batch > 1 ? job->stride_a : 0;
+    key.stride_b = job->batch > 1 ? job->stride_b : 0;
+    key.stride_c = job->batch > 1 ? job->stride_c : 0;
     key.type = job->type;
     key.transpose_a = job->transpose_a;
     key.transpose_b = job->transpose_b;
@@ -187,8 +192,20 @@ static gemm_key key_of(const cuda_gemm_job *job) {
 
 /* A matrix of rows as cuBLASLt sees it: rows are columns. */
 static cublasStatus_t make_layout(const struct cuda_gemm_state *gemm, cublasLtMatrixLayout_t *out,
-                                  cudaDataType type, int64_t rows, int64_t cols, int64_t ld) {
-    return gemm->lt.MatrixLayoutCreate(out, type, (uint64_t)cols, (uint64_t)rows, ld);
+                                  cudaDataType type, int64_t rows, int64_t cols, int64_t ld,
+                                  int64_t batch, int64_t stride) {
+    const int32_t count = (int32_t)batch;
+    cublasStatus_t status =
+        gemm->lt.MatrixLayoutCreate(out, type, (uint64_t)cols, (uint64_t)rows, ld);
+    if (status == CUBLAS_STATUS_SUCCESS && batch > 1) {
+        status = gemm->lt.MatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
+                                                   sizeof count);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS && batch > 1) {
+        status = gemm->lt.MatrixLayoutSetAttribute(
+            *out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
+    }
+    return status;
 }
 
 static cublasStatus_t describe(const struct cuda_gemm_state *gemm, const gemm_key *key,
@@ -207,15 +224,16 @@ static cublasStatus_t describe(const struct cuda_gemm_state *gemm, const gemm_ke
                                                  sizeof op_a);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status =
-            make_layout(gemm, &plan->a, type, tb ? key->n : key->k, tb ? key->k : key->n, key->ldb);
+        status = make_layout(gemm, &plan->a, type, tb ? key->n : key->k, tb ? key->k : key->n,
+                             key->ldb, key->batch, key->stride_b);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status =
-            make_layout(gemm, &plan->b, type, ta ? key->k : key->m, ta ? key->m : key->k, key->lda);
+        status = make_layout(gemm, &plan->b, type, ta ? key->k : key->m, ta ? key->m : key->k,
+                             key->lda, key->batch, key->stride_a);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = make_layout(gemm, &plan->c, CUDA_R_32F, key->m, key->n, key->ldc);
+        status = make_layout(gemm, &plan->c, CUDA_R_32F, key->m, key->n, key->ldc, key->batch,
+                             key->stride_c);
     }
     return status;
 }

@@ -24,6 +24,8 @@ typedef struct cuda_gemm_job {
     float *c;
     int64_t lda, ldb, ldc;
     float alpha, beta;
+    int64_t batch; /* 0, 1: one product; else so many, their matrices these elements apart */
+    int64_t stride_a, stride_b, stride_c;
 } cuda_gemm_job;
 
 /* Loads the library; PICO_E_DEVICE and its name if it is not there. */

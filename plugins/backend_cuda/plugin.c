@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include "cuda.h"
+#include "train.h"
+
+static const char *const product_choices[] = {"f32", "bf16", NULL};
 
 static const pico_option options[] = {
     {.name = "device",
@@ -27,6 +30,14 @@ static const pico_option options[] = {
      .offset = offsetof(cuda_options, graphs),
      .def = "on",
      .help = "a step of each shape is recorded as a CUDA graph and launched as a whole"},
+    {.name = "train_products",
+     .type = PICO_OPT_ENUM,
+     .offset = offsetof(cuda_options, train_products),
+     .def = "f32",
+     .choices = product_choices,
+     .help =
+         "what products see of their inputs in training: F32, or both sides rounded to BF16, for "
+         "which the device has tensor cores"},
     {.name = "sync",
      .type = PICO_OPT_BOOL,
      .offset = offsetof(cuda_options, sync),
@@ -105,7 +116,7 @@ static const void *cuda_extension(void *self, const char *id) {
     if (strcmp(id, PICO_CAPTURE_EXTENSION) == 0) {
         return cuda->options.graphs ? &cuda_capture_table : NULL;
     }
-    return NULL;
+    return strcmp(id, PICO_TRAIN_EXTENSION) == 0 ? &cuda_train_table : NULL;
 }
 
 static const pico_backend_ops ops = {

@@ -40,6 +40,15 @@ extern "C" void cuda_gemm_close(cuda_backend *cuda) {
 
 extern "C" pico_status cuda_gemm_run(cuda_backend *cuda, const cuda_gemm_job *job) {
     cuda_gemm_job copy = *job;
-    emulated_call(cuda->stream, [copy]() { multiply(copy); });
+    emulated_call(cuda->stream, [copy]() {
+        int64_t n = copy.batch > 1 ? copy.batch : 1, size = copy.type == CUDA_GEMM_F32 ? 4 : 2;
+        for (int64_t i = 0; i < n; i++) {
+            cuda_gemm_job one = copy;
+            one.a = static_cast<const char *>(copy.a) + i * copy.stride_a * size;
+            one.b = static_cast<const char *>(copy.b) + i * copy.stride_b * size;
+            one.c = copy.c + i * copy.stride_c;
+            multiply(one);
+        }
+    });
     return PICO_OK;
 }
