@@ -47,7 +47,8 @@ struct device_state {
     size_t used = 0;
     char *arena = nullptr; /* protect: everything lies in it */
     size_t arena_used = 0;
-    int open = 0; /* depth of kernels and copies */
+    std::map<size_t, std::vector<char *>> spare; /* pieces of it that were given back, by size */
+    int open = 0;                                /* depth of kernels and copies */
     cudaError_t last = cudaSuccess;
 };
 
@@ -91,6 +92,15 @@ void reach(bool open) {
     }
 }
 
+/* Bytes of an allocation in the arena, guards included: powers of two, so that pieces are used again. */
+size_t arena_size(size_t bytes) {
+    size_t size = 4096;
+    while (size < bytes + 2 * guard_bytes) {
+        size *= 2;
+    }
+    return size;
+}
+
 char *take(size_t bytes) {
     device_state &d = device();
     if (!emulated_settings().protect) {
@@ -104,7 +114,14 @@ char *take(size_t bytes) {
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         d.arena = memory == MAP_FAILED ? nullptr : static_cast<char *>(memory);
     }
-    size_t size = (bytes + 2 * guard_bytes + 4095) / 4096 * 4096;
+    size_t size = arena_size(bytes);
+    std::vector<char *> &spare = d.spare[size];
+    if (!spare.empty()) {
+        char *raw = spare.back();
+        spare.pop_back();
+        mprotect(raw, size, PROT_READ | PROT_WRITE);
+        return raw;
+    }
     if (d.arena == nullptr || size > arena_bytes - d.arena_used) {
         return nullptr;
     }
@@ -118,7 +135,7 @@ void give(const allocation &a) {
     if (!emulated_settings().protect) {
         free(a.raw);
     } else {
-        madvise(a.raw, (a.bytes + 2 * guard_bytes + 4095) / 4096 * 4096, MADV_DONTNEED);
+        device().spare[arena_size(a.bytes)].push_back(a.raw);
     }
 }
 
