@@ -802,6 +802,32 @@ typedef struct pico_train_ops {
     uint32_t (*features)(void *self);
 } pico_train_ops;
 
+/* ---- the extension "pico.capture/1" of a backend: the ops of a step recorded once and replayed ----
+ *
+ * ops->extension(self, PICO_CAPTURE_EXTENSION) gives a pico_capture_ops; its slots take the backend's
+ * instance. What device data hold when a recording is launched are its data: so a host that writes
+ * ids, positions, cells and tables before a step launches the same recording for every step of a
+ * shape. A launch is one op: in order, asynchronous, with the bits that the ops themselves give.
+ * A recording refers to the buffers and weights of its ops, and to the scratch memory of the last
+ * reserve: it is freed before they are, and launch refuses one that is older than that reserve. */
+
+#define PICO_CAPTURE_EXTENSION "pico.capture/1"
+
+typedef struct pico_recording pico_recording; /* opaque; made and freed by one backend */
+
+typedef struct pico_capture_ops {
+    uint32_t struct_size;
+    uint32_t reserved;
+    /* -- required -- */
+    /* From here to end, ops are recorded and do not run; the host calls nothing else in between. */
+    pico_status (*begin)(void *self, pico_error *err);
+    /* May allocate. keep 0: what was recorded is dropped, because an op failed; *out is NULL then. */
+    pico_status (*end)(void *self, uint32_t keep, pico_recording **out, pico_error *err);
+    /* PICO_E_LIMIT: there was a reserve since, it has to be recorded again. */
+    pico_status (*launch)(void *self, const pico_recording *recording);
+    void (*free)(void *self, pico_recording *recording); /* NULL is allowed; waits for its runs */
+} pico_capture_ops;
+
 /* ------------------------------------------------------------------------------------------------
  * 7. Attention: what attends to what, and what is kept. File attn_NAME.so, [attention]
  *

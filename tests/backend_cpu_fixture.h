@@ -1,7 +1,8 @@
 /*
  * What the tests of backend_cpu share: the plugin loaded from the build folder, a small host with
  * threads of its own, tensors surrounded by sentinels, random data. Each test runs for every
- * instruction set that the machine has.
+ * instruction set that the machine has. PICOCHAT_TEST_BACKEND=FILE runs the tests of pico.train/1 on
+ * another backend, with its default options.
  */
 #ifndef PICO_TESTS_BACKEND_CPU_FIXTURE_H
 #define PICO_TESTS_BACKEND_CPU_FIXTURE_H
@@ -99,8 +100,13 @@ static void fix_parallel_for(void *ctx, uint64_t n, uint64_t grain,
     }
 }
 
+static const char *fix_other(void) {
+    return getenv("PICOCHAT_TEST_BACKEND");
+}
+
 static const pico_plugin *fix_plugin(void) {
-    void *file = dlopen(PICO_BUILD_DIR "/plugins/backend_cpu.so", RTLD_NOW | RTLD_LOCAL);
+    const char *path = fix_other() != NULL ? fix_other() : PICO_BUILD_DIR "/plugins/backend_cpu.so";
+    void *file = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (file == NULL) {
         fail_msg("%s", dlerror());
     }
@@ -108,6 +114,28 @@ static const pico_plugin *fix_plugin(void) {
     *(void **)&query = dlsym(file, "pico_plugin_query");
     assert_non_null(query);
     return query(0);
+}
+
+/* The options of a plugin at their defaults: whole numbers, switches and words. */
+static void fix_defaults(const pico_plugin *plugin, char *bound) {
+    for (uint32_t i = 0; i < plugin->n_options; i++) {
+        const pico_option *option = &plugin->options[i];
+        uint32_t value = 0;
+        if (option->type == PICO_OPT_INT) {
+            const int64_t number = strtoll(option->def, NULL, 10);
+            memcpy(bound + option->offset, &number, sizeof number);
+            continue;
+        }
+        assert_true(option->type == PICO_OPT_BOOL || option->type == PICO_OPT_ENUM);
+        if (option->type == PICO_OPT_BOOL) {
+            value = strcmp(option->def, "on") == 0;
+        } else {
+            while (strcmp(option->choices[value], option->def) != 0) {
+                value++;
+            }
+        }
+        memcpy(bound + option->offset, &value, sizeof value);
+    }
 }
 
 /* 1, or 0 when the machine lacks the instruction set. */
@@ -121,9 +149,22 @@ static int fix_open(fix *f, uint32_t isa, uint32_t n_threads) {
                           .ctx = f,
                           .n_threads = fix_n_threads,
                           .parallel_for = fix_parallel_for};
-    const uint32_t options[2] = {isa % FIX_FLOAT_INPUT, isa / FIX_FLOAT_INPUT};
-    assert_int_equal(f->plugin->options_bytes, sizeof options);
-    const pico_status status = f->plugin->create(&f->host, options, &f->self, &err);
+    union {
+        uint32_t cpu[2];
+        int64_t align;
+        char other[256];
+    } options = {.cpu = {isa % FIX_FLOAT_INPUT, isa / FIX_FLOAT_INPUT}};
+    if (fix_other() != NULL) {
+        if (isa != FIX_PORTABLE || n_threads != 1) {
+            return 0;
+        }
+        assert_true(f->plugin->options_bytes <= sizeof options);
+        memset(&options, 0, sizeof options);
+        fix_defaults(f->plugin, options.other);
+    } else {
+        assert_int_equal(f->plugin->options_bytes, sizeof options.cpu);
+    }
+    const pico_status status = f->plugin->create(&f->host, &options, &f->self, &err);
     if (status == PICO_E_DEVICE && isa % FIX_FLOAT_INPUT > FIX_PORTABLE) {
         assert_non_null(strstr(err.message, "portable")); /* says what to do instead */
         print_message("[  SKIPPED ] %s\n", err.message);

@@ -5,9 +5,16 @@
 set -eu
 [ $# -eq 2 ] || { echo "usage: $0 PICOCHAT DOCS_CONFIG_MD" >&2; exit 2; }
 made=$(mktemp)
-trap 'rm -f "$made"' EXIT
+docs=$(mktemp)
+trap 'rm -f "$made" "$docs"' EXIT
 env -u PICOCHAT_PLUGIN_PATH "$1" config reference >"$made"
-if ! diff -u "$2" "$made"; then
+# The section of a plugin that not every build has is compared where it is there.
+if grep -qF '## [backend.cuda]' "$made"; then
+    cat "$2" >"$docs"
+else
+    awk '/^## /{ skip = $0 == "## [backend.cuda]" } !skip' "$2" >"$docs"
+fi
+if ! diff -u "$docs" "$made"; then
     echo "check_reference.sh: run: build/picochat config reference > docs/config.md" >&2
     exit 1
 fi

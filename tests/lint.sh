@@ -21,7 +21,7 @@ cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 --language=c \
 warnings() {
     dir=$(mktemp -d)
     trap 'rm -rf "$dir"' EXIT
-    CC=clang cmake --log-level=NOTICE -S . -B "$dir" -DPICOCHAT_WERROR=ON \
+    CC=clang cmake --log-level=NOTICE -S . -B "$dir" -DPICOCHAT_WERROR=ON -DPICOCHAT_CUDA=OFF \
         -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >"$dir/log" 2>&1 || { cat "$dir/log"; return 1; }
     # A line of JSON a command; its quotes and backslashes are escaped once more.
     sed -n 's/^ *"command": "\(.*\)",$/\1 -fsyntax-only/p' "$dir/compile_commands.json" |

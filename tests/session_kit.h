@@ -49,9 +49,16 @@ typedef struct kit {
 } kit;
 
 /* Portable kernels without the optional slots, the best kernels with two threads, and the deferred
- * device around them if that plugin was built. */
+ * device around them if that plugin was built; or the backend that PICOCHAT_TEST_BACKEND names alone,
+ * a file, with PICOCHAT_TEST_SETTING ("backend.NAME.key=value"). */
 static inline uint32_t kit_variants(kit_variant out[KIT_VARIANTS]) {
     static const char deferred[] = PICO_BUILD_DIR "/tests/plugins/backend_deferred.so";
+    const char *other = getenv("PICOCHAT_TEST_BACKEND"), *set = getenv("PICOCHAT_TEST_SETTING");
+    if (other != NULL) {
+        out[0] = (kit_variant){.name = "the one asked for", .backend = other, .n_threads = 1};
+        (void)snprintf(out[0].set[0], sizeof out[0].set[0], "%s", set == NULL ? "" : set);
+        return 1;
+    }
     out[0] =
         (kit_variant){.name = "cpu, portable, no optional slots", .backend = "cpu", .n_threads = 1};
     (void)snprintf(out[0].set[0], sizeof out[0].set[0], "backend.cpu.isa=portable");
@@ -91,6 +98,9 @@ static inline int kit_run_group(const char *name, struct CMUnitTest *tests, size
 /* The same with the AVX2 kernels, which are not the best everywhere; none where the CPU lacks
  * them. */
 static inline int kit_run_avx2(const char *name, struct CMUnitTest *tests, size_t n) {
+    if (getenv("PICOCHAT_TEST_BACKEND") != NULL) {
+        return 0;
+    }
     kit_variant avx2 = {
         .name = "cpu, AVX2", .backend = "cpu", .set = {"backend.cpu.isa=avx2"}, .n_threads = 2};
     const char *set[] = {avx2.set[0], NULL};

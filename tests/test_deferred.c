@@ -153,6 +153,58 @@ static void a_recorded_step_replays(void **state) {
     }
 }
 
+/* The session records each shape of small steps at its second sight, launches it from then on, and
+ * records it again after a reserve; the bits are those of a backend that cannot record. Timelines
+ * grow, take turns, and drafts come as chains and trees. */
+static void the_session_launches_recordings(void **state) {
+    for (uint32_t m = 0; m < KIT_MODELS; m++) {
+        kit eager, k;
+        void *self;
+        kit_variant plain = *(const kit_variant *)*state;
+        plain.hide_optional = 1; /* extensions too */
+        const kit_options options = {.n_slots = 2, .max_rows = 64, .window = {-1, 70, -1, -1}};
+        kit_open(&eager, &plain, m, &options);
+        kit_open(&k, *state, m, &options);
+        const deferred_record *record = record_of(&k.rig, &self);
+        uint32_t vocab = k.n_vocab, at[2] = {0, 0}, n_small = 0;
+        float *want = kit_floats(64 * vocab), *got = kit_floats(64 * vocab);
+        kit_tokens(&eager, 256);
+        memcpy(k.token, eager.token, sizeof k.token);
+        for (uint32_t turn = 0; turn < 60; turn++) {
+            uint32_t slot = turn % 5 == 4, n = turn == 0 ? 50 : 1 + turn % 3;
+            pico_row rows[64];
+            kit_chain(&k, rows, 0, slot, at[slot], n);
+            int tree = n == 3;
+            if (tree) { /* two that follow the same token */
+                rows[2].parent = 0;
+                rows[2].pos = rows[1].pos;
+                rows[2].prev = rows[1].prev;
+            }
+            kit_forward(&eager, rows, n, want);
+            kit_forward(&k, rows, n, got);
+            kit_same(want, got, (size_t)n * vocab);
+            const uint32_t path[2] = {0, 2};
+            if (tree) {
+                assert_int_equal(pico_session_commit(eager.session, slot, path, 2, NULL), PICO_OK);
+                assert_int_equal(pico_session_commit(k.session, slot, path, 2, NULL), PICO_OK);
+                k.token[at[slot] + 1] = eager.token[at[slot] + 1] = rows[2].token;
+            }
+            at[slot] += tree ? 2 : n;
+            n_small += turn != 0;
+            if (turn == 30) {
+                pico_reserve need = k.rig.device.reserved;
+                assert_int_equal(pico_device_reserve(&k.rig.device, &need, NULL), PICO_OK);
+            }
+        }
+        if (record->n_launched(self) < n_small / 2 || record->n_launched(self) >= n_small) {
+            fail_msg("%u of %u small steps were launched", record->n_launched(self), n_small);
+        }
+        free(want), free(got);
+        kit_close(&eager);
+        kit_close(&k);
+    }
+}
+
 /* Logit edits are device data too: new rows, tokens and values for the same op. */
 static void recorded_edits_replay(void **state) {
     enum { N = 3, VOCAB = 40 };
@@ -273,6 +325,7 @@ int main(void) {
         cmocka_unit_test_prestate(nothing_is_allocated_behind_an_op, v),
         cmocka_unit_test_prestate(a_failure_shows_itself_late_and_once, v),
         cmocka_unit_test_prestate(a_recorded_step_replays, v),
+        cmocka_unit_test_prestate(the_session_launches_recordings, v),
         cmocka_unit_test_prestate(recorded_edits_replay, v),
         cmocka_unit_test_prestate(late_failures_do_not_spoil_the_answer, v),
     };

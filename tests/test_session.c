@@ -72,7 +72,7 @@ static void company_changes_nothing(void **state) {
                 uint32_t s = (i + 1) % 3; /* not in the order of the slots */
                 uint32_t most = s == 2 ? 33 + rig_below(&k.random, 40) : rig_below(&k.random, 33);
                 uint32_t left = n - at[s], take = most < left ? most : left;
-                if (s == 2 && left < 33 + 33) {
+                if (s == 2 && left - take < 33) {
                     take = left; /* so that slot 2 stays in the prefill class */
                 }
                 count = kit_chain(&k, rows, count, s, at[s], take);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/backend.h"
 #include "cli/cli.h"
 #include "config/keys.h"
 #include "config/value.h"
@@ -29,7 +30,7 @@ static pico_status with_selected(config_state *state, uint32_t kind, const char 
     char own[SECTION_BYTES];
     const pico_loaded *loaded = NULL;
     const char *name = pico_config_string(state->cli->config, section, "plugin");
-    if (name == NULL) {
+    if (name == NULL || pico_backend_is_auto(kind, name)) { /* which one is known when it runs */
         return PICO_OK;
     }
     pico_status status = pico_registry_load(state->registry, kind, name, &loaded, &state->err);

@@ -1,10 +1,12 @@
 /*
- * plugins: what is there to select, and what each plugin can be told. It creates no instance.
+ * plugins: what is there to select, and what each plugin can be told. It creates no instance, but of
+ * backends for `list -v`, to say what they run on or what they lack.
  */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/backend.h"
 #include "cli/cli.h"
 #include "config/keys.h"
 #include "config/value.h"
@@ -15,6 +17,7 @@
 typedef struct list_state {
     int verbose;
     size_t n_plugins, n_refused;
+    pico_runtime *runtime; /* for instances of backends; NULL: none */
 } list_state;
 
 static void list_entry(void *arg, const pico_registry_entry *entry) {
@@ -34,13 +37,27 @@ static void list_entry(void *arg, const pico_registry_entry *entry) {
     if (list->verbose) {
         (void)printf("%35s%s (ABI %u.%u)\n", "", entry->path, plugin->abi_major, plugin->abi_minor);
     }
+    if (list->runtime != NULL && plugin->kind == PICO_KIND_BACKEND) {
+        char text[sizeof((pico_error *)0)->message];
+        pico_backend_describe(list->runtime, entry->path, plugin->name, text, sizeof text);
+        (void)printf("%35s%s\n", "", text);
+    }
 }
 
 static int list_plugins(const pico_cli *cli, pico_registry *registry) {
     list_state list = {.verbose = cli->verbose};
     pico_error err = {0};
+    pico_runtime runtime;
+    int code = 0;
+    if (list.verbose && pico_runtime_open(&runtime, cli->config, 0, NULL, &code, &err) == PICO_OK) {
+        list.runtime = &runtime;
+    }
     (void)printf("%-10s %-14s %-8s %s\n", "kind", "name", "version", "summary");
-    if (pico_registry_list(registry, list_entry, &list, &err) != PICO_OK) {
+    pico_status status = pico_registry_list(registry, list_entry, &list, &err);
+    if (list.runtime != NULL) {
+        pico_runtime_close(&runtime);
+    }
+    if (status != PICO_OK) {
         return pico_cli_fail_error(cli, &err);
     }
     for (size_t i = 0; list.verbose && pico_registry_folder(registry, i) != NULL; i++) {
@@ -230,8 +247,9 @@ const pico_command pico_command_plugins = {
     .name = "plugins",
     .summary = "what can be selected, and its options",
     .usage = "plugins (list [-v] | show NAME)",
-    .details = "list: kind, name, version, summary; with -v also the file, its ABI, why files were "
-               "refused, and\nthe folders that are searched.\nshow: the options of a plugin; NAME, "
+    .details = "list: kind, name, version, summary; with -v also the file, its ABI, what a backend "
+               "runs on or lacks,\nwhy files were refused, and the folders that are "
+               "searched.\nshow: the options of a plugin; NAME, "
                "kind/NAME, or the path of a "
                "file.",
     .sections = "host.plugin_path host.log",

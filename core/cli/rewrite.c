@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/backend.h"
 #include "cli/load.h"
 
 typedef struct rewrite_state {
@@ -67,18 +68,6 @@ static pico_status open_kind(rewrite_state *state, uint32_t kind, pico_instance 
     return pico_runtime_instance(&state->runtime, kind, name, section, out, code, &state->err);
 }
 
-/* Compress stages may run the model to calibrate themselves, so they need a backend. */
-static pico_status open_backend(rewrite_state *state, int *code) {
-    pico_runtime *runtime = &state->runtime;
-    pico_status status = open_kind(state, PICO_KIND_BACKEND, &runtime->backend, code);
-    if (status == PICO_OK) {
-        *code = PICO_EXIT_MEMORY;
-        status = pico_device_init(&runtime->device, &runtime->backend.loaded->ops.backend,
-                                  runtime->backend.self, &state->err);
-    }
-    return status;
-}
-
 static int transform(rewrite_state *state) {
     int code = PICO_EXIT_RUNTIME;
     const pico_config *config = state->cli->config;
@@ -94,7 +83,7 @@ static int transform(rewrite_state *state) {
     state->runtime_open = 1;
     pico_status status = open_kind(state, PICO_KIND_ATTENTION, &state->runtime.attention, &code);
     if (status == PICO_OK && pico_config_stages(config, NULL, 0) != 0) {
-        status = open_backend(state, &code);
+        status = pico_runtime_backend(&state->runtime, &code, &state->err); /* stages may run it */
     }
     if (status == PICO_OK) {
         status = pico_load_transform(&state->runtime, state->file, &params, &code, &state->err);

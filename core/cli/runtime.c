@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/backend.h"
 #include "cli/load.h"
 #include "train/train.h"
 #include "transform/tensors.h"
@@ -164,14 +165,9 @@ static pico_status open_services(pico_runtime *runtime, int *exit_code, pico_err
 }
 
 static pico_status open_backend(pico_runtime *runtime, int *exit_code, pico_error *err) {
-    pico_status status = open_kind(runtime, PICO_KIND_BACKEND, &runtime->backend, exit_code, err);
+    pico_status status = pico_runtime_backend(runtime, exit_code, err);
     if (status == PICO_OK) {
         status = open_kind(runtime, PICO_KIND_ATTENTION, &runtime->attention, exit_code, err);
-    }
-    if (status == PICO_OK) {
-        *exit_code = 5;
-        status = pico_device_init(&runtime->device, &runtime->backend.loaded->ops.backend,
-                                  runtime->backend.self, err);
     }
     return status;
 }

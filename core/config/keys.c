@@ -50,7 +50,9 @@ static const pico_config_key keys[] = {
         "least severe message that is printed", .choices = log_levels),
 
     KEY("backend", "plugin", PICO_OPT_STRING, "cpu", "--backend", NULL,
-        "where numbers live and how they are computed: backend_NAME.so", PLAIN),
+        "where numbers live and how they are computed: backend_NAME.so; auto: cuda where there is a "
+        "device, else cpu",
+        PLAIN),
 
     KEY("attention", "plugin", PICO_OPT_STRING, "mha", "--attention", NULL,
         "what attends to what: attn_NAME.so", PLAIN),

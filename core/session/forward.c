@@ -341,7 +341,7 @@ static pico_status run_model(pico_session *session, const pico_row *rows, uint32
                               .n_run = find_runs(session, rows, n),
                               .work = &session->work};
     make_batch(session, rows, n, n_decode, n_words, &args.batch);
-    return pico_model_forward(session->model, &args);
+    return pico_steps_run(session, &args);
 }
 
 pico_status pico_session_forward(pico_session *session, const pico_row *rows, uint32_t n,

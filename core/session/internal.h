@@ -25,6 +25,28 @@ typedef struct pico_session_slot {
     uint32_t is_tree;
 } pico_session_slot;
 
+enum { PICO_STEPS = 32, PICO_STEP_RUNS = 4 };
+
+/* What makes two steps the same list of ops. */
+typedef struct pico_step_key {
+    uint32_t n_rows, n_decode, n_pages, has_tree, n_run;
+    pico_output_run run[PICO_STEP_RUNS];
+} pico_step_key;
+
+typedef struct pico_step {
+    pico_step_key key;
+    uint32_t used;
+    uint64_t last; /* call that used it last */
+    pico_recording *recording;
+} pico_step;
+
+/* Recorded steps, where the backend offers pico.capture/1. */
+typedef struct pico_steps {
+    pico_capture_ops ops; /* begin NULL: not offered */
+    uint64_t n_call;
+    pico_step step[PICO_STEPS];
+} pico_steps;
+
 struct pico_session {
     pico_model *model;
     pico_session_params params;
@@ -46,6 +68,7 @@ struct pico_session {
     pico_tensor rope_cos, rope_sin;
     pico_activations work;
     uint64_t kv_bytes;
+    pico_steps steps;
     pico_arena arena;
 };
 
@@ -53,5 +76,12 @@ struct pico_session {
 uint64_t pico_call_words(const pico_session *session);
 /* Copies the leading cells of a page in every layer of a group. */
 pico_status pico_call_copy_page(pico_session *session, uint32_t group, const pico_pages_copy *copy);
+
+/* ---- steps.c ---- */
+
+void pico_steps_open(pico_session *session);
+void pico_steps_close(pico_session *session);
+/* Runs the model: a recording of the step where there is one. */
+pico_status pico_steps_run(pico_session *session, pico_forward_args *args);
 
 #endif

@@ -207,6 +207,7 @@ pico_status pico_session_open(pico_model *model, const pico_session_params *para
         pico_session_close(session);
         return status;
     }
+    pico_steps_open(session);
     *out = session;
     return PICO_OK;
 }
@@ -216,6 +217,7 @@ void pico_session_close(pico_session *session) {
         return;
     }
     const pico_device *device = session->model->device;
+    pico_steps_close(session);
     pico_activations_close(session->model, &session->work);
     for (uint32_t i = 0; session->kv != NULL && i < session->model->desc.n_layer; i++) {
         device->ops->buffer_free(device->self, session->kv[i].pages);

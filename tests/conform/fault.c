@@ -143,8 +143,40 @@ static void *fault_host(void *self, pico_buffer *buffer) {
     return f->inner->buffer_host(f->inner_self, buffer);
 }
 
+/* ---- pico.capture/1: a launch counts as an op ---- */
+
+static pico_status capture_begin(void *self, pico_error *err) {
+    fault *f = self;
+    return f->capture->begin(f->inner_self, err);
+}
+
+static pico_status capture_end(void *self, uint32_t keep, pico_recording **out, pico_error *err) {
+    fault *f = self;
+    return f->capture->end(f->inner_self, keep, out, err);
+}
+
+static pico_status capture_launch(void *self, const pico_recording *recording) {
+    fault *f = self;
+    return fails(f, FAULT_OP) ? PICO_E_DEVICE : f->capture->launch(f->inner_self, recording);
+}
+
+static void capture_free(void *self, pico_recording *recording) {
+    fault *f = self;
+    f->capture->free(f->inner_self, recording);
+}
+
+static const pico_capture_ops capture_table = {.struct_size = sizeof capture_table,
+                                               .begin = capture_begin,
+                                               .end = capture_end,
+                                               .launch = capture_launch,
+                                               .free = capture_free};
+
 static const void *fault_extension(void *self, const char *id) {
     fault *f = self;
+    if (strcmp(id, PICO_CAPTURE_EXTENSION) == 0) {
+        f->capture = f->inner->extension(f->inner_self, id);
+        return f->capture == NULL ? NULL : &capture_table;
+    }
     /* Its slots would be called with the fault as their instance, and none would be counted. */
     return strcmp(id, PICO_TRAIN_EXTENSION) == 0 ? NULL : f->inner->extension(f->inner_self, id);
 }

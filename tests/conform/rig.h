@@ -24,11 +24,12 @@ typedef struct fault {
     const pico_backend_ops *inner;
     void *inner_self;
     uint32_t kinds;
-    int64_t left;      /* calls until the failure; negative: never */
-    uint64_t n_calls;  /* calls of those kinds so far */
-    uint64_t n_failed; /* failures so far */
-    uint64_t n_alloc;  /* buffers and weights made so far */
-    int hide_optional; /* 1: the optional slots are NULL (set before fault_init) */
+    int64_t left;                    /* calls until the failure; negative: never */
+    uint64_t n_calls;                /* calls of those kinds so far */
+    uint64_t n_failed;               /* failures so far */
+    uint64_t n_alloc;                /* buffers and weights made so far */
+    int hide_optional;               /* 1: the optional slots are NULL (set before fault_init) */
+    const pico_capture_ops *capture; /* of the inner backend; NULL until it was asked for */
 } fault;
 
 void fault_init(fault *f, const pico_backend_ops *inner, void *inner_self);

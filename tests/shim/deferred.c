@@ -38,6 +38,7 @@ static void destroy(void *self) {
         inner_close(d);
         free(d->queue);
         free(d->record);
+        free(d->capture);
         free(d);
     }
 }
@@ -85,6 +86,9 @@ static uint64_t kv_page_bytes(void *self, const pico_kv_desc *kv) {
 static const void *extension(void *self, const char *id) {
     if (strcmp(id, PICO_TRAIN_EXTENSION) == 0) {
         return deferred_train(self);
+    }
+    if (strcmp(id, PICO_CAPTURE_EXTENSION) == 0) {
+        return &deferred_capture_table;
     }
     return strcmp(id, "test.record/1") == 0 ? &deferred_record_table : NULL;
 }

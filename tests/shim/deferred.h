@@ -124,6 +124,10 @@ typedef struct deferred {
     uint32_t n_queue;
     call *record; /* (QUEUE_MOST) the calls being recorded; NULL: none */
     uint32_t n_record, recording, swallowing;
+    call *capture; /* (QUEUE_MOST) the calls being captured; NULL: none */
+    uint32_t n_capture;
+    uint32_t generation;  /* reserves so far: recordings before the last one are stale */
+    uint32_t n_launched;  /* recordings launched */
     uint32_t sealed;      /* 1: an op has run since the last reserve: no allocation */
     pico_status failure;  /* latched, reported by the next read or sync */
     uint32_t failed_kind; /* CALL_x */
@@ -177,6 +181,9 @@ pico_status deferred_logit_edit(void *self, const pico_logit_edit_args *args);
 pico_status deferred_argmax(void *self, const pico_argmax_args *args);
 pico_status deferred_top_k(void *self, const pico_top_k_args *args);
 pico_status deferred_linear_many(void *self, const pico_linear_many_args *args);
+
+/* capture.c: the extension pico.capture/1. */
+extern const pico_capture_ops deferred_capture_table;
 
 /* spoil.c: what a broken backend would do after an op, so that the conformance kit can show that it
  * finds it. */

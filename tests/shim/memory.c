@@ -108,6 +108,7 @@ pico_status deferred_reserve(void *self, const pico_reserve *need, pico_error *e
     }
     pico_status status = d->inner.reserve(d->inner_self, need, err);
     d->sealed = status == PICO_OK ? 0 : d->sealed;
+    d->generation++;
     return status;
 }
 

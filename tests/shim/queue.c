@@ -6,6 +6,13 @@
 
 pico_status queue_add(deferred *d, const call *c) {
     int is_op = c->kind > CALL_COPY;
+    if (d->capture != NULL) {
+        if (!is_op || d->n_capture == QUEUE_MOST) {
+            return is_op ? PICO_E_LIMIT : PICO_E_INVALID;
+        }
+        d->capture[d->n_capture++] = *c;
+        return PICO_OK;
+    }
     if (d->n_queue == QUEUE_MOST || (d->recording && is_op && d->n_record == QUEUE_MOST)) {
         return PICO_E_LIMIT;
     }
@@ -95,6 +102,11 @@ static uint32_t record_queued(void *self) {
     return n;
 }
 
+static uint32_t record_launched(void *self) {
+    const deferred *d = self;
+    return d->n_launched;
+}
+
 static void record_fail(void *self, int64_t n) {
     deferred *d = self;
     d->fail_left = n;
@@ -106,4 +118,5 @@ const deferred_record deferred_record_table = {.struct_size = sizeof(deferred_re
                                                .swallow = record_swallow,
                                                .replay = record_replay,
                                                .n_queued = record_queued,
-                                               .fail_op = record_fail};
+                                               .fail_op = record_fail,
+                                               .n_launched = record_launched};

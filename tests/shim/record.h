@@ -22,6 +22,8 @@ typedef struct deferred_record {
     uint32_t (*n_queued)(void *self);
     /* The (n + 1)-th op that runs from now on fails; negative: none. */
     void (*fail_op)(void *self, int64_t n);
+    /* Recordings of pico.capture/1 that were launched so far. */
+    uint32_t (*n_launched)(void *self);
 } deferred_record;
 
 #endif

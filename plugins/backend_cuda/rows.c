@@ -1,0 +1,163 @@
+/*
+ * The slots over rows: norm, rope, activation, gate, axpby, softcap, embed. Each checks shapes and
+ * launches.
+ */
+#include "cuda.h"
+#include "jobs.h"
+
+static int same_shape(const cuda_view *a, const cuda_view *b) {
+    return a->rows == b->rows && a->heads == b->heads && a->cols == b->cols;
+}
+
+static int is_empty(const cuda_view *view) {
+    return view->rows == 0 || view->heads == 0 || view->cols == 0;
+}
+
+pico_status cuda_norm(void *self, const pico_norm_args *args) {
+    cuda_backend *cuda = self;
+    cuda_norm_job job = {.kind = args->kind, .eps = args->eps, .scale = args->scale};
+    float *weight = NULL, *bias = NULL;
+    pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+    }
+    if (status == PICO_OK) {
+        status = cuda_optional_of(&args->weight, job.x.cols, &weight);
+    }
+    if (status == PICO_OK) {
+        status = cuda_optional_of(&args->bias, job.x.cols, &bias);
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    if (!same_shape(&job.x, &job.y) ||
+        (args->kind != PICO_NORM_RMS && args->kind != PICO_NORM_LAYER)) {
+        return PICO_E_INVALID;
+    }
+    job.weight = weight;
+    job.bias = bias;
+    return is_empty(&job.x) ? PICO_OK : cuda_done(cuda, cuda_run_norm(cuda->stream, &job), "norm");
+}
+
+pico_status cuda_rope(void *self, const pico_rope_args *args) {
+    cuda_backend *cuda = self;
+    cuda_rope_job job = {.layout = args->layout,
+                         .sign = args->reverse ? -1.0f : 1.0f,
+                         .half = (int64_t)args->rope_dim / 2};
+    void *pos = NULL;
+    pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->cos, PICO_DTYPE_F32, &job.cosine);
+    }
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->sin, PICO_DTYPE_F32, &job.sine);
+    }
+    if (status == PICO_OK) {
+        status = cuda_vector_of(&args->pos, PICO_DTYPE_I32, job.x.rows, &pos);
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    if (args->rope_dim % 2 != 0 || (int64_t)args->rope_dim > job.x.cols ||
+        job.cosine.cols != job.half || !same_shape(&job.cosine, &job.sine) ||
+        job.cosine.heads != 1 ||
+        (args->layout != PICO_ROPE_PAIRS && args->layout != PICO_ROPE_HALVES)) {
+        return PICO_E_INVALID;
+    }
+    job.pos = pos;
+    return is_empty(&job.x) || job.half == 0
+               ? PICO_OK
+               : cuda_done(cuda, cuda_run_rope(cuda->stream, &job), "rope");
+}
+
+static pico_status run_element(cuda_backend *cuda, const cuda_element_job *job, const char *name) {
+    if (!same_shape(&job->x, &job->y) || (job->gate.data != NULL && job->what == CUDA_ELEMENT_ACT &&
+                                          !same_shape(&job->gate, &job->y))) {
+        return PICO_E_INVALID;
+    }
+    return is_empty(&job->y) ? PICO_OK : cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
+}
+
+pico_status cuda_activation(void *self, const pico_act_args *args) {
+    cuda_element_job job = {.what = CUDA_ELEMENT_ACT, .kind = args->kind};
+    pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+    }
+    if (status == PICO_OK && args->gate.buffer != NULL) {
+        status = cuda_view_of(&args->gate, PICO_DTYPE_F32, &job.gate);
+    }
+    if (status == PICO_OK && (args->kind < PICO_ACT_SILU || args->kind > PICO_ACT_RELU_SQUARED)) {
+        status = PICO_E_INVALID;
+    }
+    return status == PICO_OK ? run_element(self, &job, "activation") : status;
+}
+
+pico_status cuda_gate(void *self, const pico_gate_args *args) {
+    cuda_element_job job = {.what = CUDA_ELEMENT_GATE, .a = args->factor};
+    float *scalar = NULL;
+    pico_status status = cuda_view_of(&args->u, PICO_DTYPE_F32, &job.x);
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+    }
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->g, PICO_DTYPE_F32, &job.gate);
+    }
+    if (status == PICO_OK) {
+        status = cuda_optional_of(&args->scalar, 1, &scalar);
+    }
+    if (status == PICO_OK &&
+        (job.gate.heads != 1 || job.gate.rows != job.x.rows || job.gate.cols != job.x.heads)) {
+        status = PICO_E_INVALID;
+    }
+    job.a_scalar = scalar;
+    return status == PICO_OK ? run_element(self, &job, "gate") : status;
+}
+
+pico_status cuda_axpby(void *self, const pico_axpby_args *args) {
+    cuda_element_job job = {.what = CUDA_ELEMENT_AXPBY, .a = args->a, .b = args->b};
+    float *a = NULL, *b = NULL;
+    pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
+    if (status == PICO_OK) {
+        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+    }
+    if (status == PICO_OK) {
+        status = cuda_optional_of(&args->a_scalar, 1, &a);
+    }
+    if (status == PICO_OK) {
+        status = cuda_optional_of(&args->b_scalar, 1, &b);
+    }
+    job.a_scalar = a;
+    job.b_scalar = b;
+    return status == PICO_OK ? run_element(self, &job, "axpby") : status;
+}
+
+pico_status cuda_softcap(void *self, const pico_softcap_args *args) {
+    cuda_element_job job = {.what = CUDA_ELEMENT_SOFTCAP, .a = args->cap};
+    pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
+    job.y = job.x;
+    if (status == PICO_OK && !(args->cap > 0)) {
+        status = PICO_E_INVALID;
+    }
+    return status == PICO_OK ? run_element(self, &job, "softcap") : status;
+}
+
+pico_status cuda_embed(void *self, const pico_embed_args *args) {
+    cuda_backend *cuda = self;
+    cuda_embed_job job = {.accumulate = args->accumulate};
+    void *index = NULL;
+    pico_status status = cuda_view_of(&args->out, PICO_DTYPE_F32, &job.out);
+    if (status == PICO_OK) {
+        status = cuda_vector_of(&args->index, PICO_DTYPE_I32, job.out.rows, &index);
+    }
+    if (status != PICO_OK) {
+        return status;
+    }
+    if (args->table == NULL || job.out.heads != 1 || job.out.cols != args->table->device.cols) {
+        return PICO_E_INVALID;
+    }
+    job.table = args->table->device;
+    job.index = index;
+    return is_empty(&job.out) ? PICO_OK
+                              : cuda_done(cuda, cuda_run_embed(cuda->stream, &job), "embed");
+}

@@ -1,0 +1,71 @@
+/* Losses of rows of logits and their gradient; a block for each row. See pico_loss_args. */
+#include "kernel.cuh"
+#include "train.h"
+
+#define BLOCK 256
+
+__device__ __forceinline__ bool hidden(const cuda_loss_job &job, int64_t i) {
+    return job.mask != NULL && job.mask[i] == 0;
+}
+
+/* ln of the sum of exp(factor * x) over the columns that count */
+__device__ __forceinline__ float log_sum(const cuda_loss_job &job, const float *x, float factor,
+                                         float *part) {
+    float most = -CUDART_INF_F, sum = 0;
+    for (int64_t i = threadIdx.x; i < job.logits.cols; i += BLOCK) {
+        most = hidden(job, i) ? most : fmaxf(most, x[i]);
+    }
+    most = cuda_block_max(most, part);
+    for (int64_t i = threadIdx.x; i < job.logits.cols; i += BLOCK) {
+        sum += hidden(job, i) ? 0.0f : expf(factor * (x[i] - most));
+    }
+    return fmaf(factor, most, logf(cuda_block_sum(sum, part)));
+}
+
+__global__ void loss_rows(cuda_loss_job job) {
+    __shared__ float part[BLOCK / CUDA_WARP];
+    const int64_t r = blockIdx.x;
+    const float *z = cuda_f32(job.logits, r, 0);
+    const int32_t target = job.target == NULL ? -1 : job.target[r];
+    const int64_t from = job.teacher_row == NULL ? r : job.teacher_row[r];
+    const bool soft = job.teacher.data != NULL && from >= 0;
+    const float *teacher = soft ? cuda_f32(job.teacher, from, 0) : z;
+    float *d = job.d.data == NULL ? NULL : cuda_f32(job.d, r, 0);
+    const float inv = job.inv_temperature;
+    const float all = target < 0 ? 0.0f : log_sum(job, z, 1.0f, part);
+    const float all_q = soft ? log_sum(job, z, inv, part) : 0.0f;
+    const float all_p = soft ? log_sum(job, teacher, inv, part) : 0.0f;
+    const float ce = target < 0 ? 0.0f : all - z[target];
+    __syncthreads(); /* d may be the logits */
+    float kl = 0;
+    for (int64_t i = threadIdx.x; i < job.logits.cols; i += BLOCK) {
+        const bool counts = !hidden(job, i);
+        const float x = z[i];
+        float g = 0;
+        if (soft && counts) {
+            const float ln_q = fmaf(x, inv, -all_q), ln_p = fmaf(teacher[i], inv, -all_p);
+            const float p = expf(ln_p);
+            kl += p > 0 ? p * (ln_p - ln_q) : 0.0f;
+            g = job.soft * inv * (expf(ln_q) - p);
+        }
+        if (target >= 0 && counts) {
+            g = fmaf(job.hard, expf(x - all) - (i == target ? 1.0f : 0.0f), g);
+        }
+        if (d != NULL) {
+            d[i] = job.accumulate ? d[i] + g : g;
+        }
+    }
+    kl = cuda_block_sum(kl, part);
+    if (threadIdx.x == 0 && job.ce != NULL) {
+        job.ce[r] = ce;
+    }
+    if (threadIdx.x == 0 && job.kl != NULL) {
+        job.kl[r] = kl;
+    }
+}
+
+cudaError_t cuda_run_loss(cudaStream_t stream, const cuda_loss_job *args) {
+    const cuda_loss_job job = *args;
+    CUDA_LAUNCH(stream, static_cast<unsigned>(job.logits.rows), BLOCK, 0, loss_rows, job);
+    return cuda_launched();
+}

@@ -1,0 +1,20 @@
+/* What the two files of the emulated runtime share. */
+#ifndef PICO_EMULATED_DEVICE_H
+#define PICO_EMULATED_DEVICE_H
+
+#if defined(__SANITIZE_ADDRESS__)
+#define EMULATED_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define EMULATED_ASAN 1
+#endif
+#endif
+struct emulated_options {
+    bool reverse, protect, no_driver, no_device;
+    size_t memory;
+};
+
+/* From PICOCHAT_EMULATED_CUDA, read once. */
+const emulated_options &emulated_settings();
+
+#endif

@@ -1,0 +1,109 @@
+/*
+ * CUDA's execution model on one CPU thread, for tests: what a .cu file of backend_cuda includes in
+ * place of cuda_runtime.h when no nvcc compiles it. Blocks run one after the other; the threads of a
+ * block are fibers that run until they wait for each other. Work is queued in the stream and runs
+ * when somebody waits, so that arguments which do not outlive their call show themselves.
+ *
+ * What it shows: wrong indices (fresh device memory is NaN and, with AddressSanitizer, has red
+ * zones; without, guards), missing barriers and dependence on the order of threads or blocks (the
+ * order can be turned around), barriers in divergent code, loads that are not aligned, the host
+ * touching device memory (`protect`), what a captured graph replays.
+ * What it cannot show: races that no order of whole threads between barriers shows, the memory
+ * model, speed, registers and occupancy, how the device rounds exp, tanh and their like, and cuBLAS.
+ *
+ * PICOCHAT_EMULATED_CUDA in the environment, words with commas between: reverse (threads and blocks
+ * run in descending order), protect (device memory is out of the host's reach outside of kernels and
+ * copies), nodriver, nodevice, memory=MEGABYTES.
+ */
+#ifndef PICO_EMULATED_CUDA_H
+#define PICO_EMULATED_CUDA_H
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __global__ static
+#define __device__
+#define __host__
+#define __align__(n) __attribute__((aligned(n)))
+#define __forceinline__ static inline
+#define __launch_bounds__(...)
+#define __shared__ static
+#define __restrict__ __restrict
+#define CUDART_INF_F HUGE_VALF
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {
+    }
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+/* Where the running thread is; the scheduler sets it. */
+struct emulated_place {
+    dim3 thread, block, block_size, grid;
+};
+extern emulated_place emulated_here;
+#define threadIdx (emulated_here.thread)
+#define blockIdx (emulated_here.block)
+#define blockDim (emulated_here.block_size)
+#define gridDim (emulated_here.grid)
+
+void emulated_syncthreads();
+/* Every lane of the warp gives a value; returns those of all 32 lanes. */
+const uint64_t *emulated_exchange(uint64_t value);
+void *emulated_dynamic_shared();
+/* Queues body for every thread of the grid. */
+void emulated_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
+                     std::function<void()> body);
+/* Queues a function of the host that touches device memory, as a library's call would be. */
+void emulated_call(cudaStream_t stream, std::function<void()> body);
+
+#define __syncthreads() emulated_syncthreads()
+#define __syncwarp() ((void)emulated_exchange(0))
+
+template <typename T> T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+    uint64_t bits = 0;
+    (void)mask;
+    memcpy(&bits, &value, sizeof value);
+    bits = emulated_exchange(bits)[(threadIdx.x % 32) ^ (unsigned)lanes];
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <typename T> T __shfl_sync(unsigned mask, T value, int lane) {
+    uint64_t bits = 0;
+    (void)mask;
+    memcpy(&bits, &value, sizeof value);
+    bits = emulated_exchange(bits)[lane];
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float __uint_as_float(unsigned bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+float emulated_from_half(uint16_t bits);
+uint16_t emulated_to_half(float x);
+
+#endif
