@@ -1313,8 +1313,8 @@ typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const f
 typedef struct pico_train pico_train; /* opaque, the host's */
 
 enum {
-    PICO_TRAIN_FROZEN = 1,   /* forward alone: no gradients, nothing kept. For teachers */
-    PICO_TRAIN_HEADS = 2,    /* only the heads beyond "lm" learn: the rest is frozen */
+    PICO_TRAIN_FROZEN = 1,    /* forward alone: no gradients, nothing kept. For teachers */
+    PICO_TRAIN_HEADS = 2,     /* only the heads beyond "lm" learn: the rest is frozen */
     PICO_TRAIN_RECOMPUTE = 4, /* keep the input of each layer and compute the rest again */
     PICO_TRAIN_BF16 = 8       /* products in PICO_COMPUTE_BF16; values and sums stay F32 */
 };
