@@ -5,9 +5,10 @@
 #   make run       generate text: CONFIG=configs/FILE.ini, ARGS="..." go to picochat
 #   make test      build and run all tests
 #   make install   PREFIX=/usr/local, DESTDIR=
+#   make models    the models of models/, from nothing: some 15 minutes on two cores
 #   make asan | tsan | fuzz | lint | bench | clean
 
-CONFIG ?= configs/mha_greedy.ini
+CONFIG ?= configs/mqa_spec_int8.ini
 ARGS ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -74,7 +75,11 @@ lint:
 bench: all
 	@$(BUILD)/picochat bench $(BENCH)
 
+models: all
+	@$(call COMPILE,$(BUILD),--target tales)
+	@sh models/make $(BUILD)
+
 clean:
 	@rm -rf $(BUILD) build-asan build-tsan build-fuzz
 
-.PHONY: all run test install asan tsan fuzz lint bench clean
+.PHONY: all run test install asan tsan fuzz lint bench models clean

@@ -711,8 +711,8 @@ typedef struct pico_attend_backward_args {
  * negative, the same with kl. Columns with mask 0 have probability 0 in p and q and gradient 0; a
  * target is never one of them. With teacher_top_k, p is cut to the teacher's best tokens before it is
  * made a distribution: columns whose teacher logit is less than the k-th largest of the row (among
- * those with mask 1) have p = 0; ties with it stay. q is never cut. Weights per row (1 / rows, temperature^2) are the caller's, in hard
- * and soft. */
+ * those with mask 1) have p = 0; ties with it stay. q is never cut. Weights per row (1 / rows,
+ * temperature^2) are the caller's, in hard and soft. */
 typedef struct pico_loss_args {
     float hard, soft;
     float temperature;       /* of kl; above 0 */

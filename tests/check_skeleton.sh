@@ -88,7 +88,7 @@ if [ -n "$conform" ]; then
         done
     done
 fi
-model=$prefix/share/picochat/models/default.gguf
+model=$prefix/share/picochat/models/tiny.gguf
 if [ -e "$model" ]; then
     set -- --plugin-path "$top/with_cmake" --decoder skeleton --sampler skeleton
     generate "$top/plain" --temp 0

@@ -67,6 +67,27 @@ static inline pico_file_tensor *prune_tensor(pico_model_file *file, uint32_t lay
     return (pico_file_tensor *)(uintptr_t)pico_model_file_find(file, full);
 }
 
+/* Scales every unit of the layers' matrices by a factor of its own, 1/4 to 4, so that each matrix
+ * decides some comparison of scores. F32. */
+static inline void prune_unbalance(pico_model_file *file) {
+    for (uint32_t i = 0; i < file->n_tensor; i++) {
+        const pico_weight_desc *w = &file->tensor[i].data;
+        const char *name = file->tensor[i].name;
+        const int columns =
+            strstr(name, "attn_output.weight") != NULL || strstr(name, "ffn_down.weight") != NULL;
+        const int ff = strstr(name, ".ffn_") != NULL;
+        const int64_t unit = ff ? 1 : file->desc.layer[0].head_dim;
+        float *values = (float *)(uintptr_t)w->codes;
+        if (file->tensor[i].rank != 2 || (!ff && strstr(name, ".attn_") == NULL)) {
+            continue;
+        }
+        for (int64_t j = 0; j < w->rows * w->cols; j++) {
+            uint64_t random = i * 1000 + (uint64_t)((columns ? j % w->cols : j / w->cols) / unit);
+            values[j] *= (float)exp2(4 * rig_uniform(&random) - 2);
+        }
+    }
+}
+
 /* (rows * cols) as F32; malloc-ed. NULL if there is no such tensor. */
 static inline float *prune_values(const pico_weight_desc *w) {
     float *out = kit_floats((size_t)(w->rows * w->cols));

@@ -585,34 +585,6 @@ static void chat_slides_on(void **state) {
     }
 }
 
-/* Every configuration that ships is valid and runs; on the tiny model while models/ has none. */
-static void shipped_configurations_run(void **state) {
-    context *c = *state;
-    const char *folder = PICO_SOURCE_DIR "/configs";
-    int has_model = access(PICO_SOURCE_DIR "/models/default.gguf", R_OK) == 0;
-    size_t n = 0;
-    DIR *dir = opendir(folder);
-    assert_non_null(dir);
-    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-        char path[512];
-        const char *dot = strrchr(entry->d_name, '.');
-        if (dot == NULL || strcmp(dot, ".ini") != 0) {
-            continue;
-        }
-        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        cli_expect(RUN, 0, "config", "check", "--config", path);
-        if (has_model) {
-            cli_expect(RUN, 0, "run", "--config", path, "-n", "8");
-        } else {
-            cli_expect(RUN, 0, "run", "--config", path, "-n", "8", "-m", MODEL);
-        }
-        assert_true(c->run.n_out > 1);
-        n++;
-    }
-    (void)closedir(dir);
-    assert_true(n >= 4);
-}
-
 /* The reference has a heading for each host section and each plugin that is built. */
 static void reference_is_complete(void **state) {
     static const char *const headings[] = {
@@ -656,7 +628,6 @@ int main(void) {
         cmocka_unit_test(chat_keeps_its_turns),
         cmocka_unit_test(chat_uses_the_models_template),
         cmocka_unit_test(chat_slides_on),
-        cmocka_unit_test(shipped_configurations_run),
         cmocka_unit_test(reference_is_complete),
     };
     return cmocka_run_group_tests_name("cli", tests, setup, teardown);

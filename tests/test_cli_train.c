@@ -272,7 +272,7 @@ static void a_student_learns_from_a_teacher(void **state) {
     assert_true(kl[2] == kl[1] && draft[2] == draft[1]);
     /* tokens of the teacher that mean something else */
     (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s",
-                   PICO_SOURCE_DIR "/models/default.gguf");
+                   PICO_SOURCE_DIR "/models/tiny.gguf");
     remove_folder(c->out[2]);
     cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set", teacher);
     assert_one_message(RUN);

@@ -126,6 +126,7 @@ static void l1_keeps_the_largest_weights(void **state) {
     } cases[] = {{0, 2, 1}, {2, 3, 2}, {3, 6, 4}, {7, 4, 3}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         pico_model_file *whole = prune_model(cases[i].model), *pruned = prune_model(cases[i].model);
+        prune_unbalance(whole), prune_unbalance(pruned);
         prune_ok(pruned, PRUNE_SETTINGS(i == 0 ? "1.prune.heads=0.5" : "1.prune.heads=0.3",
                                         "1.prune.neurons=0.3", "1.prune.neurons_multiple=1"));
         for (uint32_t layer = 0; layer < whole->desc.n_layer; layer++) {
@@ -156,6 +157,7 @@ static void l1_keeps_the_largest_weights(void **state) {
 static void whole_groups_score_together(void **state) {
     (void)state;
     pico_model_file *whole = prune_model(0), *pruned = prune_model(0);
+    prune_unbalance(whole), prune_unbalance(pruned);
     prune_ok(pruned, PRUNE_SETTINGS("1.prune.heads=0.5", "1.prune.groups=whole"));
     for (uint32_t layer = 0; layer < 2; layer++) {
         const pico_layer_desc *d = &whole->desc.layer[layer];

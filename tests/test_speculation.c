@@ -212,7 +212,7 @@ static void a_failed_round_changes_nothing(void **state) {
         const sk_drafter *drafter = &sk_drafters[drafters[i]];
         uint32_t model = drafter->model == KIT_MODELS ? 0 : drafter->model, n_failed = 0;
         int32_t prompt[30];
-        for (int64_t n = -1; n < 1200; n += sk_all() ? 1 : 41) {
+        for (int64_t n = -1; n < 1200; n += sk_all() ? 1 : 29) {
             const uint32_t kinds[] = {FAULT_OP, FAULT_READ, FAULT_WRITE};
             dk_options options;
             dk d;

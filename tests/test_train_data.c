@@ -23,6 +23,7 @@ typedef struct fixture {
     pico_tokenizer *tokenizer; /* byte b is token b + 3 */
     pico_train_tokens tokens[16];
     uint32_t n_tokens;
+    uint32_t packing;
 } fixture;
 
 static int setup(void **state) {
@@ -56,7 +57,7 @@ static pico_train_data *open_data(fixture *f, const pico_train_text *documents, 
     assert_true(f->n_tokens < 16);
     pico_train_tokens *tokens = &f->tokens[f->n_tokens++];
     if (pico_train_tokenise(f->tokenizer, documents, n, tokens, &err) != PICO_OK ||
-        pico_train_data_open(tokens, 0, n, LENGTH, seed, &data, &err) != PICO_OK) {
+        pico_train_data_open(tokens, 0, n, LENGTH, f->packing, seed, &data, &err) != PICO_OK) {
         fail_msg("%s", err.message);
     }
     return data;
@@ -151,6 +152,37 @@ static void a_place_can_be_gone_to(void **state) {
     pico_train_data_close(different);
 }
 
+/* As a stream, every letter of every document is in the rows of an epoch, but for what does not fill
+ * the last one; what begins a row is a document or the rest of the one before. */
+static void a_stream_loses_nothing(void **state) {
+    fixture *f = *state;
+    char text[N][16];
+    pico_train_text documents[N];
+    int32_t row[ROW];
+    size_t seen[256] = {0}, n_whole = 0, n_lost = 0;
+    make_documents(text, documents);
+    f->packing = PICO_PACKING_STREAM;
+    pico_train_data *data = open_data(f, documents, N, 1);
+    const uint64_t n_rows = pico_train_data_rows(data);
+    for (uint64_t r = 0; r < n_rows; r++) {
+        pico_train_data_next(data, 1, row);
+        assert_int_equal(row[0], BOS);
+        for (int i = 0; i < ROW; i++) {
+            seen[row[i] >= 3 ? row[i] - 3 : 0]++;
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        assert_true(seen['A' + i] <= documents[i].n);
+        n_whole += seen['A' + i] == documents[i].n;
+        n_lost += documents[i].n - seen['A' + i];
+    }
+    assert_true(n_lost < ROW && n_whole + ROW > N);
+    pico_train_data_close(data);
+    a_place_can_be_gone_to(state);
+    long_documents_are_cut_into_pieces(state);
+    f->packing = PICO_PACKING_BEST_FIT;
+}
+
 /* Rows of a part of the documents are those of that part alone. */
 static void a_part_of_the_documents_is_enough(void **state) {
     fixture *f = *state;
@@ -162,7 +194,7 @@ static void a_part_of_the_documents_is_enough(void **state) {
     make_documents(text, documents);
     pico_train_data_close(open_data(f, documents, N, 1));
     const pico_train_tokens *all = &f->tokens[f->n_tokens - 1];
-    assert_int_equal(pico_train_data_open(all, 10, 20, LENGTH, 3, &part, &err), PICO_OK);
+    assert_int_equal(pico_train_data_open(all, 10, 20, LENGTH, 0, 3, &part, &err), PICO_OK);
     pico_train_data *alone = open_data(f, documents + 10, 20, 3);
     assert_int_equal(pico_train_data_tokens(part), pico_train_data_tokens(alone));
     for (int i = 0; i < 30; i++) {
@@ -247,7 +279,7 @@ static void too_little_text_is_refused(void **state) {
     pico_error err = {0};
     pico_train_tokens *tokens = &f->tokens[f->n_tokens++];
     assert_int_equal(pico_train_tokenise(f->tokenizer, &document, 1, tokens, &err), PICO_OK);
-    assert_int_equal(pico_train_data_open(tokens, 0, 1, LENGTH, 1, &data, &err), PICO_E_INVALID);
+    assert_int_equal(pico_train_data_open(tokens, 0, 1, LENGTH, 0, 1, &data, &err), PICO_E_INVALID);
     assert_non_null(strstr(err.message, "one row of 16 tokens"));
     assert_null(data);
 }
@@ -257,6 +289,7 @@ int main(void) {
         cmocka_unit_test(rows_are_full_and_begin_with_bos),
         cmocka_unit_test(long_documents_are_cut_into_pieces),
         cmocka_unit_test(a_place_can_be_gone_to),
+        cmocka_unit_test(a_stream_loses_nothing),
         cmocka_unit_test(a_part_of_the_documents_is_enough),
         cmocka_unit_test(a_file_of_tokens_is_taken_whole_or_not_at_all),
         cmocka_unit_test(too_little_text_is_refused)};

@@ -73,6 +73,12 @@ static pico_status resume(pico_train_run *run) {
                            run->folder, run->at.length, (unsigned long long)run->at.seed,
                            run->length, (unsigned long long)seed);
     }
+    if (status == PICO_OK && run->at.packing != pico_train_packing(run)) {
+        status = pico_fail(&run->err, PICO_E_INVALID,
+                           "%s was trained with another [trainer] packing; a run can only go on as "
+                           "it was",
+                           run->folder);
+    }
     if (status == PICO_OK) {
         status = run->ops->load(run->trainer.self, bytes, n, &run->err);
     }
@@ -108,8 +114,10 @@ static pico_status open_rest(pico_train_run *run) {
         status = pico_fail(&run->err, PICO_E_NOMEM, "out of memory for %llu bytes of state",
                            (unsigned long long)run->n_bytes);
     }
-    run->at = (pico_checkpoint){
-        .seed = (uint64_t)pico_train_int(run, "seed"), .length = run->length, .best = INFINITY};
+    run->at = (pico_checkpoint){.seed = (uint64_t)pico_train_int(run, "seed"),
+                                .length = run->length,
+                                .packing = pico_train_packing(run),
+                                .best = INFINITY};
     if (status == PICO_OK && goes_on) {
         return resume(run);
     }

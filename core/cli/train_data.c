@@ -61,8 +61,14 @@ static pico_status read_tokens(pico_train_run *run, const pico_train_text *held,
     return status;
 }
 
+uint32_t pico_train_packing(const pico_train_run *run) {
+    return strcmp(pico_train_text_of(run, "packing"), "stream") == 0 ? PICO_PACKING_STREAM
+                                                                     : PICO_PACKING_BEST_FIT;
+}
+
 pico_status pico_train_open_data(pico_train_run *run) {
     const uint64_t seed = (uint64_t)pico_train_int(run, "seed");
+    const uint32_t packing = pico_train_packing(run);
     pico_train_text *cut = NULL; /* of the texts */
     const pico_train_text *held = run->held_texts.document;
     size_t n_held = run->held_texts.n_document;
@@ -76,11 +82,12 @@ pico_status pico_train_open_data(pico_train_run *run) {
         status = read_tokens(run, held, n_held);
     }
     if (status == PICO_OK) {
-        status = pico_train_data_open(&run->tokens, 0, n, run->length, seed, &run->data, &run->err);
+        status = pico_train_data_open(&run->tokens, 0, n, run->length, packing, seed, &run->data,
+                                      &run->err);
     }
     if (status == PICO_OK) {
-        status = pico_train_data_open(&run->tokens, n, n_held, run->length, 0, &run->held_data,
-                                      &run->err);
+        status = pico_train_data_open(&run->tokens, n, n_held, run->length, packing, 0,
+                                      &run->held_data, &run->err);
         if (status != PICO_OK) {
             pico_error inner = run->err;
             status = pico_fail(&run->err, status, "validation: %s", inner.message);

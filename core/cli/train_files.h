@@ -48,7 +48,7 @@ void pico_fresh_say(pico_log *log, const pico_model *model);
 typedef struct pico_checkpoint {
     uint64_t step, rows; /* steps taken; rows of data handed out */
     uint64_t seed;
-    uint32_t length, reserved;
+    uint32_t length, packing;
     double best; /* lowest bits per byte so far; infinity: none yet */
 } pico_checkpoint;
 

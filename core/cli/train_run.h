@@ -56,6 +56,7 @@ static inline int pico_train_on(const pico_train_run *run, const char *key) {
 pico_status pico_train_read_texts(pico_train_run *run);
 /* Their tokens and rows, when the trainer has begun. The texts are gone then. */
 pico_status pico_train_open_data(pico_train_run *run);
+uint32_t pico_train_packing(const pico_train_run *run); /* PICO_PACKING_x */
 
 /* Runs steps until the schedule, the wanted step or the user ends it; validates, saves and logs.
  * Returns the exit code, and has said what went wrong. */

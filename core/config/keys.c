@@ -11,6 +11,7 @@ static const char *const stage_targets[] = {"model", "draft", "both", NULL};
 static const char *const generations[] = {"auto", "g0", "g1", "g2", "g3", "g4", NULL};
 static const char *const tools[] = {"auto", "none", "calculator", NULL};
 static const char *const train_logs[] = {"csv", "json", NULL};
+static const char *const packings[] = {"best_fit", "stream", NULL};
 static const char *const inits[] = {"model", "random", NULL};
 static const char *const families[] = {"nanochat", "llama", "gpt2", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
@@ -132,6 +133,10 @@ static const pico_config_key keys[] = {
     KEY("trainer", "cache", PICO_OPT_PATH, NULL, NULL, NULL,
         "file that keeps the tokens of these texts for the next run; made again when texts or"
         " vocabulary are others", PLAIN),
+    KEY("trainer", "packing", PICO_OPT_ENUM, "best_fit", NULL, NULL,
+        "how documents fill rows; best_fit: whole where they fit, the shortest are cut (nanochat's rule);"
+        " stream: one after the other, and nothing is lost",
+        .choices = packings),
     KEY("trainer", "output", PICO_OPT_PATH, NULL, "--out", NULL,
         "folder for models, state and log", PLAIN),
     KEY("trainer", "resume", PICO_OPT_BOOL, "off", "--resume", NULL,

@@ -25,6 +25,8 @@ struct pico_train_data {
     uint64_t *order;      /* (n_piece) */
     uint64_t choice[CHOICE];
     uint32_t n_choice;
+    uint32_t packing; /* PICO_PACKING_x */
+    piece rest;       /* STREAM: of the piece that the last row has cut; n 0: none */
 };
 
 static int has_bos(const pico_train_data *data) {
@@ -68,6 +70,7 @@ static void begin_epoch(pico_train_data *data, uint64_t epoch) {
     data->epoch = epoch;
     data->next = 0;
     data->n_choice = 0;
+    data->rest.n = 0;
     for (uint64_t i = 0; i < data->n_piece; i++) {
         data->order[i] = i;
     }
@@ -106,9 +109,33 @@ static void copy_piece(const pico_train_data *data, const piece *from, uint32_t 
     memcpy(out + first, data->tokens->id + from->begin, (n - first) * sizeof *out);
 }
 
+/* One piece after the other; what a row has no room for begins the next one. */
+static int next_of_stream(pico_train_data *data, int32_t *out) {
+    const uint32_t bos = (uint32_t)has_bos(data);
+    for (uint32_t filled = 0; filled < data->row;) {
+        piece taken = data->rest;
+        if (taken.n == 0) {
+            if (data->next == data->n_piece) {
+                return 0;
+            }
+            taken = data->piece[data->order[data->next++]];
+        }
+        const uint32_t room = data->row - filled, n = taken.n < room ? taken.n : room;
+        if (out != NULL) {
+            copy_piece(data, &taken, n, out + filled);
+        }
+        data->rest = (piece){taken.begin + n - bos, taken.n == n ? 0 : taken.n - n + bos};
+        filled += n;
+    }
+    return 1;
+}
+
 /* The next row of the epoch into out (may be NULL); 0 when what is left does not fill one. */
 static int next_row(pico_train_data *data, int32_t *out) {
     uint32_t filled = 0;
+    if (data->packing == PICO_PACKING_STREAM) {
+        return next_of_stream(data, out);
+    }
     while (filled < data->row) {
         fill_choice(data);
         if (data->n_choice == 0) {
@@ -136,8 +163,8 @@ static void serve(pico_train_data *data, int32_t *out) {
 /* ---- interface ---- */
 
 pico_status pico_train_data_open(const pico_train_tokens *tokens, uint64_t first, uint64_t n,
-                                 uint32_t length, uint64_t seed, pico_train_data **out,
-                                 pico_error *err) {
+                                 uint32_t length, uint32_t packing, uint64_t seed,
+                                 pico_train_data **out, pico_error *err) {
     *out = NULL;
     pico_train_data *data = calloc(1, sizeof *data);
     if (data == NULL || length == 0) {
@@ -146,6 +173,7 @@ pico_status pico_train_data_open(const pico_train_tokens *tokens, uint64_t first
     }
     data->tokens = tokens;
     data->row = length + 1;
+    data->packing = packing;
     data->seed = seed;
     pico_status status = PICO_OK;
     for (uint64_t i = first; status == PICO_OK && i < first + n; i++) {

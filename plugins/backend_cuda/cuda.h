@@ -110,7 +110,7 @@ typedef struct cuda_options {
     uint32_t deterministic;
     uint32_t graphs;
     uint32_t sync;
-    uint32_t train_products; /* 0: F32, 1: BF16 */
+    uint32_t reserved;
 } cuda_options;
 
 struct cuda_train;

@@ -8,8 +8,6 @@
 #include "cuda.h"
 #include "train.h"
 
-static const char *const product_choices[] = {"f32", "bf16", NULL};
-
 static const pico_option options[] = {
     {.name = "device",
      .type = PICO_OPT_INT,
@@ -30,14 +28,6 @@ static const pico_option options[] = {
      .offset = offsetof(cuda_options, graphs),
      .def = "on",
      .help = "a step of each shape is recorded as a CUDA graph and launched as a whole"},
-    {.name = "train_products",
-     .type = PICO_OPT_ENUM,
-     .offset = offsetof(cuda_options, train_products),
-     .def = "f32",
-     .choices = product_choices,
-     .help =
-         "what products see of their inputs in training: F32, or both sides rounded to BF16, for "
-         "which the device has tensor cores"},
     {.name = "sync",
      .type = PICO_OPT_BOOL,
      .offset = offsetof(cuda_options, sync),

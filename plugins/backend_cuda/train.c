@@ -1,6 +1,6 @@
 /*
  * The extension pico.train/1: its table, its scratch memory, and matrix products. A product is F32
- * throughout or, with train_products = bf16, both sides rounded to BF16 and added up in F32; master
+ * throughout or, where BF16 is asked for, both sides are rounded to it and added up in F32; master
  * weights, gradients and the optimisers' states are F32 in any case.
  */
 #include "train.h"
@@ -23,7 +23,7 @@ void cuda_train_free(cuda_backend *cuda) {
 
 enum { N_PART = 7 };
 
-static pico_status allocate(cuda_backend *cuda, struct cuda_train *train, pico_error *err) {
+static pico_status allocate(struct cuda_train *train, pico_error *err) {
     const pico_train_reserve *need = &train->need;
     const uint64_t rows = need->max_rows, dim = need->max_dim, length = need->max_length;
     const uint64_t by_head = rows * need->max_head, n_value = by_head > dim ? by_head : dim;
@@ -32,7 +32,7 @@ static pico_status allocate(cuda_backend *cuda, struct cuda_train *train, pico_e
     heads = heads < 1 ? 1 : heads > need->max_head ? need->max_head : heads;
     /* The larger of two matrices of a product: a block of activations, or a parameter. */
     const uint64_t widest = rows > 4096 ? rows : 4096;
-    const uint64_t narrow = cuda->options.train_products == 0 ? 0 : widest * dim;
+    const uint64_t narrow = widest * dim;
     const uint64_t size[N_PART] = {n_value * 4,    n_value * 4,    CUDA_COLUMN_PARTS * dim * 4,
                                    heads * square, heads * square, narrow * 2,
                                    narrow * 2};
@@ -85,7 +85,7 @@ static pico_status train_reserve(void *self, const pico_train_reserve *need, pic
         status = cuda_wait(cuda, err);
     }
     if (status == PICO_OK) {
-        status = allocate(cuda, train, err);
+        status = allocate(train, err);
     }
     if (status != PICO_OK) {
         free(train);
@@ -115,17 +115,16 @@ static pico_status narrow(cuda_backend *cuda, const void **matrix, int64_t *ld, 
     return cuda_done(cuda, cuda_run_narrow(cuda->stream, &job), "gemm");
 }
 
-pico_status cuda_train_product(cuda_backend *cuda, const cuda_gemm_job *args) {
-    cuda_gemm_job job = *args;
+/* Both sides rounded to BF16; PICO_E_LIMIT where there is no room for them. */
+static pico_status narrow_product(cuda_backend *cuda, cuda_gemm_job job) {
     const int64_t a_rows = job.transpose_a ? job.k : job.m,
                   a_cols = job.transpose_a ? job.m : job.k;
     const int64_t b_rows = job.transpose_b ? job.n : job.k,
                   b_cols = job.transpose_b ? job.k : job.n;
     const struct cuda_train *train = cuda->train;
-    const int fits = a_rows * cuda_pad(a_cols, 8) <= train->n_narrow &&
-                     b_rows * cuda_pad(b_cols, 8) <= train->n_narrow;
-    if (job.batch > 1 || !fits) { /* attention's products, and what is too large, stay F32 */
-        return cuda_gemm_run(cuda, &job);
+    if (a_rows * cuda_pad(a_cols, 8) > train->n_narrow ||
+        b_rows * cuda_pad(b_cols, 8) > train->n_narrow) {
+        return PICO_E_LIMIT;
     }
     job.type = CUDA_GEMM_BF16;
     pico_status status = narrow(cuda, &job.a, &job.lda, a_rows, a_cols, train->narrow[0]);
@@ -133,6 +132,11 @@ pico_status cuda_train_product(cuda_backend *cuda, const cuda_gemm_job *args) {
         status = narrow(cuda, &job.b, &job.ldb, b_rows, b_cols, train->narrow[1]);
     }
     return status == PICO_OK ? cuda_gemm_run(cuda, &job) : status;
+}
+
+static uint32_t computes(void *self, uint32_t compute) {
+    (void)self;
+    return compute == PICO_COMPUTE_F32 || compute == PICO_COMPUTE_BF16;
 }
 
 static pico_status train_gemm(void *self, const pico_gemm_args *args) {
@@ -154,8 +158,8 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     }
     const int ta = args->transpose_a != 0, tb = args->transpose_b != 0;
     const int64_t k = ta ? a.rows : a.cols;
-    if (cuda->train == NULL || a.heads != 1 || b.heads != 1 || c.heads != 1 ||
-        (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
+    if (cuda->train == NULL || !computes(self, args->compute) || a.heads != 1 || b.heads != 1 ||
+        c.heads != 1 || (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
         (tb ? b.cols : b.rows) != k) {
         return PICO_E_INVALID;
     }
@@ -184,13 +188,19 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
                                    .ldc = c.row_stride,
                                    .alpha = args->alpha,
                                    .beta = args->beta};
-        status = cuda_train_product(cuda, &job);
+        status = args->compute == PICO_COMPUTE_BF16 ? narrow_product(cuda, job)
+                                                    : cuda_gemm_run(cuda, &job);
     }
     if (status == PICO_OK && bias != NULL) {
         const cuda_element_job add = {.what = CUDA_ELEMENT_BIAS, .x = c, .y = c, .bias = bias};
         status = cuda_done(cuda, cuda_run_element(cuda->stream, &add), "gemm");
     }
     return status;
+}
+
+static uint32_t features(void *self) {
+    (void)self;
+    return PICO_TRAIN_HAS_TOP_K;
 }
 
 const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
@@ -208,4 +218,6 @@ const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
                                          .reduce = cuda_reduce,
                                          .scale = cuda_scale,
                                          .adamw = cuda_adamw,
-                                         .muon = cuda_muon};
+                                         .muon = cuda_muon,
+                                         .computes = computes,
+                                         .features = features};

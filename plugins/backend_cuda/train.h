@@ -125,6 +125,7 @@ cudaError_t cuda_run_muon(cudaStream_t stream, const cuda_muon_job *job);
 typedef struct cuda_loss_job {
     float hard, soft, inv_temperature;
     uint32_t accumulate;
+    uint32_t top_k;               /* of the teacher; 0: all */
     cuda_view logits, teacher, d; /* data NULL: none */
     const int32_t *target, *teacher_row, *mask;
     float *ce, *kl;
@@ -152,9 +153,6 @@ cudaError_t cuda_run_softmax_back(cudaStream_t stream, const cuda_score_job *job
 
 void cuda_train_free(cuda_backend *cuda);
 extern const pico_train_ops cuda_train_table;
-
-/* c = alpha op(a) op(b) + beta c for a batch, in BF16 where the option says so and there is room. */
-pico_status cuda_train_product(cuda_backend *cuda, const cuda_gemm_job *job);
 
 pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args);
 pico_status cuda_act_backward(void *self, const pico_act_backward_args *args);

@@ -209,6 +209,7 @@ pico_status cuda_loss(void *self, const pico_loss_args *args) {
     cuda_loss_job job = {.hard = args->hard,
                          .soft = args->soft,
                          .inv_temperature = 1 / args->temperature,
+                         .top_k = args->teacher_top_k,
                          .accumulate = args->accumulate};
     pico_status status = cuda_view_of(&args->logits, PICO_DTYPE_F32, &job.logits);
     if (status == PICO_OK && args->teacher.buffer != NULL) {

@@ -6,7 +6,7 @@
 set -eu
 [ $# -eq 2 ] || { echo "usage: $0 BUILD_FOLDER SOURCE_FOLDER" >&2; exit 2; }
 picochat=$1/picochat
-model=$2/models/default.gguf
+model=$2/models/tiny.gguf
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 n=0
