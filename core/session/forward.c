@@ -317,7 +317,8 @@ static void make_batch(const pico_session *session, const pico_row *rows, uint32
                         .anc_cell = call_view(session, at.anc_cell, n_words - at.anc_cell)};
 }
 
-static pico_status run_model(pico_session *session, const pico_row *rows, uint32_t n) {
+static pico_status run_model(pico_session *session, const pico_row *rows, uint32_t n,
+                             pico_error *err) {
     const pico_device *device = session->model->device;
     uint32_t n_decode = sort_rows(session, rows, n);
     uint64_t n_words = fill_words(session, rows, n);
@@ -341,26 +342,28 @@ static pico_status run_model(pico_session *session, const pico_row *rows, uint32
                               .n_run = find_runs(session, rows, n),
                               .work = &session->work};
     make_batch(session, rows, n, n_decode, n_words, &args.batch);
-    return pico_steps_run(session, &args);
+    return pico_steps_run(session, &args, err);
 }
 
 pico_status pico_session_forward(pico_session *session, const pico_row *rows, uint32_t n,
                                  pico_forward_out *out, pico_error *err) {
     uint32_t n_out = 0;
+    pico_error why = {0};
     pico_status status = check_rows(session, rows, n, &n_out, err);
     if (status != PICO_OK) {
         return status;
     }
     status = place_rows(session, rows, n);
     if (status == PICO_OK) {
-        status = run_model(session, rows, n);
+        status = run_model(session, rows, n, &why);
     }
     if (status == PICO_OK && n_out == 0) { /* nobody will read, so ask now whether it went well */
-        status = session->model->device->ops->sync(session->model->device->self, NULL);
+        status = session->model->device->ops->sync(session->model->device->self, &why);
     }
     if (status != PICO_OK) {
         unplace_rows(session);
-        return pico_fail(err, status, "the backend failed in a forward pass of %u rows", n);
+        return pico_fail(err, status, "the backend failed in a forward pass of %u rows%s%.300s", n,
+                         why.message[0] == '\0' ? "" : ": ", why.message);
     }
     for (uint32_t s = 0; s < session->params.n_slots; s++) {
         pico_session_slot *slot = &session->slot[s];

@@ -82,6 +82,6 @@ pico_status pico_call_copy_page(pico_session *session, uint32_t group, const pic
 void pico_steps_open(pico_session *session);
 void pico_steps_close(pico_session *session);
 /* Runs the model: a recording of the step where there is one. */
-pico_status pico_steps_run(pico_session *session, pico_forward_args *args);
+pico_status pico_steps_run(pico_session *session, pico_forward_args *args, pico_error *err);
 
 #endif

@@ -91,19 +91,20 @@ static pico_step *find_step(pico_session *session, const pico_step_key *key) {
     return oldest;
 }
 
-static pico_status record(pico_session *session, const pico_forward_args *args, pico_step *step) {
+static pico_status record(pico_session *session, const pico_forward_args *args, pico_step *step,
+                          pico_error *err) {
     const pico_capture_ops *ops = &session->steps.ops;
     void *self = session->model->device->self;
-    pico_status status = ops->begin(self, NULL);
+    pico_status status = ops->begin(self, err);
     if (status != PICO_OK) {
         return status;
     }
     status = pico_model_forward(session->model, args);
-    const pico_status ended = ops->end(self, status == PICO_OK, &step->recording, NULL);
+    const pico_status ended = ops->end(self, status == PICO_OK, &step->recording, err);
     return status == PICO_OK ? ended : status;
 }
 
-pico_status pico_steps_run(pico_session *session, pico_forward_args *args) {
+pico_status pico_steps_run(pico_session *session, pico_forward_args *args, pico_error *err) {
     pico_steps *steps = &session->steps;
     void *self = session->model->device->self;
     if (!can_record(session, args)) {
@@ -124,7 +125,7 @@ pico_status pico_steps_run(pico_session *session, pico_forward_args *args) {
     if (status == PICO_E_LIMIT) {
         steps->ops.free(self, step->recording);
         step->recording = NULL;
-        status = record(session, args, step);
+        status = record(session, args, step, err);
         if (status == PICO_OK) {
             status = steps->ops.launch(self, step->recording);
         }

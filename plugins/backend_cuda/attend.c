@@ -61,7 +61,7 @@ static pico_status attend_split(cuda_backend *cuda, cuda_attend_job *job, int64_
 }
 
 pico_status cuda_attend(void *self, const pico_attend_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_attend_job job = {.window = args->window, .scale = args->scale};
     pico_status status = cuda_kv_layout_of(&args->kv, &job.kv);
     if (status == PICO_OK) {

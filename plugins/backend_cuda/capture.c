@@ -12,23 +12,21 @@ struct pico_recording {
 };
 
 static pico_status capture_begin(void *self, pico_error *err) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     if (cuda->capturing) {
         return pico_fail(err, PICO_E_INVALID, CUDA_SAYS "begin within begin");
     }
     const cudaError_t error =
         cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal);
     if (error != cudaSuccess) {
-        (void)pico_fail(err, PICO_E_DEVICE, CUDA_SAYS "cudaStreamBeginCapture: %s",
-                        cudaGetErrorString(error));
-        return cuda_done(cuda, error, "cudaStreamBeginCapture");
+        return cuda_fail(err, error, "cudaStreamBeginCapture");
     }
     cuda->capturing = 1;
     return PICO_OK;
 }
 
 static pico_status capture_end(void *self, uint32_t keep, pico_recording **out, pico_error *err) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cudaGraph_t graph = NULL;
     *out = NULL;
     if (!cuda->capturing) {
@@ -38,6 +36,11 @@ static pico_status capture_end(void *self, uint32_t keep, pico_recording **out, 
     const char *call = "cudaStreamEndCapture";
     cudaError_t error = cudaStreamEndCapture(cuda->stream, &graph);
     pico_recording *recording = NULL;
+    if (cuda->failure != cudaSuccess) { /* an op is missing in the graph */
+        call = cuda->failed;
+        error = cuda->failure;
+        cuda->failure = cudaSuccess;
+    }
     if (error == cudaSuccess && keep) {
         recording = calloc(1, sizeof *recording);
         if (recording == NULL) {
@@ -53,15 +56,14 @@ static pico_status capture_end(void *self, uint32_t keep, pico_recording **out, 
     }
     if (error != cudaSuccess) {
         free(recording);
-        (void)pico_fail(err, PICO_E_DEVICE, CUDA_SAYS "%s: %s", call, cudaGetErrorString(error));
-        return cuda_done(cuda, error, call);
+        return cuda_fail(err, error, call);
     }
     *out = recording;
     return PICO_OK;
 }
 
 static pico_status capture_launch(void *self, const pico_recording *recording) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     if (recording->generation != cuda->generation) {
         return PICO_E_LIMIT;
     }
@@ -69,7 +71,7 @@ static pico_status capture_launch(void *self, const pico_recording *recording) {
 }
 
 static void capture_free(void *self, pico_recording *recording) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     if (recording != NULL) {
         (void)cuda_done(cuda, cudaStreamSynchronize(cuda->stream), "free of a recording");
         (void)cudaGraphExecDestroy(recording->graph);

@@ -135,7 +135,9 @@ typedef struct cuda_backend {
 
 /* ---- device.c: errors, and finding a device ---- */
 
-/* The device's answer as a status. A failure is latched with the name of the call. */
+/* The instance, its device made the thread's current one: another instance may have used another. */
+cuda_backend *cuda_enter(void *self);
+/* PICO_OK: a failure is latched, with the name of the call, and reported by the next read or sync. */
 pico_status cuda_done(cuda_backend *cuda, cudaError_t error, const char *call);
 /* The status for an error and its message: "CALL: what CUDA says". */
 pico_status cuda_fail(pico_error *err, cudaError_t error, const char *call);

@@ -37,7 +37,16 @@ pico_status cuda_done(cuda_backend *cuda, cudaError_t error, const char *call) {
         cuda->failure = error;
         (void)snprintf(cuda->failed, sizeof cuda->failed, "%s", call);
     }
-    return error == cudaErrorMemoryAllocation ? PICO_E_NOMEM : PICO_E_DEVICE;
+    return PICO_OK;
+}
+
+cuda_backend *cuda_enter(void *self) {
+    cuda_backend *cuda = self;
+    const cudaError_t error = cudaSetDevice((int)cuda->options.device);
+    if (error != cudaSuccess) {
+        (void)cuda_done(cuda, error, "cudaSetDevice");
+    }
+    return cuda;
 }
 
 pico_status cuda_wait(cuda_backend *cuda, pico_error *err) {

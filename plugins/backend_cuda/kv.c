@@ -37,7 +37,7 @@ uint64_t cuda_kv_page_bytes(void *self, const pico_kv_desc *kv) {
 }
 
 pico_status cuda_kv_store(void *self, const pico_kv_store_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_store_job job;
     void *cell = NULL;
     pico_status status = cuda_kv_layout_of(&args->kv, &job.kv);
@@ -66,7 +66,7 @@ pico_status cuda_kv_store(void *self, const pico_kv_store_args *args) {
 }
 
 pico_status cuda_kv_copy(void *self, const pico_kv_copy_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_copy_job job;
     cuda_view from;
     void *to = NULL;

@@ -299,7 +299,7 @@ static pico_status add_part(product *p, const pico_weight *weight, const pico_te
 }
 
 static pico_status begin_product(product *p, void *self, const pico_tensor *x, uint32_t n_decode) {
-    *p = (product){.cuda = self, .n_decode = n_decode, .narrowed = -1};
+    *p = (product){.cuda = cuda_enter(self), .n_decode = n_decode, .narrowed = -1};
     return cuda_view_of(x, PICO_DTYPE_F32, &p->x);
 }
 

@@ -2,7 +2,7 @@
 #include "jobs.h"
 
 pico_status cuda_logit_edit(void *self, const pico_logit_edit_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_edit_job job;
     cuda_view row;
     void *token = NULL, *value[3] = {NULL, NULL, NULL};
@@ -46,7 +46,7 @@ static cuda_view logit_rows(const cuda_view *logits, int64_t begin, int64_t n) {
 }
 
 pico_status cuda_argmax(void *self, const pico_argmax_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_view logits;
     void *index = NULL;
     pico_status status = cuda_view_of(&args->logits, PICO_DTYPE_F32, &logits);
@@ -69,7 +69,7 @@ pico_status cuda_argmax(void *self, const pico_argmax_args *args) {
 }
 
 pico_status cuda_top_k(void *self, const pico_top_k_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_view logits;
     void *index = NULL, *value = NULL, *log_sum = NULL;
     const int64_t k = args->k;

@@ -20,7 +20,7 @@ pico_status cuda_device_alloc(uint64_t bytes, const char *what, char **out, pico
 }
 
 pico_status cuda_buffer_alloc(void *self, uint64_t bytes, pico_buffer **out, pico_error *err) {
-    (void)self;
+    (void)cuda_enter(self);
     *out = NULL;
     pico_buffer *buffer = calloc(1, sizeof *buffer);
     if (buffer == NULL) {
@@ -37,7 +37,7 @@ pico_status cuda_buffer_alloc(void *self, uint64_t bytes, pico_buffer **out, pic
 }
 
 void cuda_buffer_free(void *self, pico_buffer *buffer) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     if (buffer != NULL) {
         (void)cuda_done(cuda, cudaStreamSynchronize(cuda->stream), "buffer_free");
         (void)cudaFree(buffer->data);
@@ -119,7 +119,7 @@ pico_status cuda_buffer_read(void *self, const pico_buffer *buffer, uint64_t off
 
 pico_status cuda_buffer_copy(void *self, pico_buffer *dst, uint64_t dst_offset,
                              const pico_buffer *src, uint64_t src_offset, uint64_t bytes) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     if (!in_buffer(dst, dst_offset, bytes) || !in_buffer(src, src_offset, bytes)) {
         return PICO_E_INVALID;
     }

@@ -60,7 +60,7 @@ static pico_status cuda_create(const pico_host *host, const void *bound, void **
 }
 
 static pico_status cuda_caps(void *self, pico_backend_caps *out) {
-    const cuda_backend *cuda = self;
+    const cuda_backend *cuda = cuda_enter(self);
     size_t spare = 0, all = 0;
     pico_backend_caps caps = {.struct_size = sizeof caps,
                               .flags = cuda->options.deterministic ? PICO_CAP_BATCH_INVARIANT : 0};

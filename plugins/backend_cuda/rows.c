@@ -14,7 +14,7 @@ static int is_empty(const cuda_view *view) {
 }
 
 pico_status cuda_norm(void *self, const pico_norm_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_norm_job job = {.kind = args->kind, .eps = args->eps, .scale = args->scale};
     float *weight = NULL, *bias = NULL;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
@@ -40,7 +40,7 @@ pico_status cuda_norm(void *self, const pico_norm_args *args) {
 }
 
 pico_status cuda_rope(void *self, const pico_rope_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_rope_job job = {.layout = args->layout,
                          .sign = args->reverse ? -1.0f : 1.0f,
                          .half = (int64_t)args->rope_dim / 2};
@@ -70,7 +70,8 @@ pico_status cuda_rope(void *self, const pico_rope_args *args) {
                : cuda_done(cuda, cuda_run_rope(cuda->stream, &job), "rope");
 }
 
-static pico_status run_element(cuda_backend *cuda, const cuda_element_job *job, const char *name) {
+static pico_status run_element(void *self, const cuda_element_job *job, const char *name) {
+    cuda_backend *cuda = cuda_enter(self);
     if (!same_shape(&job->x, &job->y) || (job->gate.data != NULL && job->what == CUDA_ELEMENT_ACT &&
                                           !same_shape(&job->gate, &job->y))) {
         return PICO_E_INVALID;
@@ -143,7 +144,7 @@ pico_status cuda_softcap(void *self, const pico_softcap_args *args) {
 }
 
 pico_status cuda_embed(void *self, const pico_embed_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_embed_job job = {.accumulate = args->accumulate};
     void *index = NULL;
     pico_status status = cuda_view_of(&args->out, PICO_DTYPE_F32, &job.out);

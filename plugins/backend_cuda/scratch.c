@@ -94,7 +94,7 @@ static void cut(cuda_scratch *scratch, const uint64_t size[N_PART], const uint64
 }
 
 pico_status cuda_reserve(void *self, const pico_reserve *need, pico_error *err) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     const pico_reserve all = largest(&cuda->need, need);
     uint64_t size[N_PART], at[N_PART], total = 0;
     pico_status status = check(&all, err);

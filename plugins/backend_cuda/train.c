@@ -59,7 +59,7 @@ static pico_status allocate(struct cuda_train *train, pico_error *err) {
 }
 
 static pico_status train_reserve(void *self, const pico_train_reserve *need, pico_error *err) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     const pico_train_reserve *old = cuda->train == NULL ? need : &cuda->train->need;
     const uint32_t most = 1u << 26;
     struct cuda_train *train = calloc(1, sizeof *train);
@@ -140,7 +140,7 @@ static uint32_t computes(void *self, uint32_t compute) {
 }
 
 static pico_status train_gemm(void *self, const pico_gemm_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_view a, b, c;
     float *bias = NULL;
     pico_status status = cuda_view_of(&args->a, PICO_DTYPE_F32, &a);

@@ -153,7 +153,7 @@ static int fits(const cuda_view *view, int64_t rows, int64_t heads, int64_t cols
 }
 
 static pico_status bind(attend_work *w, void *self, const pico_train_attend_args *args) {
-    *w = (attend_work){.cuda = self, .args = args};
+    *w = (attend_work){.cuda = cuda_enter(self), .args = args};
     void *lse = NULL;
     const int64_t rows = (int64_t)args->n_seq * args->length;
     const pico_tensor *const tensors[] = {&args->q, &args->k, &args->v, &args->out};

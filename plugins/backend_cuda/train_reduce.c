@@ -30,7 +30,7 @@ static pico_status reduce_rows(cuda_backend *cuda, const pico_reduce_args *args,
 }
 
 pico_status cuda_reduce(void *self, const pico_reduce_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_view x, y;
     void *out = NULL;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &x);
@@ -73,7 +73,7 @@ pico_status cuda_reduce(void *self, const pico_reduce_args *args) {
 }
 
 pico_status cuda_scale(void *self, const pico_scale_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_scale_job job = {.value = args->value, .a = args->a, .b = args->b};
     float *scalar = NULL;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
@@ -100,7 +100,7 @@ static int64_t elements(const pico_tensor *tensor) {
 }
 
 pico_status cuda_adamw(void *self, const pico_adamw_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     const double left1 = 1 - pow((double)args->beta1, (double)args->step);
     const double left2 = 1 - pow((double)args->beta2, (double)args->step);
     cuda_adamw_job job = {.keep = 1 - args->lr * args->weight_decay,
@@ -151,7 +151,7 @@ static pico_status mean_squares(cuda_backend *cuda, const cuda_muon_job *job) {
 }
 
 pico_status cuda_muon(void *self, const pico_muon_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_muon_job job = {
         .lr = args->lr, .decay = args->lr * args->weight_decay, .beta2 = args->beta2};
     void *second = NULL;
@@ -205,7 +205,7 @@ static pico_status vectors_of(const pico_loss_args *args, cuda_loss_job *job) {
 }
 
 pico_status cuda_loss(void *self, const pico_loss_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_loss_job job = {.hard = args->hard,
                          .soft = args->soft,
                          .inv_temperature = 1 / args->temperature,

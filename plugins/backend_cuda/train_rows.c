@@ -33,7 +33,7 @@ static pico_status add_columns(cuda_backend *cuda, const cuda_norm_back_job *job
 }
 
 pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_norm_back_job job = {
         .kind = args->kind, .accumulate = args->accumulate, .eps = args->eps, .scale = args->scale};
     const pico_tensor *const tensors[] = {&args->x, &args->dy, &args->dx};
@@ -78,7 +78,7 @@ pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args) 
 }
 
 pico_status cuda_act_backward(void *self, const pico_act_backward_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_act_back_job job = {.kind = args->kind};
     const int gated = args->gate.buffer != NULL;
     const pico_tensor *const tensors[] = {&args->x, &args->dy, &args->dx, &args->gate,
@@ -100,7 +100,7 @@ pico_status cuda_act_backward(void *self, const pico_act_backward_args *args) {
 }
 
 pico_status cuda_softcap_backward(void *self, const pico_softcap_backward_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_view y, dy;
     const pico_tensor *const tensors[] = {&args->y, &args->dy};
     cuda_view *const views[] = {&y, &dy};
@@ -118,7 +118,7 @@ pico_status cuda_softcap_backward(void *self, const pico_softcap_backward_args *
 }
 
 pico_status cuda_gate_backward(void *self, const pico_gate_backward_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_gate_back_job job = {.factor = args->factor};
     const pico_tensor *const tensors[] = {&args->g, &args->u, &args->dy, &args->dg, &args->du};
     cuda_view *const views[] = {&job.g, &job.u, &job.dy, &job.dg, &job.du};
@@ -175,7 +175,7 @@ static pico_status table_of(const pico_gather_args *args, cuda_table_job *job) {
 }
 
 pico_status cuda_gather(void *self, const pico_gather_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_table_job job;
     const pico_status status = table_of(args, &job);
     return status != PICO_OK || job.rows.rows == 0
@@ -184,7 +184,7 @@ pico_status cuda_gather(void *self, const pico_gather_args *args) {
 }
 
 pico_status cuda_scatter(void *self, const pico_gather_args *args) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     cuda_table_job job;
     const pico_status status = table_of(args, &job);
     return status != PICO_OK || job.rows.rows == 0

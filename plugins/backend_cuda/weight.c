@@ -294,6 +294,7 @@ static pico_status upload(cuda_backend *cuda, const pico_weight_desc *desc, pico
 pico_status cuda_weight_create(void *self, const pico_weight_desc *desc, uint32_t uses,
                                uint32_t stays, pico_weight **out, pico_error *err) {
     (void)stays; /* the device copies what it gets */
+    (void)cuda_enter(self);
     *out = NULL;
     if (uses & PICO_USE_TRANSPOSED) {
         return pico_fail(err, PICO_E_UNSUPPORTED, CUDA_SAYS "no transposed products");
@@ -315,13 +316,7 @@ pico_status cuda_weight_create(void *self, const pico_weight_desc *desc, uint32_
     describe(desc, weight);
     status = allocate(desc, weight, err);
     if (status == PICO_OK) {
-        if (err != NULL) {
-            err->message[0] = '\0';
-        }
         status = upload(self, desc, weight, err);
-        if (status != PICO_OK && err != NULL && err->message[0] == '\0') {
-            (void)cuda_wait(self, err); /* a copy failed: what CUDA says */
-        }
     }
     if (status != PICO_OK) {
         cuda_weight_free(self, weight);
@@ -332,7 +327,7 @@ pico_status cuda_weight_create(void *self, const pico_weight_desc *desc, uint32_
 }
 
 void cuda_weight_free(void *self, pico_weight *weight) {
-    cuda_backend *cuda = self;
+    cuda_backend *cuda = cuda_enter(self);
     if (weight != NULL) {
         (void)cuda_done(cuda, cudaStreamSynchronize(cuda->stream), "weight_free");
         (void)cudaFree(weight->memory);

@@ -65,6 +65,16 @@ grep -q "cannot run here: .*no CUDA device" "$dir/list" || fail "plugins list -v
 missing memory=1 "no device memory for [0-9]* bytes of .* of 1 MB are free"
 grep -q "runs on emulated" "$dir/list" || fail "plugins list -v does not say what it runs on"
 
+# A launch that fails, wherever it is: the run ends with the name of an op, and nothing hangs.
+for launch in 0 7 60 120; do
+    code=0
+    PICOCHAT_EMULATED_CUDA=fail=$launch on_device -p "$words" -n 6 --temp 0 >/dev/null \
+        2>"$dir/err" || code=$?
+    [ "$code" -eq 5 ] || fail "launch $launch: exit code $code: $(cat "$dir/err")"
+    grep -q "[a-z_]*: unspecified launch failure" "$dir/err" ||
+        fail "launch $launch: no cause in: $(cat "$dir/err")"
+done
+
 # auto: some backend, and the log says which.
 "$picochat" -m "$model" --backend auto -p "$words" -n 4 --temp 0 >"$dir/auto" 2>"$dir/err" ||
     fail "auto: $(cat "$dir/err")"

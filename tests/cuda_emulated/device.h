@@ -10,11 +10,14 @@
 #endif
 #endif
 struct emulated_options {
-    bool reverse, protect, no_driver, no_device;
+    bool reverse, mixed, protect, no_driver, no_device;
     size_t memory;
+    long fail; /* launches until one fails; negative: none does */
 };
 
 /* From PICOCHAT_EMULATED_CUDA, read once. */
 const emulated_options &emulated_settings();
+/* What the next cudaGetLastError gives. */
+void emulated_set_error(int error);
 
 #endif

@@ -187,8 +187,17 @@ void run_block(bool reverse) {
     }
 }
 
+/* Whether the next block, or grid, runs in descending order. */
+bool is_reversed() {
+    static unsigned turn;
+    if (!emulated_settings().mixed) {
+        return emulated_settings().reverse;
+    }
+    return (++turn * 2654435761u >> 16 & 1) != 0;
+}
+
 void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body) {
-    bool reverse = emulated_settings().reverse;
+    bool reverse = is_reversed();
     unsigned n = block.x * block.y * block.z, n_block = grid.x * grid.y * grid.z;
     if (block.y != 1 || block.z != 1 || n == 0 || n > 1024 || n_block == 0 || grid.y > 65535 ||
         grid.z > 65535 || shared > (64u << 10)) {
@@ -208,7 +217,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> 
         unsigned i = reverse ? n_block - 1 - b : b;
         emulated_here.block = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
         memset(at.shared, 0xff, shared); /* NaN */
-        run_block(reverse);
+        run_block(is_reversed());
     }
     free(at.shared);
 }
@@ -247,6 +256,11 @@ void *emulated_dynamic_shared() {
 
 void emulated_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
                      std::function<void()> body) {
+    static long n_launch;
+    if (n_launch++ == emulated_settings().fail) {
+        emulated_set_error(cudaErrorLaunchFailure);
+        return;
+    }
     emulated_call(stream, [=]() { run_grid(grid, block, shared, body); });
 }
 

@@ -12,7 +12,8 @@
  * model, speed, registers and occupancy, how the device rounds exp, tanh and their like, and cuBLAS.
  *
  * PICOCHAT_EMULATED_CUDA in the environment, words with commas between: reverse (threads and blocks
- * run in descending order), protect (device memory is out of the host's reach outside of kernels and
+ * run in descending order), mixed (some in ascending, some in descending order), fail=N (the launch
+ * after N others fails), protect (device memory is out of the host's reach outside of kernels and
  * copies), nodriver, nodevice, memory=MEGABYTES.
  */
 #ifndef PICO_EMULATED_CUDA_H

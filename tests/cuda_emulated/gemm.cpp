@@ -5,25 +5,32 @@
 
 namespace {
 
-float value(const cuda_gemm_job &job, const void *matrix, int64_t at) {
-    if (job.type == CUDA_GEMM_F32) {
-        return static_cast<const float *>(matrix)[at];
-    }
-    return __uint_as_float(static_cast<unsigned>(static_cast<const uint16_t *>(matrix)[at]) << 16);
+float widen(float x) {
+    return x;
 }
 
-void multiply(const cuda_gemm_job &job) {
+float widen(uint16_t x) {
+    return __uint_as_float(static_cast<unsigned>(x) << 16);
+}
+
+template <typename T> void multiply(const cuda_gemm_job &job, const T *a, const T *b, float *c) {
+    int64_t a_row = job.transpose_a ? 1 : job.lda, a_step = job.transpose_a ? job.lda : 1;
+    int64_t b_col = job.transpose_b ? job.ldb : 1, b_step = job.transpose_b ? 1 : job.ldb;
     for (int64_t i = 0; i < job.m; i++) {
         for (int64_t j = 0; j < job.n; j++) {
-            float sum = 0;
+            float sum = 0, *to = c + i * job.ldc + j;
             for (int64_t k = 0; k < job.k; k++) {
-                float a = value(job, job.a, job.transpose_a ? k * job.lda + i : i * job.lda + k);
-                float b = value(job, job.b, job.transpose_b ? j * job.ldb + k : k * job.ldb + j);
-                sum += a * b;
+                sum += widen(a[i * a_row + k * a_step]) * widen(b[j * b_col + k * b_step]);
             }
-            float *c = job.c + i * job.ldc + j;
-            *c = job.beta == 0 ? job.alpha * sum : job.alpha * sum + job.beta * *c;
+            *to = job.beta == 0 ? job.alpha * sum : job.alpha * sum + job.beta * *to;
         }
+    }
+}
+
+template <typename T> void multiply_all(const cuda_gemm_job &job) {
+    for (int64_t i = 0; i < (job.batch > 1 ? job.batch : 1); i++) {
+        multiply(job, static_cast<const T *>(job.a) + i * job.stride_a,
+                 static_cast<const T *>(job.b) + i * job.stride_b, job.c + i * job.stride_c);
     }
 }
 
@@ -41,13 +48,10 @@ extern "C" void cuda_gemm_close(cuda_backend *cuda) {
 extern "C" pico_status cuda_gemm_run(cuda_backend *cuda, const cuda_gemm_job *job) {
     cuda_gemm_job copy = *job;
     emulated_call(cuda->stream, [copy]() {
-        int64_t n = copy.batch > 1 ? copy.batch : 1, size = copy.type == CUDA_GEMM_F32 ? 4 : 2;
-        for (int64_t i = 0; i < n; i++) {
-            cuda_gemm_job one = copy;
-            one.a = static_cast<const char *>(copy.a) + i * copy.stride_a * size;
-            one.b = static_cast<const char *>(copy.b) + i * copy.stride_b * size;
-            one.c = copy.c + i * copy.stride_c;
-            multiply(one);
+        if (copy.type == CUDA_GEMM_F32) {
+            multiply_all<float>(copy);
+        } else {
+            multiply_all<uint16_t>(copy);
         }
     });
     return PICO_OK;

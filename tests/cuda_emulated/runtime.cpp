@@ -58,7 +58,7 @@ device_state &device() {
 }
 
 emulated_options read_settings() {
-    emulated_options out = {false, false, false, false, size_t(2) << 30};
+    emulated_options out = {false, false, false, false, false, size_t(2) << 30, -1};
     const char *text = getenv("PICOCHAT_EMULATED_CUDA");
     std::string rest = text == nullptr ? "" : text;
     while (!rest.empty()) {
@@ -66,11 +66,15 @@ emulated_options read_settings() {
         std::string word = rest.substr(0, end);
         rest = end == std::string::npos ? "" : rest.substr(end + 1);
         out.reverse |= word == "reverse";
+        out.mixed |= word == "mixed";
         out.protect |= word == "protect";
         out.no_driver |= word == "nodriver";
         out.no_device |= word == "nodevice";
         if (word.compare(0, 7, "memory=") == 0) {
             out.memory = strtoull(word.c_str() + 7, nullptr, 10) << 20;
+        }
+        if (word.compare(0, 5, "fail=") == 0) {
+            out.fail = strtol(word.c_str() + 5, nullptr, 10);
         }
     }
     return out;
@@ -178,6 +182,10 @@ const emulated_options &emulated_settings() {
     return settings;
 }
 
+void emulated_set_error(int error) {
+    device().last = static_cast<cudaError_t>(error);
+}
+
 void emulated_call(cudaStream_t stream, std::function<void()> body) {
     (stream->capture ? *stream->capture : stream->queue).push_back(std::move(body));
 }
@@ -238,6 +246,8 @@ const char *cudaGetErrorString(cudaError_t error) {
         return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice:
         return "no CUDA-capable device is detected";
+    case cudaErrorLaunchFailure:
+        return "unspecified launch failure";
     default:
         return "an emulated error";
     }
