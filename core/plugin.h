@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.6: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.7: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 6u
+#define PICO_ABI_MINOR 7u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
@@ -627,7 +627,7 @@ typedef struct pico_gemm_args {
     pico_tensor b;    /* F32 (k, n); with transpose_b (n, k) */
     pico_tensor bias; /* F32 (n); buffer NULL = none */
     pico_tensor c;    /* F32 (m, n) */
-    uint32_t compute; /* PICO_COMPUTE_x, one that the backend computes */
+    uint32_t compute; /* PICO_COMPUTE_x; BF16 where features has it */
     uint32_t reserved;
 } pico_gemm_args;
 
@@ -773,7 +773,10 @@ typedef struct pico_muon_args {
     pico_tensor second; /* F32 (max(rows, cols)), contiguous */
 } pico_muon_args;
 
-enum { PICO_TRAIN_HAS_TOP_K = 1 /* loss takes teacher_top_k */ };
+enum {
+    PICO_TRAIN_HAS_TOP_K = 1, /* loss takes teacher_top_k */
+    PICO_TRAIN_HAS_BF16 = 2   /* gemm takes PICO_COMPUTE_BF16, and is no slower with it */
+};
 
 typedef struct pico_train_ops {
     uint32_t struct_size;
@@ -795,10 +798,7 @@ typedef struct pico_train_ops {
     pico_status (*adamw)(void *self, const pico_adamw_args *args);
     pico_status (*muon)(void *self, const pico_muon_args *args);
     /* -- optional -- */
-    /* 1 if products in PICO_COMPUTE_x can be had and are no slower than those in F32, which every
-     * backend has. NULL: F32 alone. */
-    uint32_t (*computes)(void *self, uint32_t compute);
-    /* since minor 6: PICO_TRAIN_HAS_x together. NULL: none. */
+    /* PICO_TRAIN_HAS_x together. NULL: none. */
     uint32_t (*features)(void *self);
 } pico_train_ops;
 
@@ -1231,6 +1231,27 @@ typedef struct pico_session_want {
     uint32_t max_logit_rows; /* of one forward that ask for anything */
 } pico_session_want;
 
+/* Called with each named activation of a forward pass; rows F32 (n, width) in host memory. In the
+ * order of the pass: "embed" (layer 0); for each layer "attn_norm" (the input of Wq, Wk, Wv),
+ * "attended" (of Wo), "ffn_norm" (of W1, W3), "ffn_inner" (of W2), "out" (the residual stream); for
+ * the rows that asked for outputs "hidden" (layer n_layer; the input of the head). */
+typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const float *rows,
+                            uint32_t n, uint32_t width);
+
+/* Text that is run through a model for what its activations say. */
+typedef struct pico_feed {
+    uint32_t struct_size; /* set by the plugin */
+    uint32_t want;        /* of every row: 0, or PICO_ROW_HIDDEN so that "hidden" is seen, too */
+    const char *path;     /* a text file */
+    uint64_t max_tokens;  /* that are run, the begin-of-text token included */
+    const char *what;     /* for progress */
+    pico_tap_fn tap;      /* sees at most PICO_FEED_ROWS rows at a time */
+    void *arg;
+} pico_feed;
+enum { PICO_FEED_ROWS = 64 };
+
+struct pico_host;
+
 /* A session holds the KV pages of n_slots timelines of one model. */
 typedef struct pico_session_api {
     uint32_t struct_size;
@@ -1258,6 +1279,13 @@ typedef struct pico_session_api {
      * PICO_DECODE_ROWS_MAX positions; further back, PICO_E_LIMIT where a window has moved on. */
     pico_status (*open_with)(pico_model *model, const pico_session_want *want, pico_session **out,
                              pico_error *err);
+    /* since minor 7: runs the beginning of a text through the model, in windows of 2048 positions or
+     * the trained length, each from an empty timeline. Taps the model meanwhile; reports progress to
+     * the host and stops (PICO_E_CANCELLED) when it says so. May allocate. PICO_E_NOT_FOUND,
+     * PICO_E_IO, PICO_E_LIMIT (64 MiB) for the file, PICO_E_INVALID if it has no text,
+     * PICO_E_UNSUPPORTED if the model has no tokenizer. */
+    pico_status (*feed)(const struct pico_host *host, pico_model *model, const pico_feed *feed,
+                        pico_error *err);
 } pico_session_api;
 
 typedef struct pico_head_info {
@@ -1323,13 +1351,6 @@ typedef struct pico_text_api {
     pico_status (*piece)(const pico_model *model, int32_t token, const char **text, uint32_t *n,
                          uint32_t *type);
 } pico_text_api;
-
-/* Called with each named activation of a forward pass; rows F32 (n, width) in host memory. In the
- * order of the pass: "embed" (layer 0); for each layer "attn_norm" (the input of Wq, Wk, Wv),
- * "attended" (of Wo), "ffn_norm" (of W1, W3), "ffn_inner" (of W2), "out" (the residual stream); for
- * the rows that asked for outputs "hidden" (layer n_layer; the input of the head). */
-typedef void (*pico_tap_fn)(void *arg, uint32_t layer, const char *name, const float *rows,
-                            uint32_t n, uint32_t width);
 
 /* ---- training a model ----
  *

@@ -253,7 +253,7 @@ static int has_bf16(const kit_variant *variant) {
     bench_open(&b, variant, 0, 0, ROWS);
     const pico_train_ops *ops =
         b.rig.backend.loaded->ops.backend.extension(b.rig.backend.self, PICO_TRAIN_EXTENSION);
-    const int has = ops->computes(b.rig.backend.self, PICO_COMPUTE_BF16) != 0;
+    const int has = (ops->features(b.rig.backend.self) & PICO_TRAIN_HAS_BF16) != 0;
     bench_close(&b);
     return has;
 }

@@ -323,4 +323,5 @@ const pico_session_api pico_session_table = {.struct_size = sizeof(pico_session_
                                              .copy = pico_session_copy,
                                              .forward = pico_session_forward,
                                              .commit = pico_session_commit,
-                                             .open_with = table_open_with};
+                                             .open_with = table_open_with,
+                                             .feed = pico_session_feed};

@@ -38,5 +38,8 @@ pico_status pico_session_commit(pico_session *session, uint32_t slot, const uint
 uint64_t pico_session_kv_bytes(const pico_session *session);
 
 extern const pico_session_api pico_session_table;
+/* feed.c; see pico_session_api.feed. */
+pico_status pico_session_feed(const pico_host *host, pico_model *model, const pico_feed *feed,
+                              pico_error *err);
 
 #endif

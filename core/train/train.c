@@ -8,6 +8,10 @@
 
 /* ---- what the backend offers ---- */
 
+static uint32_t features_of(const pico_train *t) {
+    return t->ext.features == NULL ? 0 : t->ext.features(t->self);
+}
+
 static pico_status find_extension(pico_train *t, pico_error *err) {
     const pico_train_ops *ops =
         t->ops->extension == NULL ? NULL : t->ops->extension(t->self, PICO_TRAIN_EXTENSION);
@@ -29,7 +33,7 @@ static pico_status find_extension(pico_train *t, pico_error *err) {
     }
     if (t->params.flags & PICO_TRAIN_BF16) {
         t->compute = PICO_COMPUTE_BF16;
-        if (t->ext.computes == NULL || !t->ext.computes(t->self, t->compute)) {
+        if ((features_of(t) & PICO_TRAIN_HAS_BF16) == 0) {
             return pico_fail(err, PICO_E_UNSUPPORTED,
                              "this backend does not train in BF16 on this machine; train in F32");
         }
@@ -222,8 +226,7 @@ static pico_status zero_grad(pico_train *t) {
 }
 
 static pico_status loss(pico_train *t, const pico_loss_args *args) {
-    const uint32_t features = t->ext.features == NULL ? 0 : t->ext.features(t->self);
-    if (args->teacher_top_k != 0 && (features & PICO_TRAIN_HAS_TOP_K) == 0) {
+    if (args->teacher_top_k != 0 && (features_of(t) & PICO_TRAIN_HAS_TOP_K) == 0) {
         return PICO_E_UNSUPPORTED;
     }
     return t->ext.loss(t->self, args);

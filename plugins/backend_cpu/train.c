@@ -81,13 +81,8 @@ static int has_bf16(const cpu_backend *cpu) {
     return cpu->kernels->tile != NULL && cpu_square_amx.square != NULL;
 }
 
-uint32_t cpu_computes(void *self, uint32_t compute) {
-    return compute == PICO_COMPUTE_F32 || (compute == PICO_COMPUTE_BF16 && has_bf16(self));
-}
-
 static uint32_t train_features(void *self) {
-    (void)self;
-    return PICO_TRAIN_HAS_TOP_K;
+    return PICO_TRAIN_HAS_TOP_K | (has_bf16(self) ? PICO_TRAIN_HAS_BF16 : 0u);
 }
 
 static uint8_t *tiles(int64_t lines) {
@@ -158,7 +153,6 @@ static const pico_train_ops train_ops = {
     .scale = cpu_scale,
     .adamw = cpu_adamw_step,
     .muon = cpu_muon_step,
-    .computes = cpu_computes,
     .features = train_features,
 };
 

@@ -165,7 +165,6 @@ void cpu_sum_columns(const cpu_backend *cpu, int64_t rows, int64_t cols, cpu_col
 void cpu_gemm_tiles(const cpu_backend *cpu, const cpu_gemm_job *gemm);
 
 /* Slots */
-uint32_t cpu_computes(void *self, uint32_t compute);
 pico_status cpu_gemm(void *self, const pico_gemm_args *args);
 pico_status cpu_gather(void *self, const pico_gather_args *args);
 pico_status cpu_scatter(void *self, const pico_gather_args *args);

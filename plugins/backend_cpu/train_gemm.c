@@ -156,7 +156,7 @@ pico_status cpu_gemm(void *self, const pico_gemm_args *args) {
     if (cpu->train == NULL || args->compute > PICO_COMPUTE_BF16) {
         return PICO_E_INVALID;
     }
-    if (!cpu_computes(self, args->compute)) {
+    if (args->compute == PICO_COMPUTE_BF16 && cpu->train->squares == NULL) {
         return PICO_E_UNSUPPORTED;
     }
     if (job.of.m == 0 || job.of.n == 0) {

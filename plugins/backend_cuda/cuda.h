@@ -110,7 +110,6 @@ typedef struct cuda_options {
     uint32_t deterministic;
     uint32_t graphs;
     uint32_t sync;
-    uint32_t reserved;
 } cuda_options;
 
 struct cuda_train;

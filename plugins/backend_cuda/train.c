@@ -134,11 +134,6 @@ static pico_status narrow_product(cuda_backend *cuda, cuda_gemm_job job) {
     return status == PICO_OK ? cuda_gemm_run(cuda, &job) : status;
 }
 
-static uint32_t computes(void *self, uint32_t compute) {
-    (void)self;
-    return compute == PICO_COMPUTE_F32 || compute == PICO_COMPUTE_BF16;
-}
-
 static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_view a, b, c;
@@ -158,7 +153,7 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     }
     const int ta = args->transpose_a != 0, tb = args->transpose_b != 0;
     const int64_t k = ta ? a.rows : a.cols;
-    if (cuda->train == NULL || !computes(self, args->compute) || a.heads != 1 || b.heads != 1 ||
+    if (cuda->train == NULL || args->compute > PICO_COMPUTE_BF16 || a.heads != 1 || b.heads != 1 ||
         c.heads != 1 || (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
         (tb ? b.cols : b.rows) != k) {
         return PICO_E_INVALID;
@@ -200,7 +195,7 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
 
 static uint32_t features(void *self) {
     (void)self;
-    return PICO_TRAIN_HAS_TOP_K;
+    return PICO_TRAIN_HAS_TOP_K | PICO_TRAIN_HAS_BF16;
 }
 
 const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
@@ -219,5 +214,4 @@ const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
                                          .scale = cuda_scale,
                                          .adamw = cuda_adamw,
                                          .muon = cuda_muon,
-                                         .computes = computes,
                                          .features = features};

@@ -175,21 +175,19 @@ static pico_status compare_tokens(const distill *d, pico_error *err) {
     return PICO_OK;
 }
 
-/* The backend's own table, of which an older backend has less; NULL: none. */
-static const pico_train_ops *backend_ops(const distill *d, size_t end) {
+/* PICO_TRAIN_HAS_x of the backend; an older one has no slot that says so. */
+static uint32_t backend_features(const distill *d) {
     const pico_train_ops *ops = d->backend->extension == NULL
                                     ? NULL
                                     : d->backend->extension(d->backend_self, PICO_TRAIN_EXTENSION);
-    return ops != NULL && ops->struct_size >= end ? ops : NULL;
+    const size_t end = offsetof(pico_train_ops, features) + sizeof ops->features;
+    return ops == NULL || ops->struct_size < end || ops->features == NULL
+               ? 0
+               : ops->features(d->backend_self);
 }
 
-#define END_OF(slot) (offsetof(pico_train_ops, slot) + sizeof((pico_train_ops *)0)->slot)
-
 static pico_status check_top_k(const distill *d, pico_error *err) {
-    const pico_train_ops *ops = backend_ops(d, END_OF(features));
-    const uint32_t features =
-        ops == NULL || ops->features == NULL ? 0 : ops->features(d->backend_self);
-    return d->opt.teacher_top_k == 0 || (features & PICO_TRAIN_HAS_TOP_K)
+    return d->opt.teacher_top_k == 0 || (backend_features(d) & PICO_TRAIN_HAS_TOP_K)
                ? PICO_OK
                : pico_fail(err, PICO_E_UNSUPPORTED,
                            "trainer distill: this backend cannot cut the teacher's distributions; "
@@ -197,13 +195,10 @@ static pico_status check_top_k(const distill *d, pico_error *err) {
 }
 
 static uint32_t compute_flag(const distill *d) {
-    const pico_train_ops *ops = backend_ops(d, END_OF(computes));
-    if (d->opt.compute != COMPUTE_AUTO) {
-        return d->opt.compute == COMPUTE_BF16 ? PICO_TRAIN_BF16 : 0;
-    }
-    return ops != NULL && ops->computes != NULL && ops->computes(d->backend_self, PICO_COMPUTE_BF16)
-               ? PICO_TRAIN_BF16
-               : 0;
+    const int bf16 = d->opt.compute == COMPUTE_AUTO
+                         ? (backend_features(d) & PICO_TRAIN_HAS_BF16) != 0
+                         : d->opt.compute == COMPUTE_BF16;
+    return bf16 ? PICO_TRAIN_BF16 : 0;
 }
 
 static pico_status open_states(distill *d, pico_error *err) {

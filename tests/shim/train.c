@@ -25,12 +25,6 @@ static pico_status train_reserve(void *self, const pico_train_reserve *need, pic
     return d->train.reserve(d->inner_self, need, err);
 }
 
-static uint32_t train_computes(void *self, uint32_t compute) {
-    deferred *d = self;
-    return compute == PICO_COMPUTE_F32 ||
-           (d->train.computes != NULL && d->train.computes(d->inner_self, compute));
-}
-
 static uint32_t train_features(void *self) {
     deferred *d = self;
     return d->train.features == NULL ? 0 : d->train.features(d->inner_self);
@@ -39,7 +33,6 @@ static uint32_t train_features(void *self) {
 #define SLOT(name, type) .name = train_##name,
 static const pico_train_ops table = {.struct_size = sizeof table,
                                      .reserve = train_reserve,
-                                     .computes = train_computes,
                                      .features = train_features,
                                      DEFERRED_TRAIN_SLOTS(SLOT)};
 
