@@ -177,6 +177,13 @@ static inline char *cli_folder(void) {
     return folder;
 }
 
+/* With all that is in it; nothing where there is none. */
+static inline void cli_remove(const char *folder) {
+    char command[512];
+    (void)snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
 static inline void cli_write(const char *path, const void *data, size_t n) {
     FILE *file = fopen(path, "wb");
     assert_non_null(file);

@@ -1,7 +1,6 @@
 /* The program as users meet it: every command on a tiny model made here, exit codes, messages. */
 #include "cli_support.h"
 
-#include <dirent.h>
 #include <jansson.h>
 
 typedef struct context {
@@ -28,9 +27,7 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     context *c = *state;
-    char command[128];
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", c->folder);
-    assert_int_equal(system(command), 0);
+    cli_remove(c->folder);
     free(c->folder);
     free(c);
     return 0;

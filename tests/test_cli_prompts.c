@@ -44,10 +44,8 @@ static void forget(context *c) {
 
 static int teardown(void **state) {
     context *c = *state;
-    char command[128];
     forget(c);
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", c->folder);
-    assert_int_equal(system(command), 0);
+    cli_remove(c->folder);
     free(c->folder);
     free(c);
     return 0;

@@ -5,8 +5,6 @@
  */
 #include "cli_support.h"
 
-#include <dirent.h>
-
 typedef struct context {
     char *folder;
     char model[64], heads[64], out[64], other[64], text[64], trained[64];
@@ -48,9 +46,7 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     context *c = *state;
-    char command[128];
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", c->folder);
-    assert_int_equal(system(command), 0);
+    cli_remove(c->folder);
     free(c->folder);
     free(c);
     return 0;

@@ -45,9 +45,7 @@ static int setup(void **state) {
 
 static int teardown(void **state) {
     context *c = *state;
-    char command[128];
-    (void)snprintf(command, sizeof command, "rm -rf '%s'", c->folder);
-    assert_int_equal(system(command), 0);
+    cli_remove(c->folder);
     free(c->folder);
     free(c);
     return 0;

@@ -6,8 +6,6 @@
  */
 #include "cli_support.h"
 
-#include <dirent.h>
-
 typedef struct context {
     char *folder;
     char text[64], more[64], out[64], again[64];

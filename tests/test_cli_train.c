@@ -163,7 +163,7 @@ static void kept_tokens_change_no_bit(void **state) {
     same_files(c->out[0], c->out[1], "best.gguf");
     char *made = slurp(c->folder, "tokens", &n);
     for (int i = 0; i < 3; i++) {
-        remove_folder(c->out[1]);
+        cli_remove(c->out[1]);
         if (i == 1) {
             cli_write(path, made, n / 2);
         }
@@ -178,7 +178,7 @@ static void kept_tokens_change_no_bit(void **state) {
         free(now);
     }
     append(c->folder, "text.txt", "some more of it");
-    remove_folder(c->out[1]);
+    cli_remove(c->out[1]);
     cli_expect(RUN, 0, "train", "-m", c->model, COMMON, "--out", c->out[1], CACHED);
     assert_contains(c->run.err, "other texts; it is made again");
     free(made);
@@ -262,7 +262,7 @@ static void a_student_learns_from_a_teacher(void **state) {
                                       "trainer.distill.teacher_top_k=1000"};
     double kl[3], draft[3];
     for (int i = 0; i < 3; i++) {
-        remove_folder(c->out[2]);
+        cli_remove(c->out[2]);
         cli_expect(RUN, 0, "train", "-m", c->heads, COMMON, "--out", c->out[2], "-q", "--set",
                    "trainer.distill.steps=1", "--set", teacher, "--set", cut[i]);
         kl[i] = logged(c->out[2], 1, "kl");
@@ -273,7 +273,7 @@ static void a_student_learns_from_a_teacher(void **state) {
     /* tokens of the teacher that mean something else */
     (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s",
                    PICO_SOURCE_DIR "/models/tiny.gguf");
-    remove_folder(c->out[2]);
+    cli_remove(c->out[2]);
     cli_expect(RUN, 2, "train", "-m", c->model, COMMON, "--out", c->out[2], "--set", teacher);
     assert_one_message(RUN);
     assert_contains(c->run.err, "tokenizer");

@@ -6,6 +6,8 @@
  * ends the run with the name of the last good checkpoint, which is one; so does a loss that is no
  * number, with the step and the rows of data that it was given.
  */
+#include <dirent.h>
+
 #include "train_cli_kit.h"
 
 #define FAST                                                                                       \

@@ -5,8 +5,6 @@
  */
 #include "cli_support.h"
 
-#include <dirent.h>
-
 typedef struct context {
     char *folder;
     char text[64], vocab[64], out[2][64], loose[64];
@@ -43,24 +41,11 @@ static int setup(void **state) {
     return 0;
 }
 
-static void remove_folder(const char *folder) {
-    char path[512];
-    DIR *dir = opendir(folder);
-    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
-        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        (void)unlink(path);
-    }
-    if (dir != NULL) {
-        (void)closedir(dir);
-        assert_int_equal(rmdir(folder), 0);
-    }
-}
-
 static int teardown(void **state) {
     context *c = *state;
-    remove_folder(c->out[0]);
-    remove_folder(c->out[1]);
-    remove_folder(c->folder);
+    cli_remove(c->out[0]);
+    cli_remove(c->out[1]);
+    cli_remove(c->folder);
     free(c->folder);
     free(c);
     return 0;

@@ -7,7 +7,6 @@
 
 #include "cli_support.h"
 
-#include <dirent.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -58,25 +57,12 @@ static inline int setup(void **state) {
     return 0;
 }
 
-static inline void remove_folder(const char *folder) {
-    char path[512];
-    DIR *dir = opendir(folder);
-    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
-        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        (void)unlink(path);
-    }
-    if (dir != NULL) {
-        (void)closedir(dir);
-        assert_int_equal(rmdir(folder), 0);
-    }
-}
-
 static inline int teardown(void **state) {
     context *c = *state;
     for (int i = 0; i < 3; i++) {
-        remove_folder(c->out[i]);
+        cli_remove(c->out[i]);
     }
-    remove_folder(c->folder);
+    cli_remove(c->folder);
     free(c->folder);
     free(c);
     return 0;
