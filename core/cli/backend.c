@@ -40,7 +40,7 @@ pico_status pico_runtime_backend(pico_runtime *runtime, int *exit_code, pico_err
                              ? open_auto(runtime, exit_code, err)
                              : open_named(runtime, name, exit_code, err);
     if (status == PICO_OK) {
-        *exit_code = 5;
+        *exit_code = PICO_EXIT_MEMORY;
         status = pico_device_init(&runtime->device, &runtime->backend.loaded->ops.backend,
                                   runtime->backend.self, err);
     }
