@@ -11,20 +11,11 @@
 #ifndef PICO_CLI_CLI_H
 #define PICO_CLI_CLI_H
 
+#include "cli/exit_code.h"
 #include "cli/runtime.h"
 #include "config/config.h"
 
 typedef struct pico_cli pico_cli;
-
-enum { /* exit codes, as documented for users */
-       PICO_EXIT_OK = 0,
-       PICO_EXIT_RUNTIME = 1,
-       PICO_EXIT_USAGE = 2,
-       PICO_EXIT_MODEL = 3,
-       PICO_EXIT_PLUGIN = 4,
-       PICO_EXIT_MEMORY = 5,
-       PICO_EXIT_INTERRUPTED = 130
-};
 
 /* One of a command's own options. */
 typedef struct pico_cli_option {

@@ -13,7 +13,7 @@ uint32_t pico_load_kv_dtype(const pico_config *config) {
 
 static int model_code(pico_status status) {
     int code = pico_exit_code(status);
-    return code == 5 ? code : 3;
+    return code == PICO_EXIT_MEMORY ? code : PICO_EXIT_MODEL;
 }
 
 /* Whether the message begins with that path and one of the characters behind it. */
@@ -60,7 +60,7 @@ pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *ex
     const char *path = pico_config_path(runtime->config, "model", "path");
     pico_open_params params = pico_load_params(runtime->config);
     if (path == NULL || *path == '\0') {
-        *exit_code = 2;
+        *exit_code = PICO_EXIT_USAGE;
         return pico_fail(err, PICO_E_INVALID,
                          "no model: give -m MODEL or set [model] path in the configuration");
     }
@@ -77,12 +77,12 @@ pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *ex
 static pico_status open_tokenizer(pico_runtime *runtime, const pico_model_file *file,
                                   uint32_t needs, int *exit_code, pico_error *err) {
     pico_status status;
-    *exit_code = 3;
+    *exit_code = PICO_EXIT_MODEL;
     if (file->vocab.kind == PICO_VOCAB_NONE) {
         if (!(needs & PICO_RUNTIME_TOKENIZER)) {
             return PICO_OK;
         }
-        *exit_code = 2;
+        *exit_code = PICO_EXIT_USAGE;
         return pico_fail(err, PICO_E_INVALID,
                          "%s has no tokenizer; name one with --tokenizer FILE (tokenizer.bin, "
                          "tokenizer.pkl, tokenizer.json, a GGUF file, or a folder with one)",
@@ -106,7 +106,7 @@ pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32
         file = opened;
     }
     if (status == PICO_OK && file->desc.n_layer == 0) {
-        *exit_code = 3;
+        *exit_code = PICO_EXIT_MODEL;
         status = pico_fail(err, PICO_E_INVALID, "%s holds a vocabulary but no model", file->path);
     }
     if (status == PICO_OK) {
@@ -150,7 +150,7 @@ static pico_status open_plain(pico_runtime *runtime, const pico_instance *attent
 pico_status pico_load_second_model(pico_runtime *runtime, const char *path, pico_model **out,
                                    pico_error *err) {
     pico_model_file *file = NULL;
-    int exit_code = 0;
+    int exit_code = PICO_EXIT_OK;
     *out = NULL;
     if (runtime->second_attention.self == NULL) {
         pico_status status = pico_runtime_instance(runtime, PICO_KIND_ATTENTION, "mha", "attention",

@@ -15,23 +15,23 @@
 int pico_exit_code(pico_status status) {
     switch (status) {
     case PICO_OK:
-        return 0;
+        return PICO_EXIT_OK;
     case PICO_E_NOMEM:
     case PICO_E_DEVICE:
-        return 5;
+        return PICO_EXIT_MEMORY;
     case PICO_E_ABI:
-        return 4;
+        return PICO_EXIT_PLUGIN;
     case PICO_E_CORRUPT:
-        return 3;
+        return PICO_EXIT_MODEL;
     case PICO_E_INVALID:
     case PICO_E_NOT_FOUND:
     case PICO_E_UNSUPPORTED:
     case PICO_E_LIMIT:
-        return 2;
+        return PICO_EXIT_USAGE;
     case PICO_E_CANCELLED:
-        return 130;
+        return PICO_EXIT_INTERRUPTED;
     default:
-        return 1;
+        return PICO_EXIT_RUNTIME;
     }
 }
 
@@ -50,7 +50,7 @@ static uint32_t log_level_of(const pico_config *config) {
 /* The exit code of a step, unless the status itself says memory, device or interruption. */
 static int code_for(pico_status status, int step) {
     int code = pico_exit_code(status);
-    return code == 5 || code == 130 ? code : step;
+    return code == PICO_EXIT_MEMORY || code == PICO_EXIT_INTERRUPTED ? code : step;
 }
 
 /* ---- the host table ---- */
@@ -129,7 +129,7 @@ pico_status pico_runtime_instance(pico_runtime *runtime, uint32_t kind, const ch
     char own_section[160];
     pico_status status = pico_registry_load(runtime->registry, kind, name, &loaded, err);
     if (status != PICO_OK) {
-        *exit_code = code_for(status, 4);
+        *exit_code = code_for(status, PICO_EXIT_PLUGIN);
         return status;
     }
     (void)snprintf(own_section, sizeof own_section, "%s.%s", section, loaded->plugin.name);
@@ -137,7 +137,7 @@ pico_status pico_runtime_instance(pico_runtime *runtime, uint32_t kind, const ch
                                   &runtime->host, out, err);
     if (status != PICO_OK) {
         int is_option = status == PICO_E_INVALID || status == PICO_E_NOT_FOUND;
-        *exit_code = code_for(status, is_option ? 2 : 4);
+        *exit_code = code_for(status, is_option ? PICO_EXIT_USAGE : PICO_EXIT_PLUGIN);
     }
     return status;
 }
@@ -154,10 +154,10 @@ static pico_status open_services(pico_runtime *runtime, int *exit_code, pico_err
     const pico_config *config = runtime->config;
     const char *path = pico_config_string(config, "host", "plugin_path");
     int64_t threads = pico_config_int(config, "host", "threads");
-    *exit_code = 2;
+    *exit_code = PICO_EXIT_USAGE;
     pico_status status = pico_registry_open(path, &runtime->registry, err);
     if (status == PICO_OK) {
-        *exit_code = 1;
+        *exit_code = PICO_EXIT_RUNTIME;
         status = pico_pool_open(threads < 0 ? 0 : (uint32_t)threads, &runtime->pool, err);
     }
     fill_host(runtime);
@@ -198,7 +198,7 @@ pico_status pico_runtime_open(pico_runtime *runtime, const pico_config *config, 
         pico_runtime_close(runtime);
         return status;
     }
-    *exit_code = 0;
+    *exit_code = PICO_EXIT_OK;
     return PICO_OK;
 }
 

@@ -6,6 +6,7 @@
 #ifndef PICO_CLI_RUNTIME_H
 #define PICO_CLI_RUNTIME_H
 
+#include "cli/exit_code.h"
 #include "cli/lines.h"
 #include "config/config.h"
 #include "decode/decode.h"

@@ -15,7 +15,7 @@ static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_
                         pico_error *err) {
     const pico_attention_ops *ops = &runtime->attention.loaded->ops.attention;
     pico_attention_check check = {.struct_size = sizeof check};
-    *exit_code = 2;
+    *exit_code = PICO_EXIT_USAGE;
     pico_status status = ops->check(runtime->attention.self, &file->desc, &check, err);
     if (status != PICO_OK || check.want_kv_heads == 0) {
         return status;
@@ -182,7 +182,7 @@ static pico_status compress(pico_runtime *runtime, pico_model_file *file, int is
     pico_stage stages[MAX_STAGE];
     pico_instance instances[MAX_STAGE];
     size_t n = 0, made = 0;
-    *exit_code = 2;
+    *exit_code = PICO_EXIT_USAGE;
     pico_status status = list_stages(runtime->config, is_draft, numbers, &n, err);
     for (; status == PICO_OK && made < n; made++) {
         char section[32];
@@ -199,7 +199,7 @@ static pico_status compress(pico_runtime *runtime, pico_model_file *file, int is
                                     .self = instances[made].self};
     }
     if (status == PICO_OK) {
-        *exit_code = 2;
+        *exit_code = PICO_EXIT_USAGE;
         status = run_chain(runtime, file, is_draft, params, stages, n, err);
     }
     while (made > 0) {
@@ -224,6 +224,6 @@ pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file,
 pico_status pico_load_transform_draft(pico_runtime *runtime, pico_model_file *file,
                                       pico_error *err) {
     const pico_transform_params plain = {0};
-    int exit_code = 0;
+    int exit_code = PICO_EXIT_OK;
     return compress(runtime, file, 1, &plain, &exit_code, err);
 }
