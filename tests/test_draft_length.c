@@ -147,6 +147,30 @@ static void useless_drafts_cost_next_to_nothing(void **state) {
 }
 
 /* A drafter that becomes good, and one that becomes useless. */
+/* Drafts that pay, but not in the first round, where caches are cold and the drafter reads the prompt:
+ * that round alone must not end the drafting. */
+static void one_cold_round_decides_nothing(void **state) {
+    (void)state;
+    pico_draft_length length;
+    pico_draft_length_open(&length, 8, 1);
+    uint32_t n_drafting = 0, is_cold = 1;
+    for (uint32_t r = 0; r < 40; r++) {
+        uint32_t limit = pico_draft_length_choose(&length, 1);
+        double slow = limit != 0 && is_cold ? 3 : 1;
+        pico_draft_length_learn(&length, limit, limit, limit, 0);
+        pico_draft_round round = {.n_live = 1,
+                                  .n_rows = 1 + limit,
+                                  .n_token = 1 + limit,
+                                  .is_refresh = limit != 0 && is_cold,
+                                  .draft_seconds = 0.3e-3 * limit * slow,
+                                  .other_seconds = 1e-3 * (1 + 0.1 * limit) * slow};
+        pico_draft_length_time(&length, &round);
+        n_drafting += limit != 0;
+        is_cold = is_cold && limit == 0;
+    }
+    assert_true(n_drafting >= 36);
+}
+
 static void it_follows_changes(void **state) {
     world w = {0.01, 0.03, 0.05, {0, 0}, 1, 0.3, 1};
     pico_draft_length length;
@@ -225,6 +249,7 @@ int main(void) {
         cmocka_unit_test(the_choice_is_near_the_best),
         cmocka_unit_test(it_soon_finds_out),
         cmocka_unit_test(useless_drafts_cost_next_to_nothing),
+        cmocka_unit_test(one_cold_round_decides_nothing),
         cmocka_unit_test(it_follows_changes),
         cmocka_unit_test(fixed_lengths_stay),
         cmocka_unit_test(break_even_solves_its_equation),

@@ -8,7 +8,7 @@ enum {
     EXACT_POINTS = 64, /* counts that have a point of their own */
     POINTS_A_DOUBLING = 8,
     PLAIN_ROUNDS = 2, /* measured before anything is drafted */
-    FIRST_ROUNDS = 2, /* of FIRST_DRAFTS, whatever is known: one of them may be interrupted */
+    FIRST_ROUNDS = 4, /* of FIRST_DRAFTS: in the first one drafters catch up, caches are cold */
     FIRST_DRAFTS = 2,
     DOUBT_ROUNDS = 256, /* after so many a cost that was measured once is forgotten */
     LEAST_REST = 32,    /* plain rounds before drafting is tried again */
@@ -19,6 +19,7 @@ static const double FORGET = 0.98;         /* weight of a round in the next one 
 static const double PRIOR_RIGHT = 0.6;     /* of the first draft, before anything is known */
 static const double PRIOR_WEIGHT = 2.0;    /* in drafts */
 static const double TRY_SHARE = 0.01;      /* of the time may be lost by trying */
+static const double TRY_MOST = 8.0;        /* plain rounds lost: the first rounds end early */
 static const double WORTH_DRAFTING = 1.03; /* plain decoding must be beaten by so much: times err */
 static const double WORTH_CHANGING = 1.01; /* another length must be so much better */
 
@@ -92,8 +93,9 @@ double pico_cost_at(const pico_cost_curve *curve, uint32_t count) {
 /* ---- what is known of the drafts ---- */
 
 void pico_draft_length_open(pico_draft_length *self, uint32_t max, uint32_t is_auto) {
-    *self =
-        (pico_draft_length){.max = max < PICO_DRAFT_MAX ? max : PICO_DRAFT_MAX, .is_auto = is_auto};
+    *self = (pico_draft_length){.max = max < PICO_DRAFT_MAX ? max : PICO_DRAFT_MAX,
+                                .is_auto = is_auto,
+                                .forced = FIRST_ROUNDS};
 }
 
 void pico_draft_length_learn(pico_draft_length *self, uint32_t room, uint32_t proposed,
@@ -241,10 +243,11 @@ uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
     if (self->is_resting) {
         try_again(self, n_live);
     }
-    if (self->forced != 0) {
+    if (self->forced != 0 && self->spent < TRY_MOST * pico_cost_at(&self->round, n_live)) {
         self->forced--;
         return self->limit = FIRST_DRAFTS < self->max ? FIRST_DRAFTS : self->max;
     }
+    self->forced = 0;
     self->limit = best_length(self, n_live);
     if (self->limit == 0) {
         double rounds = self->spent / pico_cost_at(&self->round, n_live) / TRY_SHARE;

@@ -17,6 +17,7 @@ typedef struct spec_bench {
     pico_spec_result *result;
     int32_t *truth, *text; /* (n_prompt + n_new + 1) of the plain decoder, of the other */
     pico_cost_curve v;     /* seconds of a round by its rows */
+    double plain_round_seconds;
     pico_known_drafts known;
     pico_error *err;
 } spec_bench;
@@ -53,19 +54,19 @@ static pico_status check_stop(const spec_bench *b) {
                                         : PICO_OK;
 }
 
-/* n tokens after the first one, which comes out of the prompt, in at most `rounds` rounds. */
-static pico_status run_some(spec_bench *b, pico_decode *decode, uint32_t repeat, uint32_t n,
-                            uint32_t rounds, spec_run *out) {
-    const pico_request request = {.prompt = b->params->prompt,
-                                  .n_prompt = b->params->n_prompt,
+/* n tokens after the first one, which comes out of the given ones, in at most `rounds` rounds. */
+static pico_status run_some(spec_bench *b, pico_decode *decode, uint32_t repeat,
+                            const int32_t *given, uint32_t n_given, uint32_t n, uint32_t rounds,
+                            spec_run *out) {
+    const pico_request request = {.prompt = given,
+                                  .n_prompt = n_given,
                                   .max_tokens = (uint64_t)n + 1,
                                   .seed = b->params->seed + repeat,
                                   .ignore_end = 1};
     uint32_t live = 1;
     pico_decode_forget(decode, 0);
     pico_status status = pico_decode_start(decode, 0, &request, b->err);
-    while (status == PICO_OK && live != 0 &&
-           pico_decode_slot(decode, 0).n_token == b->params->n_prompt) {
+    while (status == PICO_OK && live != 0 && pico_decode_slot(decode, 0).n_token == n_given) {
         status = pico_decode_round(decode, &live, b->err);
     }
     const pico_decode_stats before = *pico_decode_statistics(decode);
@@ -94,7 +95,7 @@ static pico_status run_some(spec_bench *b, pico_decode *decode, uint32_t repeat,
 
 static pico_status run(spec_bench *b, pico_decode *decode, uint32_t repeat, uint32_t n,
                        spec_run *out) {
-    return run_some(b, decode, repeat, n, UINT32_MAX, out);
+    return run_some(b, decode, repeat, b->params->prompt, b->params->n_prompt, n, UINT32_MAX, out);
 }
 
 static void keep_text(const pico_decode *decode, int32_t *to, uint32_t *n) {
@@ -114,17 +115,23 @@ static uint32_t most_drafts(const pico_spec_params *params) {
     return most;
 }
 
-/* Some rounds of 1 + k rows, with drafts that are wrong. */
+/* Some rounds of 1 + k rows in the middle of the text, as attention takes the longer the more is
+ * behind it; the drafts are wrong. */
 static pico_status measure_v(spec_bench *b, uint32_t k) {
     pico_decode *decode = NULL;
     spec_run one = {0};
     pico_known_drafts wrong = b->known;
     double begin = now_seconds();
-    uint32_t rounds = pico_cost_at(&b->v, 1) > SLOW_SECONDS ? V_SLOW_ROUNDS : V_ROUNDS;
+    uint32_t rounds = b->plain_round_seconds > SLOW_SECONDS ? V_SLOW_ROUNDS : V_ROUNDS;
+    uint32_t n_new = b->params->n_new, used = k + rounds;
+    uint32_t half = used > n_new ? 0 : n_new - used < n_new / 2 ? n_new - used : n_new / 2;
     wrong.accept = wrong.seconds = 0;
-    pico_status status = open_loop(b, &pico_known_drafts_ops, &wrong, "scripted", k, &decode);
+    pico_status status =
+        k == 0 ? open_loop(b, b->params->plain, b->params->plain_self, "greedy", 0, &decode)
+               : open_loop(b, &pico_known_drafts_ops, &wrong, "scripted", k, &decode);
     for (uint32_t r = 0; status == PICO_OK && r < V_REPEATS; r++) {
-        status = run_some(b, decode, 0, b->params->n_new, rounds, &one);
+        status = run_some(b, decode, 0, b->truth, b->params->n_prompt + half, n_new - half, rounds,
+                          &one);
         r = now_seconds() - begin > V_SECONDS ? V_REPEATS : r;
     }
     double seconds = status == PICO_OK ? pico_decode_round_seconds(decode, 1 + k) : (double)NAN;
@@ -135,22 +142,28 @@ static pico_status measure_v(spec_bench *b, uint32_t k) {
     return status;
 }
 
-static pico_status measure_curve(spec_bench *b) {
-    static const uint32_t wanted[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 31};
-    pico_spec_result *result = b->result;
-    uint32_t most = most_drafts(b->params);
-    pico_status status = PICO_OK;
+/* The text that is made without drafts: the others need to know what is right. */
+static pico_status make_truth(spec_bench *b) {
     pico_decode *decode = NULL;
     spec_run one = {0};
-    status = open_loop(b, b->params->plain, b->params->plain_self, "greedy", 0, &decode);
+    pico_status status =
+        open_loop(b, b->params->plain, b->params->plain_self, "greedy", 0, &decode);
     if (status == PICO_OK) {
         status = run(b, decode, 0, b->params->n_new, &one);
     }
-    if (status == PICO_OK) { /* the others need to know what is right */
+    if (status == PICO_OK) {
         keep_text(decode, b->truth, &b->known.n_truth);
-        pico_cost_add(&b->v, 1, pico_decode_round_seconds(decode, 1));
+        b->plain_round_seconds = pico_decode_round_seconds(decode, 1);
     }
     pico_decode_close(decode);
+    return status;
+}
+
+static pico_status measure_curve(spec_bench *b) {
+    static const uint32_t wanted[] = {0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 31};
+    pico_spec_result *result = b->result;
+    uint32_t most = most_drafts(b->params);
+    pico_status status = make_truth(b);
     for (size_t i = 0; status == PICO_OK && i < sizeof wanted / sizeof *wanted; i++) {
         if (wanted[i] <= most && wanted[i] < b->params->n_new) {
             status = measure_v(b, wanted[i]);
