@@ -171,6 +171,30 @@ static void one_cold_round_decides_nothing(void **state) {
     assert_true(n_drafting >= 36);
 }
 
+/* Plain rounds that take three times as long in the end, as attention does, while further rows and
+ * drafts cost what they did: what did not pay at first pays then; the rest must not outlast that. */
+static void a_text_that_grows_is_asked_again(void **state) {
+    (void)state;
+    pico_draft_length length;
+    pico_draft_length_open(&length, 8, 1);
+    uint32_t n_early = 0, n_late = 0;
+    for (uint32_t r = 0; r < 400; r++) {
+        double plain = 1e-3 * (1 + r / 200.0);
+        uint32_t limit = pico_draft_length_choose(&length, 1);
+        pico_draft_length_learn(&length, limit, limit, limit, 0);
+        pico_draft_round round = {.n_live = 1,
+                                  .n_rows = 1 + limit,
+                                  .n_token = 1 + limit,
+                                  .draft_seconds = 1.6e-3 * limit,
+                                  .other_seconds = plain + 1e-4 * limit};
+        pico_draft_length_time(&length, &round);
+        n_early += r < 100 && limit != 0;
+        n_late += r >= 280 && limit != 0;
+    }
+    assert_true(n_early <= 8);
+    assert_true(n_late >= 110);
+}
+
 static void it_follows_changes(void **state) {
     world w = {0.01, 0.03, 0.05, {0, 0}, 1, 0.3, 1};
     pico_draft_length length;
@@ -250,6 +274,7 @@ int main(void) {
         cmocka_unit_test(it_soon_finds_out),
         cmocka_unit_test(useless_drafts_cost_next_to_nothing),
         cmocka_unit_test(one_cold_round_decides_nothing),
+        cmocka_unit_test(a_text_that_grows_is_asked_again),
         cmocka_unit_test(it_follows_changes),
         cmocka_unit_test(fixed_lengths_stay),
         cmocka_unit_test(break_even_solves_its_equation),

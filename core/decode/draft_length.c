@@ -20,6 +20,7 @@ static const double PRIOR_RIGHT = 0.6;     /* of the first draft, before anythin
 static const double PRIOR_WEIGHT = 2.0;    /* in drafts */
 static const double TRY_SHARE = 0.01;      /* of the time may be lost by trying */
 static const double TRY_MOST = 8.0;        /* plain rounds lost: the first rounds end early */
+static const double OTHER_TIMES = 1.3;     /* plain rounds so much slower: the rest is over */
 static const double WORTH_DRAFTING = 1.03; /* plain decoding must be beaten by so much: times err */
 static const double WORTH_CHANGING = 1.01; /* another length must be so much better */
 
@@ -229,6 +230,14 @@ static void try_again(pico_draft_length *self, uint32_t n_live) {
     self->forced = FIRST_ROUNDS;
 }
 
+/* The rest ends early when plain rounds have become slower: they do as a text grows, and a round of
+ * several rows, which reads the same KV once, becomes the better bargain. */
+static int is_to_rest(const pico_draft_length *self, uint32_t n_live) {
+    double plain = pico_cost_at(&self->round, n_live);
+    return self->rest > 0 &&
+           (self->rested < LEAST_REST || plain < OTHER_TIMES * self->rest_seconds);
+}
+
 uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
     if (!self->is_auto || self->max == 0) {
         return self->limit = self->max;
@@ -236,8 +245,9 @@ uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
     if (self->n_plain < PLAIN_ROUNDS) {
         return self->limit = 0;
     }
-    if (self->is_resting && self->rest > 0) {
+    if (self->is_resting && is_to_rest(self, n_live)) {
         self->rest--;
+        self->rested++;
         return self->limit = 0;
     }
     if (self->is_resting) {
@@ -252,6 +262,8 @@ uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
     if (self->limit == 0) {
         double rounds = self->spent / pico_cost_at(&self->round, n_live) / TRY_SHARE;
         self->is_resting = 1;
+        self->rested = 0;
+        self->rest_seconds = pico_cost_at(&self->round, n_live);
         self->rest = rounds < LEAST_REST  ? LEAST_REST
                      : rounds > MOST_REST ? MOST_REST
                                           : (uint32_t)rounds;
