@@ -48,8 +48,8 @@ typedef struct pico_draft_length {
     uint32_t is_resting; /* 1: plain decoding until `rest` rounds have passed */
     uint32_t rest, rested;
     double rest_seconds; /* of a plain round when the rest began */
-    double spent;     /* seconds lost since trying began */
-    uint32_t n_round; /* that were timed */
+    double spent;        /* seconds lost since trying began */
+    uint32_t n_round;    /* that were timed */
 } pico_draft_length;
 
 /* max: most drafts of the decoder and the user; at most PICO_DRAFT_MAX. */
