@@ -251,6 +251,18 @@ static void bench_says_only_what_it_measured(void **state) {
     assert_contains(c->run.out, "GB/s read");
 }
 
+/* Weights by the names that compressors have, too; another word is refused with all that there are. */
+static void bench_makes_weights_of_each_type(void **state) {
+    context *c = *state;
+    static const char *const types[] = {"f32", "f16", "bf16", "q8_0", "q4_0", "int8", "i8"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        cli_expect(RUN, 0, "bench", "--synthetic", "llama-15m", "--dtype", types[i], "-p", "0",
+                   "-n", "1", "-k", "0", "-r", "1");
+    }
+    cli_expect(RUN, 2, "bench", "--synthetic", "llama-15m", "--dtype", "int3");
+    assert_contains(c->run.err, "q4_0 or int8, not 'int3'");
+}
+
 /* Each row of the JSON text says all that it takes to be read alone. */
 static void bench_rows_stand_alone(void **state) {
     static const char *const texts[] = {"test", "kind", "dtype", "backend", "device", "share_of"};
@@ -611,6 +623,7 @@ int main(void) {
         cmocka_unit_test(context_fills_up),
         cmocka_unit_test(advice_is_possible),
         cmocka_unit_test(bench_says_only_what_it_measured),
+        cmocka_unit_test(bench_makes_weights_of_each_type),
         cmocka_unit_test(bench_rows_stand_alone),
         cmocka_unit_test(interrupt_ends_the_answer),
         cmocka_unit_test(full_disk_is_noticed),

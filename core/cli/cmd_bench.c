@@ -151,7 +151,8 @@ static uint32_t dtype_of(const char *word) {
         const char *word;
         uint32_t dtype;
     } words[] = {{"f32", PICO_DTYPE_F32},   {"f16", PICO_DTYPE_F16},   {"bf16", PICO_DTYPE_BF16},
-                 {"q8_0", PICO_DTYPE_Q8_0}, {"q4_0", PICO_DTYPE_Q4_0}, {"i8", PICO_DTYPE_I8}};
+                 {"q8_0", PICO_DTYPE_Q8_0}, {"q4_0", PICO_DTYPE_Q4_0}, {"int8", PICO_DTYPE_I8},
+                 {"i8", PICO_DTYPE_I8}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (strcmp(words[i].word, word) == 0) {
             return words[i].dtype;
@@ -218,7 +219,8 @@ static int bench_command(const pico_cli *cli) {
         return pico_cli_usage(cli, "--dtype belongs to --synthetic; a file has its own");
     }
     if (dtype != NULL && dtype_of(dtype) == PICO_DTYPE_NONE) {
-        return pico_cli_usage(cli, "--dtype is f32, f16, bf16, q8_0, q4_0 or i8, not '%s'", dtype);
+        return pico_cli_usage(cli, "--dtype is f32, f16, bf16, q8_0, q4_0 or int8, not '%s'",
+                              dtype);
     }
     if (read_params(&state) != PICO_OK) {
         return pico_cli_usage(cli, "%s", state.err.message);
@@ -248,7 +250,7 @@ static const pico_cli_option options[] = {
     {"--synthetic", NULL, "SHAPE",
      "random weights: llama-15m, llama-110m, llama-1.3b, gpt2, gpt2-large, gpt2-xl, nanochat-d12, "
      "nanochat-d20"},
-    {"--dtype", NULL, "TYPE", "of random weights: f32 (default), f16, bf16, q8_0, q4_0, i8"},
+    {"--dtype", NULL, "TYPE", "of random weights: f32 (default), f16, bf16, q8_0, q4_0, int8"},
     {"-p", NULL, "N,...", "pp rows: prompts of N tokens; default 512, 0 for none"},
     {"-n", NULL, "N,...", "tg rows: N tokens generated greedily; default 128, 0 for none"},
     {"--parallel", NULL, "S,...",
