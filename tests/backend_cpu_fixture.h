@@ -344,4 +344,24 @@ static inline void fix_same_bits(const float *a, const float *b, int64_t n) {
     }
 }
 
+/* Of a weight's codes, by the ABI's description of its layout. */
+static inline uint64_t fix_code_bytes(uint32_t dtype, int64_t rows, int64_t cols) {
+    const uint64_t n = (uint64_t)(rows * cols);
+    switch (dtype) {
+    case PICO_DTYPE_F32:
+        return n * 4;
+    case PICO_DTYPE_F16:
+    case PICO_DTYPE_BF16:
+        return n * 2;
+    case PICO_DTYPE_Q8_0:
+        return n / 32 * 34;
+    case PICO_DTYPE_Q4_0:
+        return n / 32 * 18;
+    case PICO_DTYPE_NF4:
+        return (uint64_t)rows * (uint64_t)((cols + 1) / 2);
+    default:
+        return n;
+    }
+}
+
 #endif

@@ -38,25 +38,6 @@ typedef struct source {
     double *value; /* (rows, cols) */
 } source;
 
-static uint64_t code_bytes(uint32_t dtype, int64_t rows, int64_t cols) {
-    const uint64_t n = (uint64_t)(rows * cols);
-    switch (dtype) {
-    case PICO_DTYPE_F32:
-        return n * 4;
-    case PICO_DTYPE_F16:
-    case PICO_DTYPE_BF16:
-        return n * 2;
-    case PICO_DTYPE_Q8_0:
-        return n / 32 * 34;
-    case PICO_DTYPE_Q4_0:
-        return n / 32 * 18;
-    case PICO_DTYPE_NF4:
-        return (uint64_t)rows * (uint64_t)((cols + 1) / 2);
-    default:
-        return n;
-    }
-}
-
 static void fill_codes(fix *f, uint8_t *codes, uint32_t dtype, uint64_t bytes) {
     const uint64_t block = dtype == PICO_DTYPE_Q8_0 ? 34 : dtype == PICO_DTYPE_Q4_0 ? 18 : 1;
     for (uint64_t i = 0; i < bytes; i++) {
@@ -103,7 +84,7 @@ static void add_extras(fix *f, source *s) {
 
 static source make_source(fix *f, const layout *l, int64_t rows, int64_t cols) {
     source s = {0};
-    const uint64_t bytes = code_bytes(l->dtype, rows, cols);
+    const uint64_t bytes = fix_code_bytes(l->dtype, rows, cols);
     s.owned[0] = malloc(bytes);
     fill_codes(f, s.owned[0], l->dtype, bytes);
     s.desc = (pico_weight_desc){.codes = s.owned[0],

@@ -146,55 +146,53 @@ static void useless_drafts_cost_next_to_nothing(void **state) {
     }
 }
 
-/* A drafter that becomes good, and one that becomes useless. */
+/* A round of one sequence whose drafts are all right: seconds of a plain round, of each further row and
+ * of each draft. How many drafts it had. */
+static uint32_t play_right(pico_draft_length *length, double plain, double row, double draft,
+                           uint32_t is_refresh) {
+    uint32_t limit = pico_draft_length_choose(length, 1);
+    double slow = is_refresh && limit != 0 ? 3 : 1;
+    pico_draft_round round = {.n_live = 1,
+                              .n_rows = 1 + limit,
+                              .n_token = 1 + limit,
+                              .is_refresh = is_refresh,
+                              .draft_seconds = draft * limit * slow,
+                              .other_seconds = (plain + row * limit) * slow};
+    pico_draft_length_learn(length, limit, limit, limit, 0);
+    pico_draft_length_time(length, &round);
+    return limit;
+}
+
 /* Drafts that pay, but not in the first round, where caches are cold and the drafter reads the prompt:
  * that round alone must not end the drafting. */
 static void one_cold_round_decides_nothing(void **state) {
     (void)state;
     pico_draft_length length;
     pico_draft_length_open(&length, 8, 1);
-    uint32_t n_drafting = 0, is_cold = 1;
+    uint32_t n_drafting = 0;
     for (uint32_t r = 0; r < 40; r++) {
-        uint32_t limit = pico_draft_length_choose(&length, 1);
-        double slow = limit != 0 && is_cold ? 3 : 1;
-        pico_draft_length_learn(&length, limit, limit, limit, 0);
-        pico_draft_round round = {.n_live = 1,
-                                  .n_rows = 1 + limit,
-                                  .n_token = 1 + limit,
-                                  .is_refresh = limit != 0 && is_cold,
-                                  .draft_seconds = 0.3e-3 * limit * slow,
-                                  .other_seconds = 1e-3 * (1 + 0.1 * limit) * slow};
-        pico_draft_length_time(&length, &round);
-        n_drafting += limit != 0;
-        is_cold = is_cold && limit == 0;
+        n_drafting += play_right(&length, 1e-3, 1e-4, 3e-4, n_drafting == 0) != 0;
     }
     assert_true(n_drafting >= 36);
 }
 
-/* Plain rounds that take three times as long in the end, as attention does, while further rows and
- * drafts cost what they did: what did not pay at first pays then; the rest must not outlast that. */
+/* Plain rounds that take three times as long in the end, while further rows and drafts cost what they
+ * did: what did not pay at first pays then, and the rest must not outlast that. */
 static void a_text_that_grows_is_asked_again(void **state) {
     (void)state;
     pico_draft_length length;
     pico_draft_length_open(&length, 8, 1);
     uint32_t n_early = 0, n_late = 0;
     for (uint32_t r = 0; r < 400; r++) {
-        double plain = 1e-3 * (1 + r / 200.0);
-        uint32_t limit = pico_draft_length_choose(&length, 1);
-        pico_draft_length_learn(&length, limit, limit, limit, 0);
-        pico_draft_round round = {.n_live = 1,
-                                  .n_rows = 1 + limit,
-                                  .n_token = 1 + limit,
-                                  .draft_seconds = 1.6e-3 * limit,
-                                  .other_seconds = plain + 1e-4 * limit};
-        pico_draft_length_time(&length, &round);
-        n_early += r < 100 && limit != 0;
-        n_late += r >= 280 && limit != 0;
+        int drafts = play_right(&length, 1e-3 * (1 + r / 200.0), 1e-4, 1.6e-3, 0) != 0;
+        n_early += r < 100 && drafts;
+        n_late += r >= 280 && drafts;
     }
     assert_true(n_early <= 8);
     assert_true(n_late >= 110);
 }
 
+/* A drafter that becomes good, and one that becomes useless. */
 static void it_follows_changes(void **state) {
     world w = {0.01, 0.03, 0.05, {0, 0}, 1, 0.3, 1};
     pico_draft_length length;

@@ -230,12 +230,12 @@ static void try_again(pico_draft_length *self, uint32_t n_live) {
     self->forced = FIRST_ROUNDS;
 }
 
-/* The rest ends early when plain rounds have become slower: they do as a text grows, and a round of
- * several rows, which reads the same KV once, becomes the better bargain. */
+/* The rest ends early when plain rounds have become slower, as they do when a text grows: what was
+ * found out is about other times. */
 static int is_to_rest(const pico_draft_length *self, uint32_t n_live) {
     double plain = pico_cost_at(&self->round, n_live);
-    return self->rest > 0 &&
-           (self->rested < LEAST_REST || plain < OTHER_TIMES * self->rest_seconds);
+    return self->rested < LEAST_REST ||
+           (self->rested < self->rest && plain < OTHER_TIMES * self->rest_seconds);
 }
 
 uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
@@ -246,7 +246,6 @@ uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
         return self->limit = 0;
     }
     if (self->is_resting && is_to_rest(self, n_live)) {
-        self->rest--;
         self->rested++;
         return self->limit = 0;
     }
@@ -260,13 +259,10 @@ uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live) {
     self->forced = 0;
     self->limit = best_length(self, n_live);
     if (self->limit == 0) {
-        double rounds = self->spent / pico_cost_at(&self->round, n_live) / TRY_SHARE;
-        self->is_resting = 1;
-        self->rested = 0;
         self->rest_seconds = pico_cost_at(&self->round, n_live);
-        self->rest = rounds < LEAST_REST  ? LEAST_REST
-                     : rounds > MOST_REST ? MOST_REST
-                                          : (uint32_t)rounds;
+        self->rest = (uint32_t)fmin(self->spent / self->rest_seconds / TRY_SHARE, MOST_REST);
+        self->rested = 0;
+        self->is_resting = 1;
     }
     return self->limit;
 }

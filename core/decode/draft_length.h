@@ -45,7 +45,7 @@ typedef struct pico_draft_length {
     uint32_t reach;      /* largest limit whose cost was measured */
     uint32_t limit;      /* of the round at hand */
     uint32_t forced;     /* rounds left that draft whatever is known */
-    uint32_t is_resting; /* 1: plain decoding until `rest` rounds have passed */
+    uint32_t is_resting; /* 1: plain decoding until `rested` reaches `rest` rounds */
     uint32_t rest, rested;
     double rest_seconds; /* of a plain round when the rest began */
     double spent;        /* seconds lost since trying began */

@@ -15,9 +15,9 @@ typedef struct spec_bench {
     pico_model *model;
     const pico_spec_params *params;
     pico_spec_result *result;
-    int32_t *truth, *text; /* (n_prompt + n_new + 1) of the plain decoder, of the other */
-    pico_cost_curve v;     /* seconds of a round by its rows */
-    double plain_round_seconds;
+    int32_t *truth, *text;      /* (n_prompt + n_new + 1) of the plain decoder, of the other */
+    pico_cost_curve v;          /* seconds of a round by its rows */
+    double plain_round_seconds; /* of the whole text: says how many rounds are enough */
     pico_known_drafts known;
     pico_error *err;
 } spec_bench;
@@ -124,13 +124,13 @@ static pico_status measure_v(spec_bench *b, uint32_t k) {
     double begin = now_seconds();
     uint32_t rounds = b->plain_round_seconds > SLOW_SECONDS ? V_SLOW_ROUNDS : V_ROUNDS;
     uint32_t n_new = b->params->n_new, used = k + rounds;
-    uint32_t half = used > n_new ? 0 : n_new - used < n_new / 2 ? n_new - used : n_new / 2;
+    uint32_t skip = used > n_new ? 0 : n_new - used < n_new / 2 ? n_new - used : n_new / 2;
     wrong.accept = wrong.seconds = 0;
     pico_status status =
         k == 0 ? open_loop(b, b->params->plain, b->params->plain_self, "greedy", 0, &decode)
                : open_loop(b, &pico_known_drafts_ops, &wrong, "scripted", k, &decode);
     for (uint32_t r = 0; status == PICO_OK && r < V_REPEATS; r++) {
-        status = run_some(b, decode, 0, b->truth, b->params->n_prompt + half, n_new - half, rounds,
+        status = run_some(b, decode, 0, b->truth, b->params->n_prompt + skip, n_new - skip, rounds,
                           &one);
         r = now_seconds() - begin > V_SECONDS ? V_REPEATS : r;
     }

@@ -29,7 +29,7 @@ static pico_status read_tokens(feeding *f, pico_error *err) {
     if (status != PICO_OK) {
         return pico_fail(err, status, "calibration: %.400s", why.message);
     }
-    f->id = most > SIZE_MAX / sizeof *f->id ? NULL : malloc((size_t)(most + 1) * sizeof *f->id);
+    f->id = most >= SIZE_MAX / sizeof *f->id ? NULL : malloc((size_t)(most + 1) * sizeof *f->id);
     status =
         f->id == NULL
             ? pico_fail(err, PICO_E_NOMEM, "calibration: out of memory for %llu tokens",

@@ -94,7 +94,6 @@ pico_status prune_calibrate(void *self, pico_model *model, pico_error *err) {
     prune_stage *stage = self;
     const pico_host *host = stage->host;
     const pico_feed feed = {.struct_size = sizeof feed,
-
                             .path = stage->options.calibration,
                             .max_tokens = (uint64_t)stage->options.calibration_tokens,
                             .what = "prune: calibration",

@@ -60,30 +60,11 @@ static void fill_codes(fix *f, source *s, uint32_t dtype, uint64_t bytes) {
     }
 }
 
-static uint64_t bytes_of(uint32_t dtype, int64_t cols) {
-    const uint64_t n = (uint64_t)cols * ROWS;
-    switch (dtype) {
-    case PICO_DTYPE_F32:
-        return n * 4;
-    case PICO_DTYPE_F16:
-    case PICO_DTYPE_BF16:
-        return n * 2;
-    case PICO_DTYPE_I8:
-        return n;
-    case PICO_DTYPE_Q8_0:
-        return n / 32 * 34;
-    case PICO_DTYPE_Q4_0:
-        return n / 32 * 18;
-    default:
-        return (uint64_t)(cols + 1) / 2 * ROWS;
-    }
-}
-
 /* extras: bit 0 an input scale, bit 1 a permutation, bit 2 outliers */
 static void make_source(fix *f, source *s, const layout *l, int64_t cols, uint32_t extras) {
     const int64_t group = l->group < 0 ? cols : l->group;
     s->desc = (pico_weight_desc){.codes = s->codes,
-                                 .codes_bytes = bytes_of(l->dtype, cols),
+                                 .codes_bytes = fix_code_bytes(l->dtype, ROWS, cols),
                                  .dtype = l->dtype,
                                  .scale_dtype = l->scale_dtype,
                                  .rows = ROWS,
