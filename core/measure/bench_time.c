@@ -4,8 +4,9 @@
 
 #include "measure/bench_internal.h"
 
-enum { MAX_STEPS = 2000 };             /* of one repeat of a v row */
-static const double V_SECONDS = 0.15;  /* that the single rows of one repeat take at least */
+enum { MAX_STEPS = 2000 };            /* of one repeat of a v row */
+enum { WARM_TOKENS = 256 };           /* KV pages are touched for the first time before it counts */
+static const double V_SECONDS = 0.15; /* that the single rows of one repeat take at least */
 static const double RUN_SECONDS = 0.1; /* that the runs of one repeat take at least */
 
 static double now_seconds(void) {
@@ -305,7 +306,7 @@ static pico_status run_rows(pico_bench *b, const pico_bench_row *row, double *on
 
 pico_status pico_bench_warm_up(pico_bench *b, const pico_bench_row *row) {
     double ignored, unused = 0.0;
-    uint32_t few = row->n < 8 ? row->n : 8;
+    const uint32_t few = row->n < WARM_TOKENS ? row->n : WARM_TOKENS;
     pico_status status = PICO_OK;
     switch (row->kind) {
     case PICO_BENCH_PREFILL:

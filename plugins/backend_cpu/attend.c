@@ -283,7 +283,8 @@ pico_status cpu_attend(void *self, const pico_attend_args *args) {
     const uint64_t units = blocks * job.kv.n_head * job.n_sub;
     int32_t seen = job.pos[job.n_rows - 1] + 1; /* a guess of the cost, nothing more */
     seen = job.window >= 0 && job.window < seen ? job.window : seen;
-    const double ns = (double)seen * job.kv.head_dim * heads * job.block_rows * 0.06 + 100;
+    const double fetch = job.kv.size * 0.08, multiply = heads * job.block_rows * 0.06;
+    const double ns = (double)seen * job.kv.head_dim * (fetch + multiply) + 200;
     cpu_parallel(job.cpu, units, UINT64_MAX, ns, attend_units, &job);
     return PICO_OK;
 }

@@ -8,7 +8,7 @@
 
 #include "linear.h"
 
-#define FEW_CODES 8   /* rows of codes up to which vectors are faster */
+#define FEW_CODES 5   /* rows of codes up to which vectors are faster */
 #define UNIT_STRIPS 2 /* strips of 64 outputs that share a walk over many rows of x */
 #define MOST_ROWS 512 /* rows of x, parts counted, that share a walk over the weights */
 
