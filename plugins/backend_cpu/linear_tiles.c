@@ -165,7 +165,7 @@ static void unit_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
     const tile_job *t = arg;
     const linear_job *job = t->job;
     int64_t base = 0;
-    job->cpu->kernels->tile->begin();
+    job->cpu->kernels->tile->begin(t->n_tile == 1 ? (uint32_t)job->n_row * t->n_part : 16);
     for (uint32_t i = 0; i < linear_n_numbered(job); i++) {
         const linear_part *part = &job->part[i];
         const int64_t units = units_of(t, part);

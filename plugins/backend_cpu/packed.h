@@ -104,8 +104,9 @@ typedef struct cpu_tile_kernels {
     void (*block)(uint32_t kind, const uint8_t *x, uint64_t group_bytes, int64_t n,
                   const uint8_t *panels, uint64_t panel_bytes, int64_t n_block, uint32_t first,
                   uint32_t prefetch, void *c);
-    /* Before the first and after the last of these calls in a piece of work. */
-    void (*begin)(void);
+    /* Before the first and after the last of these calls in a piece of work; rows: 16, or, where only
+     * `strip` is called, what x has at most: the rest of c is not written then. */
+    void (*begin)(uint32_t rows);
     void (*end)(void);
     /* Blocks [first, first + n) of 32 columns of a panel of grouped codes as BF16 blocks. */
     void (*widen)(const cpu_packed *w, const uint8_t *panel, int64_t first, int64_t n,

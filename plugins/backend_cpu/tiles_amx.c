@@ -23,13 +23,14 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config;
 
-static void begin(void) { /* eight tiles of 16 rows of 64 bytes */
+/* Eight tiles of 64 bytes a row: 0 .. 4 of `rows` rows, the weights' of 16. */
+static void begin(uint32_t rows) {
     tile_config config;
     memset(&config, 0, sizeof config);
     config.palette = 1;
     for (int i = 0; i < 8; i++) {
         config.row_bytes[i] = 64;
-        config.rows[i] = 16;
+        config.rows[i] = i < 5 && rows < 16 ? (uint8_t)rows : 16;
     }
     /* gcc 12 believes that the next line reads only part of it */
     __asm__ volatile("" ::"r"(&config) : "memory");

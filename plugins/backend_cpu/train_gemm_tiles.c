@@ -88,7 +88,7 @@ static void multiply_job(void *arg, uint64_t begin, uint64_t end, uint32_t threa
     (void)thread;
     const tiles_job *job = arg;
     const cpu_tile_kernels *tile = job->cpu->kernels->tile;
-    tile->begin();
+    tile->begin(16);
     for (int64_t task = (int64_t)begin; task < (int64_t)end; task++) {
         const int64_t row = task / job->n_chunk * BLOCK_ROWS, chunk = task % job->n_chunk;
         const int64_t left = job->mm - row;
