@@ -94,14 +94,14 @@ static void detects_by_content(void **state) {
     (void)state;
     size_t size;
     unsigned char *file = small_file(0, &size);
-    assert_true(pico_safetensors_detect(&(pico_map){file, size}));
-    assert_true(pico_safetensors_detect(&(pico_map){file, 9}));
-    assert_false(pico_safetensors_detect(&(pico_map){file, 8}));
+    assert_true(pico_safetensors_detect(&(pico_map){.data = file, .size = size}));
+    assert_true(pico_safetensors_detect(&(pico_map){.data = file, .size = 9}));
+    assert_false(pico_safetensors_detect(&(pico_map){.data = file, .size = 8}));
     file[8] = '[';
-    assert_false(pico_safetensors_detect(&(pico_map){file, size}));
+    assert_false(pico_safetensors_detect(&(pico_map){.data = file, .size = size}));
     file[8] = '{';
     file[7] = 1;
-    assert_false(pico_safetensors_detect(&(pico_map){file, size}));
+    assert_false(pico_safetensors_detect(&(pico_map){.data = file, .size = size}));
     free(file);
 }
 

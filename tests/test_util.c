@@ -188,8 +188,57 @@ static void only_regular_files_are_mapped(void **state) {
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* Pages of files that this process has in memory. */
+static long file_pages(void) {
+    long total = 0, resident = 0, shared = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%ld %ld %ld", &total, &resident, &shared), 3);
+    fclose(file);
+    return shared;
+}
+
+/* What is released leaves the memory of the process and reads as before; other memory, and ranges
+ * that are not wholly in the map, are left alone. */
+static void released_pages_come_back(void **state) {
+    (void)state;
+    enum { BYTES = 4 << 20 };
+    char path[] = "/tmp/pico_test_XXXXXX";
+    unsigned char *data = malloc(BYTES);
+    int fd = mkstemp(path);
+    assert_non_null(data);
+    assert_true(fd >= 0);
+    for (size_t i = 0; i < BYTES; i++) {
+        data[i] = (unsigned char)(i * 7 + i / 4096);
+    }
+    assert_int_equal(write(fd, data, BYTES), BYTES);
+    close(fd);
+    pico_map map;
+    assert_int_equal(pico_map_open(path, &map, NULL), PICO_OK);
+    assert_memory_equal(map.data, data, BYTES);
+    const long all = file_pages(), pages = BYTES / sysconf(_SC_PAGESIZE);
+    pico_map_release(&map, data, BYTES);         /* memory of another kind */
+    pico_map_release(&map, map.data + 1, BYTES); /* ends behind the map */
+    pico_map_release(&map, map.data + 1, 100);   /* no whole page */
+    assert_true(file_pages() >= all - pages / 16);
+    pico_map_release(&map, map.data + 1, BYTES - 1);
+    assert_true(file_pages() <= all - pages * 3 / 4);
+    assert_memory_equal(map.data, data, BYTES);
+    pico_map not_of_a_file = {.data = data, .size = BYTES};
+    unsigned char *copy = malloc(BYTES);
+    assert_non_null(copy);
+    memcpy(copy, data, BYTES);
+    pico_map_release(&not_of_a_file, data, BYTES);
+    assert_memory_equal(copy, data, BYTES);
+    pico_map_close(&map);
+    free(copy);
+    free(data);
+    unlink(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(released_pages_come_back),
         cmocka_unit_test(checked_refuses_overflow),
         cmocka_unit_test(arena_survives_large_and_overflowing_requests),
         cmocka_unit_test(half_round_trips_and_rounds),

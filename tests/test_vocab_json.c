@@ -14,7 +14,8 @@ static pico_status read_bytes(const void *bytes, size_t n, uint32_t n_vocab, pic
     assert_non_null(copy);
     memcpy(copy, bytes, n);
     *vocab = (pico_vocab){0};
-    pico_status status = pico_vocab_read(&(pico_map){copy, n}, n_vocab, arena, vocab, err);
+    pico_status status =
+        pico_vocab_read(&(pico_map){.data = copy, .size = n}, n_vocab, arena, vocab, err);
     free(copy);
     return status;
 }

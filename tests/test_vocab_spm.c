@@ -53,7 +53,8 @@ static pico_status read_bytes(const void *bytes, size_t n, pico_arena *arena, pi
     assert_non_null(copy);
     memcpy(copy, bytes, n);
     *vocab = (pico_vocab){0};
-    pico_status status = pico_vocab_read(&(pico_map){copy, n}, 0, arena, vocab, err);
+    pico_status status =
+        pico_vocab_read(&(pico_map){.data = copy, .size = n}, 0, arena, vocab, err);
     free(copy);
     return status;
 }

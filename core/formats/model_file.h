@@ -124,6 +124,10 @@ void pico_model_file_close(pico_model_file *file); /* NULL is allowed */
 /* The tensor called name, or NULL. */
 const pico_file_tensor *pico_model_file_find(const pico_model_file *file, const char *name);
 
+/* Says that a tensor's codes have been read and may not be again: what of them is a mapped file no
+ * longer counts as memory of the process. They stay readable. */
+void pico_model_file_release(const pico_model_file *file, const pico_file_tensor *tensor);
+
 /* Writes GGUF v3, atomically. Whatever `file` says is kept: standard keys where they exist,
  * picochat.* keys for the rest; layouts without a ggml type as NAME.codes (I8) + NAME.scales. */
 pico_status pico_gguf_write(const pico_model_file *file, const char *path, pico_error *err);

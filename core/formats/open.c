@@ -17,6 +17,14 @@ pico_status pico_model_file_keep(pico_model_file *file, pico_map *map, pico_erro
     return PICO_OK;
 }
 
+void pico_model_file_release(const pico_model_file *file, const pico_file_tensor *tensor) {
+    const pico_weight_desc *data = &tensor->data;
+    pico_map_release(&file->map, data->codes, data->codes_bytes);
+    for (const pico_kept_map *kept = file->kept; kept != NULL; kept = kept->next) {
+        pico_map_release(&kept->map, data->codes, data->codes_bytes);
+    }
+}
+
 pico_status pico_in_file(const char *path, pico_status status, const pico_error *inner,
                          pico_error *err) {
     return status == PICO_OK ? PICO_OK : pico_fail(err, status, "%.200s: %s", path, inner->message);

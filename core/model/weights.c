@@ -52,6 +52,8 @@ static pico_status load_matrix(loader *load, const char *name, uint32_t uses, in
     if (status != PICO_OK) {
         return pico_fail(load->err, status, "tensor %s: %s", name, inner.message);
     }
+    /* A backend that packs has its own copy now; one that does not has read nothing yet. */
+    pico_model_file_release(load->model->file, tensor);
     return PICO_OK;
 }
 

@@ -34,6 +34,7 @@ pico_status pico_map_open(const char *path, pico_map *out, pico_error *err) {
         } else {
             out->data = data;
             out->size = (uint64_t)info.st_size;
+            out->is_file = 1;
         }
     }
     (void)close(fd);
@@ -45,6 +46,20 @@ void pico_map_close(pico_map *map) {
         (void)munmap((void *)(uintptr_t)map->data, (size_t)map->size);
     }
     *map = (pico_map){0};
+}
+
+void pico_map_release(const pico_map *map, const void *data, uint64_t bytes) {
+    const uintptr_t start = (uintptr_t)map->data, from = (uintptr_t)data;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (!map->is_file || from < start || from - start > map->size ||
+        bytes > map->size - (from - start)) {
+        return;
+    }
+    const uintptr_t first = from % page == 0 ? from : from - from % page + page;
+    const uintptr_t last = from + (uintptr_t)bytes, end = last - last % page;
+    if (first < end) { /* a private mapping that was never written to: nothing can be lost */
+        (void)madvise((void *)first, end - first, MADV_DONTNEED);
+    }
 }
 
 int pico_is_file(const char *path) {

@@ -14,11 +14,15 @@
 typedef struct pico_map {
     const unsigned char *data; /* NULL when size is 0 */
     uint64_t size;
+    int is_file; /* 1: pages can be had again from the file */
 } pico_map;
 
 /* Maps a regular file; PICO_E_NOT_FOUND or PICO_E_IO with path and reason. */
 pico_status pico_map_open(const char *path, pico_map *out, pico_error *err);
 void pico_map_close(pico_map *map);
+/* Takes the whole pages of [data, data + bytes) that lie in the map of a file out of the process's
+ * memory: they come back when they are read. Does nothing for other memory. */
+void pico_map_release(const pico_map *map, const void *data, uint64_t bytes);
 
 /* Links are followed. What cannot be looked at is neither. */
 int pico_is_file(const char *path); /* a regular file */

@@ -77,7 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memcpy(copy, data + 1, size - 1);
     size--;
     if (kind == 0) {
-        status = pico_vocab_read(&(pico_map){copy, size}, N_VOCAB, &arena, &vocab, &err);
+        status =
+            pico_vocab_read(&(pico_map){.data = copy, .size = size}, N_VOCAB, &arena, &vocab, &err);
     } else {
         const uint8_t *end = size == 0 ? NULL : memchr(copy, 0, size);
         size_t n = end == NULL ? size : (size_t)(end - copy), skip = end == NULL ? size : n + 1;
