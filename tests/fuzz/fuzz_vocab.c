@@ -21,7 +21,7 @@ static pico_status read_two(unsigned kind, const uint8_t *first, size_t n_first,
     json_t *a = NULL, *b = NULL;
     pico_status status = pico_json_object(first, n_first, &a, err);
     if (status == PICO_OK && kind == 1) {
-        pico_map merges = {second, n_second};
+        pico_map merges = {.data = second, .size = n_second};
         status = pico_vocab_json_pair(a, &merges, arena, vocab, err);
     } else if (status == PICO_OK) {
         status = pico_tokenizer_json_read(a, arena, vocab, err);
