@@ -478,8 +478,14 @@ static void training_is_reproduced(void **state) {
     check_gradients(&o, "isa = portable", 0);
     check_adamw(&o, "isa = auto");
     check_adamw(&o, "isa = portable");
+    if (golden_has_avx2()) {
+        check_adamw(&o, "isa = avx2");
+    }
     check_muon(&o, "isa = auto");
     check_muon(&o, "isa = portable");
+    if (golden_has_avx2()) {
+        check_muon(&o, "isa = avx2");
+    }
     check_plugin(&o);
     print_message("compared %zu gradients (worst %.1e of the largest), losses (worst %.1e), AdamW "
                   "(worst %.1e), Muon (worst %.1e)\n",

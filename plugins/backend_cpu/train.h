@@ -112,9 +112,9 @@ typedef struct cpu_train_kernels {
                  int64_t n);
 } cpu_train_kernels;
 
-extern const cpu_gemm_kernels cpu_gemm_portable, cpu_gemm_avx512;
+extern const cpu_gemm_kernels cpu_gemm_portable, cpu_gemm_avx2, cpu_gemm_avx512;
 extern const cpu_square_kernels cpu_square_amx;
-extern const cpu_train_kernels cpu_train_portable, cpu_train_avx512;
+extern const cpu_train_kernels cpu_train_portable, cpu_train_avx2, cpu_train_avx512;
 
 /* What reserve has made. */
 struct cpu_train {

@@ -21,6 +21,8 @@ INLINE void store_upto(float *x, vf v, int64_t n) {
 INLINE vf vf_root(vf x) {
 #if CPU_LANES == 16
     return _mm512_sqrt_ps(x);
+#elif CPU_LANES == 8
+    return _mm256_sqrt_ps(x);
 #else
     return (vf){__builtin_sqrtf(x[0]), __builtin_sqrtf(x[1]), __builtin_sqrtf(x[2]),
                 __builtin_sqrtf(x[3])};
