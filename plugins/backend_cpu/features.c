@@ -66,26 +66,23 @@ static const char *avx2_missing(void) {
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (1u << 5)) ? NULL : "AVX2";
 }
 
-/* NULL if AVX-512 F, BW, VL, DQ with FMA and F16C can run; otherwise what is missing. */
+/* NULL if AVX-512 F, BW, VL, DQ with FMA and F16C can run; otherwise what is missing: first of the
+ * processor, since a system saves no registers that it does not have. */
 static const char *avx512_missing(void) {
     uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) {
-        return "an operating system that saves vector registers (OSXSAVE)";
-    }
-    if ((read_xcr0() & 0xe6u) != 0xe6u) {
-        return "an operating system that saves the AVX-512 registers";
-    }
-    if (!(c & (1u << 12)) || !(c & (1u << 29))) {
-        return "FMA and F16C";
-    }
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+    const uint32_t need = (1u << 17) | (1u << 30) | (1u << 31); /* DQ BW VL */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & (1u << 16))) {
         return "AVX-512F";
     }
-    const uint32_t need = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); /* F DQ BW VL */
-    if (!(b & (1u << 16))) {
-        return "AVX-512F";
+    if ((b & need) != need) {
+        return "one of AVX-512 DQ, BW, VL";
     }
-    return (b & need) == need ? NULL : "one of AVX-512 DQ, BW, VL";
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 12)) || !(c & (1u << 29))) {
+        return "one of FMA, F16C";
+    }
+    return (c & (1u << 27)) && (read_xcr0() & 0xe6u) == 0xe6u
+               ? NULL
+               : "an operating system that saves the AVX-512 registers";
 }
 
 static int has_vnni(void) {
