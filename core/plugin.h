@@ -1,5 +1,5 @@
 /*
- * picochat plugin ABI, version 0.7: the only installed header, and the manual for plugin authors.
+ * picochat plugin ABI, version 0.8: the only installed header, and the manual for plugin authors.
  *
  * A plugin is one shared object that exports one symbol, pico_plugin_query(). It describes itself
  * with constant data; the host checks that data, binds the options that it declares, and calls
@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 7u
+#define PICO_ABI_MINOR 8u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
@@ -1245,10 +1245,16 @@ typedef struct pico_feed {
     const char *path;     /* a text file */
     uint64_t max_tokens;  /* that are run, the begin-of-text token included */
     const char *what;     /* for progress */
-    pico_tap_fn tap;      /* sees at most PICO_FEED_ROWS rows at a time */
+    pico_tap_fn tap;      /* sees at most max_rows rows at a time */
     void *arg;
+    /* since minor 8: instead of its beginning, pieces that begin evenly over the whole text, each from
+     * an empty timeline and behind the begin-of-text token; then max_tokens says nothing. */
+    uint32_t piece;    /* tokens of each, that token included; 0: no pieces */
+    uint32_t n_piece;  /* how many; 0: as many as the text has room for, at most PICO_FEED_PIECES */
+    uint32_t max_rows; /* of a forward pass; 0: PICO_FEED_ROWS. With pieces or without */
+    uint32_t reserved;
 } pico_feed;
-enum { PICO_FEED_ROWS = 64 };
+enum { PICO_FEED_ROWS = 64, PICO_FEED_PIECES = 128 };
 
 struct pico_host;
 
@@ -1279,10 +1285,11 @@ typedef struct pico_session_api {
      * PICO_DECODE_ROWS_MAX positions; further back, PICO_E_LIMIT where a window has moved on. */
     pico_status (*open_with)(pico_model *model, const pico_session_want *want, pico_session **out,
                              pico_error *err);
-    /* since minor 7: runs the beginning of a text through the model, in windows of 2048 positions or
-     * the trained length, each from an empty timeline. Taps the model meanwhile; reports progress to
-     * the host and stops (PICO_E_CANCELLED) when it says so. May allocate. PICO_E_NOT_FOUND,
-     * PICO_E_IO, PICO_E_LIMIT (64 MiB) for the file, PICO_E_INVALID if it has no text,
+    /* since minor 7: runs the beginning of a text through the model, in windows of 2048
+     * positions or the trained length, each from an empty timeline, or pieces of it
+     * (pico_feed.piece). Taps the model meanwhile; reports progress to the host and stops
+     * (PICO_E_CANCELLED) when it says so. May allocate. PICO_E_NOT_FOUND, PICO_E_IO,
+     * PICO_E_LIMIT (256 MiB) for the file, PICO_E_INVALID if it has no text or too little of it,
      * PICO_E_UNSUPPORTED if the model has no tokenizer. */
     pico_status (*feed)(const struct pico_host *host, pico_model *model, const pico_feed *feed,
                         pico_error *err);

@@ -47,16 +47,12 @@ typedef struct int4_rig {
     const pico_compressor_ops *ops;
     pico_model_file *file;
     /* the made-up model */
-    pico_tap_fn tap;
-    void *tap_arg;
     uint64_t n_tokens; /* that the calibration text has */
-    int has_bos;
-    uint32_t n_rows;           /* run so far */
-    pico_row row[INT4_TOKENS]; /* what was run */
-    uint32_t n_truncate;
+    pico_feed feed;    /* the last that was asked for */
+    uint32_t n_rows;   /* run so far */
 } int4_rig;
 
-/* The model and the session that the plugin is given are the rig. */
+/* The model that the plugin is given is the rig. */
 static inline int4_rig *int4_of(const void *handle) {
     return (int4_rig *)(uintptr_t)handle;
 }
@@ -65,66 +61,41 @@ static inline const pico_model_desc *int4_desc(const pico_model *model) {
     return &int4_of(model)->file->desc;
 }
 
-static inline pico_status int4_tap(pico_model *model, pico_tap_fn fn, void *arg) {
-    int4_of(model)->tap = fn;
-    int4_of(model)->tap_arg = arg;
-    return PICO_OK;
-}
-
-static inline pico_status int4_encode(pico_model *model, const char *text, uint64_t n,
-                                      uint32_t flags, int32_t *ids, uint64_t capacity,
-                                      uint64_t *n_ids, pico_error *err) {
-    const int4_rig *r = int4_of(model);
-    (void)text, (void)err;
-    *n_ids = (n == 0 ? 0 : r->n_tokens) + ((flags & PICO_TEXT_BOS) && r->has_bos ? 1 : 0);
-    for (uint64_t i = 0; i < *n_ids && i < capacity; i++) {
-        ids[i] = n == 0 ? 1000000 : (int32_t)i;
-    }
-    return PICO_OK;
-}
-
-static inline pico_status int4_open(pico_model *model, uint32_t n_slots, uint32_t max_positions,
-                                    uint32_t max_rows, uint32_t max_logit_rows, pico_session **out,
-                                    pico_error *err) {
-    (void)err;
-    assert_int_equal(n_slots, 1);
-    assert_true(max_positions >= 1 && max_rows >= 1 && max_logit_rows >= 1);
-    *out = (pico_session *)(void *)model;
-    return PICO_OK;
-}
-
-static inline void int4_close(pico_session *session) {
-    (void)session;
-}
-
-static inline pico_status int4_truncate(pico_session *session, uint32_t slot, uint32_t length,
-                                        pico_error *err) {
-    (void)slot, (void)err;
-    assert_int_equal(length, 0);
-    int4_of(session)->n_truncate++;
-    return PICO_OK;
-}
-
-static inline pico_status int4_forward(pico_session *session, const pico_row *rows, uint32_t n,
-                                       pico_forward_out *out, pico_error *err) {
+/* One forward pass. */
+static inline void int4_forward(int4_rig *r, uint32_t n) {
     static const char *const names[] = {"attn_norm", "attended", "ffn_norm", "ffn_inner", "hidden"};
-    int4_rig *r = int4_of(session);
     const pico_model_desc *desc = &r->file->desc;
     const uint32_t widths[] = {desc->n_embd, desc->layer[0].n_head * desc->layer[0].head_dim,
                                desc->n_embd, desc->layer[0].n_ff, desc->n_embd};
-    (void)out, (void)err;
     assert_true(r->n_rows + n <= INT4_TOKENS);
-    memcpy(r->row + r->n_rows, rows, n * sizeof *rows);
-    for (uint32_t kind = 0; kind < 5 && (kind < 4 || rows[0].want != 0); kind++) {
+    for (uint32_t kind = 0; kind < 5 && (kind < 4 || r->feed.want != 0); kind++) {
         float *x = malloc((size_t)n * widths[kind] * sizeof *x);
         assert_non_null(x);
         for (uint32_t i = 0; i < n; i++) {
             int4_activations(r->n_rows + i, kind, widths[kind], x + (size_t)i * widths[kind]);
         }
-        r->tap(r->tap_arg, kind == 4 ? desc->n_layer : 0, names[kind], x, n, widths[kind]);
+        r->feed.tap(r->feed.arg, kind == 4 ? desc->n_layer : 0, names[kind], x, n, widths[kind]);
         free(x);
     }
     r->n_rows += n;
+}
+
+/* Pieces with a begin-of-text token in each, as many as fit or are asked for. */
+static inline pico_status int4_feed(const pico_host *host, pico_model *model, const pico_feed *feed,
+                                    pico_error *err) {
+    int4_rig *r = int4_of(model);
+    (void)host, (void)err;
+    assert_int_equal(feed->struct_size, sizeof *feed);
+    assert_true(feed->piece > 1 && feed->max_rows > 0 && feed->path != NULL && feed->what != NULL);
+    r->feed = *feed;
+    const uint64_t room = r->n_tokens / (feed->piece - 1),
+                   pieces = feed->n_piece != 0 ? feed->n_piece : room;
+    for (uint64_t i = 0; i < pieces; i++) {
+        for (uint32_t at = 0; at < feed->piece; at += feed->max_rows) {
+            const uint32_t left = feed->piece - at;
+            int4_forward(r, left < feed->max_rows ? left : feed->max_rows);
+        }
+    }
     return PICO_OK;
 }
 
@@ -139,11 +110,7 @@ int4_parallel_for(void *ctx, uint64_t n, uint64_t grain,
 }
 
 static const pico_session_api int4_session = {.struct_size = sizeof int4_session,
-                                              .open = int4_open,
-                                              .close = int4_close,
-                                              .truncate = int4_truncate,
-                                              .forward = int4_forward};
-static const pico_text_api int4_text = {.struct_size = sizeof int4_text, .encode = int4_encode};
+                                              .feed = int4_feed};
 
 static inline void int4_check(pico_status status, const pico_error *err) {
     if (status != PICO_OK) {
@@ -167,7 +134,6 @@ static inline void int4_rig_open_as(int4_rig *r, const char *family, uint32_t he
     char assignment[4200];
     memset(r, 0, sizeof *r);
     r->n_tokens = 640;
-    r->has_bos = 1;
     int4_check(tiny_model_file(&tiny, &r->file, &err), &err);
     int4_check(pico_config_open(&r->config, &err), &err);
     for (size_t i = 0; options[i] != NULL; i++) {
@@ -183,9 +149,7 @@ static inline void int4_rig_open_as(int4_rig *r, const char *family, uint32_t he
                           .parallel_for = int4_parallel_for,
                           .session = &int4_session,
                           .tensors = &pico_tensors_table,
-                          .model_desc = int4_desc,
-                          .tap = int4_tap,
-                          .text = &int4_text};
+                          .model_desc = int4_desc};
     int4_check(pico_registry_create(r->registry, r->config, PICO_KIND_COMPRESSOR, "int4",
                                     "compress.1.int4", &r->host, &r->instance, &err),
                &err);

@@ -149,6 +149,67 @@ static void refuses_what_it_cannot_do(void **state) {
     assert_int_equal(count_files(c->folder), 2);
 }
 
+/* A chain that fails ends with the code of the reason, in compress, in convert and at load; nothing is
+ * written. */
+static void a_chain_fails_with_the_code_of_its_reason(void **state) {
+#define TOY                                                                                        \
+    "--plugin-path", PICO_BUILD_DIR "/tests/plugins", "--set", "compress.1.plugin=toy", "--set"
+    static const struct {
+        const char *set, *says;
+        int code;
+    } cases[] = {{"compress.1.toy.fail=nomem", "as asked: nomem", 5},
+                 {"compress.1.toy.fail=device", "as asked", 5},
+                 {"compress.1.toy.fail=io", "as asked", 1},
+                 {"compress.1.toy.fail=corrupt", "as asked", 3},
+                 {"compress.1.toy.fail=abi", "as asked", 4},
+                 {"compress.1.toy.fail=invalid", "as asked", 2},
+                 {"compress.1.toy.fail=unsupported", "as asked", 2},
+                 {"compress.1.toy.fail=limit", "as asked", 2},
+                 {"compress.1.toy.fail=not_found", "as asked", 2},
+                 {"compress.1.toy.fail=cancelled", "as asked", 130},
+                 {"compress.1.toy.lie=plan", "the plugin contradicts itself", 4}};
+    context *c = *state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cli_expect(RUN, cases[i].code, "compress", "-q", "-m", c->model, "-o", c->out, TOY,
+                   cases[i].set);
+        assert_one_message(RUN);
+        assert_contains(c->run.err, "[compress.1] toy: ");
+        assert_contains(c->run.err, cases[i].says);
+        cli_expect(RUN, cases[i].code, "convert", c->model, c->out, "-q", TOY, cases[i].set);
+        cli_expect(RUN, cases[i].code, "run", "-m", c->model, "-p", "a", "-n", "1", "-q", TOY,
+                   cases[i].set);
+        assert_one_message(RUN);
+        assert_int_equal(count_files(c->folder), 1);
+    }
+#undef TOY
+}
+
+/* A calibration text that is not there is a wrong configuration; one that cannot be read is not. */
+static void texts_that_cannot_be_read_have_their_codes(void **state) {
+    static const char *const plugins[] = {"int4", "int8", "prune"}, *const needs[] = {
+                                                                        "int4.method=gptq",
+                                                                        "int8.outlier_threshold=1",
+                                                                        "prune.score=activation"};
+    context *c = *state;
+    for (size_t i = 0; i < 3; i++) {
+        char need[64], missing[128], folder[128];
+        (void)snprintf(need, sizeof need, "compress.1.%s", needs[i]);
+        (void)snprintf(missing, sizeof missing, "compress.1.%s.calibration=/nowhere/text",
+                       plugins[i]);
+        (void)snprintf(folder, sizeof folder, "compress.1.%s.calibration=%s", plugins[i],
+                       c->folder);
+        cli_expect(RUN, 2, "compress", "-q", "-m", c->model, "-o", c->out, "--plugin", plugins[i],
+                   "--set", need, "--set", "compress.1.prune.neurons=0.25", "--set", missing);
+        assert_contains(c->run.err, "/nowhere/text: cannot open");
+        assert_one_message(RUN);
+        cli_expect(RUN, 1, "compress", "-q", "-m", c->model, "-o", c->out, "--plugin", plugins[i],
+                   "--set", need, "--set", "compress.1.prune.neurons=0.25", "--set", folder);
+        assert_contains(c->run.err, c->folder);
+        assert_one_message(RUN);
+        assert_int_equal(count_files(c->folder), 1);
+    }
+}
+
 /* A folder's own files are its input too. */
 static void keeps_the_files_of_a_folder(void **state) {
     context *c = *state;
@@ -208,6 +269,8 @@ int main(void) {
         TEST(prints_its_plan),
         TEST(one_result_on_every_way),
         TEST(refuses_what_it_cannot_do),
+        TEST(a_chain_fails_with_the_code_of_its_reason),
+        TEST(texts_that_cannot_be_read_have_their_codes),
         TEST(keeps_the_files_of_a_folder),
         TEST(leaves_nothing_when_interrupted),
     };

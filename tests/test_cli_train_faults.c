@@ -220,12 +220,60 @@ static void a_loss_that_is_no_number_stops_the_run(void **state) {
     assert_true(state_is_whole(c, c->out[0]));
 }
 
+/* A state that is damaged or cut off is refused before anything is changed; what the message advises
+ * goes on from the model. */
+static void a_damaged_state_is_refused(void **state) {
+    static const char *const names[] = {"last.gguf", "best.gguf", "log.csv", "last.state"};
+    context *c = *state;
+    char path[128], last[128], *before[4];
+    uint64_t n[4], now;
+    cli_expect(RUN, 0, "train", "-m", c->model, FAST, "--out", c->out[0], "-q", "--set",
+               "trainer.distill.steps=3");
+    for (int i = 0; i < 4; i++) {
+        before[i] = slurp(c->out[0], names[i], &n[i]);
+    }
+    (void)snprintf(path, sizeof path, "%s/last.state", c->out[0]);
+    (void)snprintf(last, sizeof last, "%s/last.gguf", c->out[0]);
+    const uint64_t flips[] = {0, 7, 9, 30, 50, 58, 66, 72, n[3] / 2, n[3] - 1};
+    const uint64_t lengths[] = {0, 5, 71, 72, n[3] / 3, n[3] - 1};
+    for (size_t k = 0; k < 16; k++) {
+        char *damaged = malloc((size_t)n[3]);
+        assert_non_null(damaged);
+        memcpy(damaged, before[3], (size_t)n[3]);
+        damaged[k < 10 ? flips[k] : 0] ^= (char)(k < 10 ? 1 << k % 8 : 0);
+        const uint64_t size = k < 10 ? n[3] : lengths[k - 10];
+        cli_write(path, damaged, (size_t)size);
+        cli_expect(RUN, 3, "train", "-m", c->model, FAST, "--out", c->out[0], "--resume", "-q",
+                   "--set", "trainer.distill.steps=6");
+        assert_one_message(RUN);
+        assert_contains(c->run.err, path);
+        assert_contains(c->run.err, last);
+        assert_int_equal(left_overs(c->out[0]), 0);
+        for (int i = 0; i < 4; i++) {
+            char *after = slurp(c->out[0], names[i], &now);
+            assert_int_equal(now, i < 3 ? n[i] : size);
+            assert_memory_equal(after, i < 3 ? before[i] : damaged, now);
+            free(after);
+        }
+        free(damaged);
+    }
+    cli_expect(RUN, 0, "train", "-m", last, "--data", c->text, "--out", c->out[1], "-q", "--set",
+               "trainer.distill.steps=1", "--set", "trainer.distill.length=24");
+    cli_write(path, before[3], (size_t)n[3]); /* a good copy in its place */
+    cli_expect(RUN, 0, "train", "-m", c->model, FAST, "--out", c->out[0], "--resume", "-q", "--set",
+               "trainer.distill.steps=3");
+    for (int i = 0; i < 4; i++) {
+        free(before[i]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_killed_process_leaves_whole_files, setup, teardown),
         cmocka_unit_test_setup_teardown(too_little_room_is_reported_before_training, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_disk_that_fills_up_ends_the_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_damaged_state_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loss_that_is_no_number_stops_the_run, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -182,64 +182,45 @@ static void impossible_values_are_refused(void **state) {
 
 /* ---- calibration ---- */
 
-static void texts_are_checked(void **state) {
+/* What the host is asked for: pieces of these lengths, in passes of up to 512 rows. */
+static void options_say_what_is_run(void **state) {
     static const struct {
-        const char *option;
-        uint64_t n_tokens;
-        const char *says;
-    } cases[] = {
-        {"length=65", 640, "trained with 64 positions"},
-        {"length=auto", 62, "62 tokens, one piece needs 63"},
-        {"samples=11", 640, "enough for 10 pieces of 63; give samples = 10 or less"},
-        {"calibration=/nowhere/text", 640, "/nowhere/text: No such file"},
-        {"calibration=/tmp", 640, "/tmp"},
-    };
+        const char *samples, *length;
+        uint32_t n_piece, piece;
+    } cases[] = {{"samples=auto", "length=auto", 0, 64},
+                 {"samples=4", "length=11", 4, 11},
+                 {"samples=7", "length=64", 7, 64}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[64];
         int4_rig r;
         pico_error err = {0};
-        const char *const options[] = {"method=gptq", int4_text_option(text), cases[i].option,
-                                       NULL};
+        const char *const options[] = {"method=awq", cases[i].samples, cases[i].length,
+                                       int4_text_option(text), NULL};
         int4_rig_open(&r, 16, 64, 1, options);
-        r.n_tokens = cases[i].n_tokens;
-        assert_int_not_equal(int4_run(&r, &err), PICO_OK);
-        if (strstr(err.message, cases[i].says) == NULL) {
-            fail_msg("expected \"%s\" in: %s", cases[i].says, err.message);
-        }
+        int4_check(int4_run(&r, &err), &err);
+        assert_int_equal(r.feed.piece, cases[i].piece);
+        assert_int_equal(r.feed.n_piece, cases[i].n_piece);
+        assert_int_equal(r.feed.max_rows, 512);
+        assert_int_equal(r.feed.want, 0);
+        assert_string_equal(r.feed.path, strchr(text, '=') + 1);
         int4_rig_close(&r);
         int4_text_remove(text);
     }
 }
 
-/* Pieces begin evenly over the text, each at position 0 behind the begin-of-text token. */
-static void pieces_are_even(void **state) {
+static void too_long_pieces_are_refused(void **state) {
+    char text[64];
+    int4_rig r;
+    pico_error err = {0};
     (void)state;
-    for (int has_bos = 0; has_bos < 2; has_bos++) {
-        char text[64];
-        int4_rig r;
-        pico_error err = {0};
-        const char *const options[] = {"method=awq", "samples=4", "length=11",
-                                       int4_text_option(text), NULL};
-        int4_rig_open(&r, 16, 64, 1, options);
-        r.has_bos = has_bos;
-        r.n_tokens = 101;
-        int4_check(int4_run(&r, &err), &err);
-        assert_int_equal(r.n_rows, 44);
-        assert_int_equal(r.n_truncate, 4);
-        for (int32_t i = 0; i < 44; i++) {
-            const int32_t piece = i / 11, pos = i % 11, fresh = 11 - has_bos;
-            const int32_t first = piece * (101 - fresh) / 3;
-            const int32_t token = has_bos && pos == 0 ? 1000000 : first + pos - has_bos;
-            assert_int_equal(r.row[i].token, token);
-            assert_int_equal(r.row[i].pos, pos);
-            assert_int_equal(r.row[i].parent, pos - 1);
-            assert_int_equal(r.row[i].prev, pos == 0 ? -1 : r.row[i - 1].token);
-            assert_int_equal(r.row[i].want, 0);
-        }
-        int4_rig_close(&r);
-        int4_text_remove(text);
-    }
+    const char *const options[] = {"method=gptq", int4_text_option(text), "length=65", NULL};
+    int4_rig_open(&r, 16, 64, 1, options);
+    assert_int_equal(int4_run(&r, &err), PICO_E_INVALID);
+    assert_non_null(strstr(err.message, "trained with 64 positions"));
+    assert_int_equal(r.n_rows, 0);
+    int4_rig_close(&r);
+    int4_text_remove(text);
 }
 
 /* ---- results ---- */
@@ -371,7 +352,7 @@ static void the_head_is_calibrated_too(void **state) {
                                    "keep=none", NULL};
     int4_rig_open(&r, 16, 64, 1, options);
     int4_check(int4_run(&r, &err), &err);
-    assert_int_equal(r.row[0].want, PICO_ROW_HIDDEN);
+    assert_int_equal(r.feed.want, PICO_ROW_HIDDEN);
     assert_int_equal(int4_tensor(&r, "output.weight")->data.dtype, PICO_DTYPE_Q4_0);
     assert_int_equal(count_type(&r, PICO_DTYPE_Q4_0), 1);
     int4_rig_close(&r);
@@ -385,8 +366,8 @@ int main(void) {
         cmocka_unit_test(plans_are_strict),
         cmocka_unit_test(what_is_quantised_stays_so),
         cmocka_unit_test(impossible_values_are_refused),
-        cmocka_unit_test(texts_are_checked),
-        cmocka_unit_test(pieces_are_even),
+        cmocka_unit_test(options_say_what_is_run),
+        cmocka_unit_test(too_long_pieces_are_refused),
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(calibration_lowers_the_error_of_products),
         cmocka_unit_test(the_head_is_calibrated_too),

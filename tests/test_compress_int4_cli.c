@@ -76,7 +76,7 @@ static void errors_name_the_stage(void **state) {
     cli_expect(&run, 2, "run", "-m", model, "-p", "a", "--log", "error", "--set",
                "compress.1.plugin=int4", "--set", "compress.1.int4.method=gptq", "--set",
                "compress.1.int4.samples=1000", text);
-    assert_contains(run.err, "[compress.1] int4: calibration text");
+    assert_contains(run.err, "[compress.1] int4: calibration: ");
     assert_contains(run.err, "enough for");
     assert_one_message(&run);
     cli_expect(&run, 2, "run", "-m", model, "-p", "a", "--set", "compress.1.plugin=int4", "--set",

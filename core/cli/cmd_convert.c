@@ -1,24 +1,55 @@
 /*
- * convert: any readable model file to GGUF, with what the configuration asks to be done to the
- * model on the way (pooled KV heads, compress stages). It refuses to write over its own input.
+ * convert: any readable model file to GGUF, its weights as they are or in another float type, with
+ * what the configuration asks to be done to the model on the way (pooled KV heads, compress stages).
+ * It refuses to write over its own input.
  */
+#include <string.h>
+
 #include "cli/rewrite.h"
+
+static uint32_t type_of(const char *word) {
+    static const struct {
+        const char *word;
+        uint32_t dtype;
+    } types[] = {{"f32", PICO_DTYPE_F32}, {"f16", PICO_DTYPE_F16}, {"bf16", PICO_DTYPE_BF16}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (strcmp(word, types[i].word) == 0) {
+            return types[i].dtype;
+        }
+    }
+    return PICO_DTYPE_NONE;
+}
 
 static int convert_command(const pico_cli *cli) {
     if (cli->n_argument != 2) {
         return pico_cli_usage(cli, "convert needs two files: IN and OUT.gguf");
     }
-    const pico_rewrite job = {.in = cli->argument[0], .out = cli->argument[1]};
+    const char *type = pico_cli_value(cli, "--type");
+    const pico_rewrite job = {.in = cli->argument[0],
+                              .out = cli->argument[1],
+                              .dtype = type == NULL ? (uint32_t)PICO_DTYPE_NONE : type_of(type)};
+    if (type != NULL && job.dtype == PICO_DTYPE_NONE) {
+        return pico_cli_usage(cli, "--type is f32, f16 or bf16, not '%s'; compress makes codes",
+                              type);
+    }
     return pico_rewrite_model(cli, &job);
 }
+
+static const pico_cli_option options[] = {{"--type", "--outtype", "TYPE",
+                                           "of the matrices: f32, f16 or bf16, rounded to nearest; "
+                                           "codes are widened. Vectors become f32. "
+                                           "Without it all weights stay as they are"}};
 
 const pico_command pico_command_convert = {
     .name = "convert",
     .summary = "write a model as GGUF",
-    .usage = "convert IN OUT.gguf [--tokenizer FILE] [--config FILE] [options]",
+    .usage = "convert IN OUT.gguf [--type TYPE] [--tokenizer FILE] [--config FILE] [options]",
     .details =
         "An [attention] plugin that wants fewer KV heads, and [compress.N] stages, change "
-        "the model on\nthe way, for example --attention mqa --set attention.mqa.convert=mean.",
+        "the model on\nthe way, for example --attention mqa --set attention.mqa.convert=mean. "
+        "--type comes before these.",
     .sections = "model.tokenizer model.generation host backend attention",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
     .max_arguments = 2,
     .run = convert_command};

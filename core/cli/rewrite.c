@@ -6,6 +6,7 @@
 
 #include "cli/backend.h"
 #include "cli/load.h"
+#include "transform/retype.h"
 
 typedef struct rewrite_state {
     const pico_cli *cli;
@@ -53,7 +54,30 @@ static int check_output(const rewrite_state *state, const char *in, const char *
     return PICO_EXIT_OK;
 }
 
+/* ---- hooks ---- */
+
+static int should_stop(void *arg) {
+    (void)arg;
+    return pico_cancel_requested();
+}
+
+static void show_progress(void *arg, uint64_t done, uint64_t total) {
+    pico_log_progress(arg, "writing", done, total);
+}
+
+static void show_retyping(void *arg, uint64_t done, uint64_t total) {
+    pico_log_progress(arg, "rounding", done, total);
+}
+
 /* ---- transformation ---- */
+
+static int retype(rewrite_state *state) {
+    const pico_write_hooks hooks = {
+        .should_stop = should_stop, .progress = show_retyping, .arg = &state->log};
+    return pico_retype(state->file, state->job->dtype, &hooks, &state->err) == PICO_OK
+               ? PICO_EXIT_OK
+               : pico_cli_fail_error(state->cli, &state->err);
+}
 
 /* The plugins are loaded only when there may be something for them to do. */
 static int wants_transform(const pico_config *config) {
@@ -73,10 +97,6 @@ static int transform(rewrite_state *state) {
     const pico_config *config = state->cli->config;
     const pico_transform_params params = {.table = state->job->table,
                                           .plan_only = state->job->plan_only};
-    if (state->file->desc.n_layer == 0) {
-        return pico_cli_fail(state->cli, PICO_EXIT_MODEL, "%s holds a vocabulary but no model",
-                             state->file->path);
-    }
     if (pico_runtime_open(&state->runtime, config, 0, NULL, &code, &state->err) != PICO_OK) {
         return pico_cli_fail(state->cli, code, "%s", state->err.message);
     }
@@ -92,16 +112,24 @@ static int transform(rewrite_state *state) {
                              : pico_cli_fail(state->cli, code, "%s", state->err.message);
 }
 
+static int changes_weights(const rewrite_state *state) {
+    return state->job->dtype != PICO_DTYPE_NONE || wants_transform(state->cli->config);
+}
+
+/* The type comes first, so that what pools or compresses works with the weights of that type. */
+static int change_weights(rewrite_state *state) {
+    int code = PICO_EXIT_OK;
+    if (state->file->desc.n_layer == 0) {
+        return pico_cli_fail(state->cli, PICO_EXIT_MODEL, "%s holds a vocabulary but no model",
+                             state->file->path);
+    }
+    if (state->job->dtype != PICO_DTYPE_NONE) {
+        code = retype(state);
+    }
+    return code == PICO_EXIT_OK && wants_transform(state->cli->config) ? transform(state) : code;
+}
+
 /* ---- writing ---- */
-
-static int should_stop(void *arg) {
-    (void)arg;
-    return pico_cancel_requested();
-}
-
-static void show_progress(void *arg, uint64_t done, uint64_t total) {
-    pico_log_progress(arg, "writing", done, total);
-}
 
 static void report(const rewrite_state *state, const char *out) {
     const pico_model_file *file = state->file;
@@ -123,7 +151,6 @@ static int write_out(rewrite_state *state) {
     const char *out = state->job->out;
     const pico_write_hooks hooks = {
         .should_stop = should_stop, .progress = show_progress, .arg = &state->log};
-    pico_log_init(&state->log, pico_cli_log_level(state->cli));
     if (pico_gguf_write_with(state->file, out, &hooks, &state->err) != PICO_OK) {
         return pico_cli_fail_error(state->cli, &state->err);
     }
@@ -142,14 +169,15 @@ static int rewrite(rewrite_state *state) {
     if (code == PICO_EXIT_OK && !job->plan_only) {
         code = check_output(state, in, job->out);
     }
-    if (code == PICO_EXIT_OK && wants_transform(state->cli->config)) {
-        code = transform(state);
+    if (code == PICO_EXIT_OK && changes_weights(state)) {
+        code = change_weights(state);
     }
     return code == PICO_EXIT_OK && !job->plan_only ? write_out(state) : code;
 }
 
 int pico_rewrite_model(const pico_cli *cli, const pico_rewrite *job) {
     rewrite_state state = {.cli = cli, .job = job};
+    pico_log_init(&state.log, pico_cli_log_level(cli));
     int code = rewrite(&state);
     pico_model_file_close(state.file);
     if (state.runtime_open) {

@@ -154,12 +154,13 @@ static pico_status open_services(pico_runtime *runtime, int *exit_code, pico_err
     const pico_config *config = runtime->config;
     const char *path = pico_config_string(config, "host", "plugin_path");
     int64_t threads = pico_config_int(config, "host", "threads");
-    *exit_code = PICO_EXIT_USAGE;
+    int step = PICO_EXIT_USAGE;
     pico_status status = pico_registry_open(path, &runtime->registry, err);
     if (status == PICO_OK) {
-        *exit_code = PICO_EXIT_RUNTIME;
+        step = PICO_EXIT_RUNTIME;
         status = pico_pool_open(threads < 0 ? 0 : (uint32_t)threads, &runtime->pool, err);
     }
+    *exit_code = code_for(status, step);
     fill_host(runtime);
     return status;
 }

@@ -13,6 +13,7 @@
 
 #include "measure/eval.h"
 #include "util/file.h"
+#include "util/hash.h"
 
 enum { HOLD_OUT = 20 };
 #define TEXT_BYTES ((uint64_t)1 << 32)
@@ -197,13 +198,23 @@ pico_status pico_texts_hold_out(pico_texts *texts, pico_train_text **out, size_t
 
 /* ---- checkpoints ---- */
 
+/* Numbers as the machine has them. What a version means is never changed: it gets the next number. */
 typedef struct state_header {
-    char magic[8];
+    char magic[7];
+    char version;
     pico_checkpoint at;
-    uint64_t bytes;
+    uint64_t bytes; /* behind the header */
+    uint64_t check; /* of the header, with 0 in this place, and of what is behind it */
 } state_header;
 
-static const char magic[8] = {'p', 'i', 'c', 'o', 't', 'r', 'n', '1'};
+static const char magic[7] = {'p', 'i', 'c', 'o', 't', 'r', 'n'};
+enum { STATE_VERSION = '2' }; /* 1 had no check */
+
+static uint64_t check_of(state_header header, const void *state) {
+    header.check = 0;
+    return pico_hash_bytes(pico_hash_bytes(PICO_HASH_SEED, &header, sizeof header), state,
+                           header.bytes);
+}
 
 /* What a process that was killed while it wrote has left: NAME.XXXXXX. */
 static int is_left_over(const struct dirent *entry) {
@@ -306,8 +317,9 @@ pico_status pico_checkpoint_write(const char *folder, const pico_checkpoint *at,
                                   uint64_t bytes, pico_error *err) {
     pico_arena arena = {0};
     pico_writer writer;
-    state_header header = {.at = *at, .bytes = bytes};
+    state_header header = {.version = STATE_VERSION, .at = *at, .bytes = bytes};
     memcpy(header.magic, magic, sizeof magic);
+    header.check = check_of(header, state);
     const char *path = pico_arena_printf(&arena, "%s/last.state", folder);
     pico_status status = path == NULL ? no_memory(err) : pico_writer_open(&writer, path, err);
     if (status == PICO_OK) {
@@ -324,11 +336,44 @@ pico_status pico_checkpoint_write(const char *folder, const pico_checkpoint *at,
     return status;
 }
 
+/* What is wrong with a state, and the way to go on without it. */
+static pico_status unusable(const char *folder, const char *what, pico_error *err) {
+    return pico_fail(
+        err, PICO_E_CORRUPT,
+        "%.120s/last.state %s. Put a good copy in its place, or begin a run from the "
+        "model alone, without the optimiser's state: -m %.60s/last.gguf, another --out, "
+        "no --resume",
+        folder, what, folder);
+}
+
+static pico_status check_header(const char *folder, const state_header *header, uint64_t size,
+                                pico_error *err) {
+    char what[160];
+    if (size < sizeof *header) {
+        (void)snprintf(what, sizeof what, "has %llu bytes, expected at least %zu: it is cut off",
+                       (unsigned long long)size, sizeof *header);
+    } else if (memcmp(header->magic, magic, sizeof magic) != 0) {
+        (void)snprintf(what, sizeof what, "does not begin with the expected letters, %.7s", magic);
+    } else if (header->version != STATE_VERSION) {
+        (void)snprintf(what, sizeof what, "is of version %d, expected %d%s", header->version - '0',
+                       STATE_VERSION - '0', header->version == '1' ? ", which has a checksum" : "");
+    } else if (header->bytes != size - sizeof *header) {
+        (void)snprintf(
+            what, sizeof what, "has %llu bytes behind its header, expected %llu: it is damaged",
+            (unsigned long long)(size - sizeof *header), (unsigned long long)header->bytes);
+    } else {
+        return PICO_OK;
+    }
+    return unusable(folder, what, err);
+}
+
 pico_status pico_checkpoint_read(const char *folder, pico_checkpoint *at, void **state,
                                  uint64_t *bytes, pico_error *err) {
     pico_arena arena = {0};
     pico_map map = {0};
     state_header header = {0};
+    char what[128];
+    void *copy = NULL;
     *state = NULL;
     const char *path = pico_arena_printf(&arena, "%s/last.state", folder);
     pico_status status = path == NULL ? no_memory(err) : pico_map_open(path, &map, err);
@@ -338,22 +383,29 @@ pico_status pico_checkpoint_read(const char *folder, pico_checkpoint *at, void *
     if (map.size >= sizeof header) {
         memcpy(&header, map.data, sizeof header);
     }
-    if (memcmp(header.magic, magic, sizeof magic) != 0 ||
-        header.bytes != map.size - sizeof header) {
-        status =
-            pico_fail(err, PICO_E_CORRUPT, "%s is no complete state of a training run (%llu bytes)",
-                      path, (unsigned long long)map.size);
+    status = check_header(folder, &header, map.size, err);
+    if (status != PICO_OK) {
         goto cleanup;
     }
-    *state = malloc((size_t)header.bytes + 1);
-    if (*state == NULL) {
+    copy = malloc((size_t)header.bytes + 1);
+    if (copy == NULL) {
         status = no_memory(err);
         goto cleanup;
     }
-    memcpy(*state, map.data + sizeof header, (size_t)header.bytes);
+    memcpy(copy, map.data + sizeof header, (size_t)header.bytes);
+    const uint64_t check = check_of(header, copy);
+    if (check != header.check) {
+        (void)snprintf(what, sizeof what, "has checksum %016llx, expected %016llx: it is damaged",
+                       (unsigned long long)check, (unsigned long long)header.check);
+        status = unusable(folder, what, err);
+        goto cleanup;
+    }
+    *state = copy;
     *at = header.at;
     *bytes = header.bytes;
+    copy = NULL;
 cleanup:
+    free(copy);
     pico_map_close(&map);
     pico_arena_free(&arena);
     return status;

@@ -60,7 +60,8 @@ pico_status pico_checkpoint_prepare(const char *folder, uint64_t state_bytes, ui
 /* FOLDER/last.state, atomically: the checkpoint and the trainer's bytes. */
 pico_status pico_checkpoint_write(const char *folder, const pico_checkpoint *at, const void *state,
                                   uint64_t bytes, pico_error *err);
-/* *state is malloc-ed. PICO_E_NOT_FOUND if there is none. */
+/* *state is malloc-ed. PICO_E_NOT_FOUND if there is none; PICO_E_CORRUPT if it is cut off, damaged or
+ * of another version: then nothing is handed out. */
 pico_status pico_checkpoint_read(const char *folder, pico_checkpoint *at, void **state,
                                  uint64_t *bytes, pico_error *err);
 

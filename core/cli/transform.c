@@ -11,11 +11,9 @@
 
 enum { MAX_STAGE = 32 };
 
-static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_code,
-                        pico_error *err) {
+static pico_status pool_heads(pico_runtime *runtime, pico_model_file *file, pico_error *err) {
     const pico_attention_ops *ops = &runtime->attention.loaded->ops.attention;
     pico_attention_check check = {.struct_size = sizeof check};
-    *exit_code = PICO_EXIT_USAGE;
     pico_status status = ops->check(runtime->attention.self, &file->desc, &check, err);
     if (status != PICO_OK || check.want_kv_heads == 0) {
         return status;
@@ -27,6 +25,13 @@ static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_
     status = pico_pool_kv_heads(file, check.want_kv_heads, err);
     return status == PICO_OK ? ops->check(runtime->attention.self, &file->desc, &check, err)
                              : status;
+}
+
+static pico_status pool(pico_runtime *runtime, pico_model_file *file, int *exit_code,
+                        pico_error *err) {
+    const pico_status status = pool_heads(runtime, file, err);
+    *exit_code = pico_exit_code(status);
+    return status;
 }
 
 /* ---- the plan ---- */
@@ -182,8 +187,8 @@ static pico_status compress(pico_runtime *runtime, pico_model_file *file, int is
     pico_stage stages[MAX_STAGE];
     pico_instance instances[MAX_STAGE];
     size_t n = 0, made = 0;
-    *exit_code = PICO_EXIT_USAGE;
     pico_status status = list_stages(runtime->config, is_draft, numbers, &n, err);
+    *exit_code = pico_exit_code(status);
     for (; status == PICO_OK && made < n; made++) {
         char section[32];
         (void)snprintf(section, sizeof section, "compress.%u", numbers[made]);
@@ -199,8 +204,8 @@ static pico_status compress(pico_runtime *runtime, pico_model_file *file, int is
                                     .self = instances[made].self};
     }
     if (status == PICO_OK) {
-        *exit_code = PICO_EXIT_USAGE;
         status = run_chain(runtime, file, is_draft, params, stages, n, err);
+        *exit_code = pico_exit_code(status);
     }
     while (made > 0) {
         pico_registry_destroy(runtime->registry, &instances[--made]);
@@ -216,8 +221,6 @@ pico_status pico_load_transform(pico_runtime *runtime, pico_model_file *file,
     if (status == PICO_OK) {
         status = compress(runtime, file, 0, params == NULL ? &plain : params, exit_code, err);
     }
-    int code = pico_exit_code(status);
-    *exit_code = code == 5 || code == 130 ? code : *exit_code;
     return status;
 }
 

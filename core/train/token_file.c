@@ -6,9 +6,9 @@
 
 #include "train/tokens.h"
 #include "util/checked.h"
+#include "util/hash.h"
 
 #define MAGIC 0x316b6f746f636970u /* "picotok1" in little-endian byte order */
-#define SEED 0x9e3779b97f4a7c15u
 
 typedef struct file_header {
     uint64_t magic;
@@ -17,61 +17,43 @@ typedef struct file_header {
     uint64_t check; /* of the arrays that follow */
 } file_header;
 
-/* ---- hashes: against mistakes and damage, not against an enemy ---- */
-
-static uint64_t mix(uint64_t hash, uint64_t word) {
-    hash = (hash ^ word) * 0xff51afd7ed558ccdu;
-    return hash ^ hash >> 32;
-}
-
-static uint64_t hash_bytes(uint64_t hash, const void *data, uint64_t n) {
-    const char *at = data;
-    for (uint64_t left = n; left != 0;) {
-        const uint64_t step = left < 8 ? left : 8;
-        uint64_t word = 0;
-        memcpy(&word, at, (size_t)step);
-        hash = mix(hash, word);
-        at += step;
-        left -= step;
-    }
-    return mix(hash, n); /* so that pieces cannot move from one array to the next */
-}
+/* ---- hashes ---- */
 
 static uint64_t hash_pieces(uint64_t hash, const pico_piece *piece, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         uint32_t score;
         memcpy(&score, &piece[i].score, sizeof score);
-        hash = hash_bytes(hash, piece[i].text, piece[i].n);
-        hash = mix(hash, (uint64_t)piece[i].type << 32 | score);
+        hash = pico_hash_bytes(hash, piece[i].text, piece[i].n);
+        hash = pico_hash_word(hash, (uint64_t)piece[i].type << 32 | score);
     }
-    return mix(hash, n);
+    return pico_hash_word(hash, n);
 }
 
 static uint64_t hash_vocabulary(const pico_vocab *v) {
     const int64_t numbers[] = {v->kind, v->bos,     v->eos,     v->unk,
                                v->pad,  v->add_bos, v->add_eos, v->add_space_prefix,
                                v->eot,  v->llama2c};
-    uint64_t hash = hash_bytes(SEED, numbers, sizeof numbers);
+    uint64_t hash = pico_hash_bytes(PICO_HASH_SEED, numbers, sizeof numbers);
     hash = hash_pieces(hash, v->piece, v->n_piece);
     for (uint32_t i = 0; i < v->n_merge; i++) {
-        hash = hash_bytes(hash, v->merge[i].text, v->merge[i].n);
+        hash = pico_hash_bytes(hash, v->merge[i].text, v->merge[i].n);
     }
-    return v->pre == NULL ? hash : hash_bytes(hash, v->pre, strlen(v->pre));
+    return v->pre == NULL ? hash : pico_hash_bytes(hash, v->pre, strlen(v->pre));
 }
 
 pico_token_key pico_token_key_of(const pico_train_text *documents, size_t n,
                                  const pico_vocab *vocab) {
-    pico_token_key key = {.texts = SEED, .vocabulary = hash_vocabulary(vocab)};
+    pico_token_key key = {.texts = PICO_HASH_SEED, .vocabulary = hash_vocabulary(vocab)};
     for (size_t i = 0; i < n; i++) {
-        key.texts = hash_bytes(key.texts, documents[i].text, documents[i].n);
+        key.texts = pico_hash_bytes(key.texts, documents[i].text, documents[i].n);
     }
-    key.texts = mix(key.texts, n);
+    key.texts = pico_hash_word(key.texts, n);
     return key;
 }
 
 static uint64_t check_of(const pico_train_tokens *t) {
-    return hash_bytes(hash_bytes(SEED, t->end, t->n_document * sizeof *t->end), t->id,
-                      t->n * sizeof *t->id);
+    return pico_hash_bytes(pico_hash_bytes(PICO_HASH_SEED, t->end, t->n_document * sizeof *t->end),
+                           t->id, t->n * sizeof *t->id);
 }
 
 /* ---- reading ---- */

@@ -5,21 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "transform/retype.h"
 #include "transform/tensors.h"
-#include "util/half.h"
-
-/* Writes F32 values back in a float type. */
-static void narrow(const float *values, size_t n, uint32_t dtype, void *out) {
-    uint16_t *half = out;
-    if (dtype == PICO_DTYPE_F32) {
-        memcpy(out, values, n * sizeof *values);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        half[i] =
-            dtype == PICO_DTYPE_F16 ? pico_f16_of_f32(values[i]) : pico_bf16_of_f32(values[i]);
-    }
-}
 
 /* Pools one tensor of n_from heads into n_to. The heads lie one after the other along the rows, or,
  * in a vector and in a table of value embeddings, along the columns. */
@@ -57,7 +44,7 @@ static pico_status pool_tensor(pico_model_file *file, uint32_t index, int along_
     /* Input scales, permutation and outlier columns are part of the values by now. */
     desc = (pico_weight_desc){.dtype = desc.dtype, .rows = rows, .cols = cols};
     desc.codes_bytes = pico_weight_codes_bytes(desc.dtype, desc.rows, desc.cols);
-    narrow(sum, (size_t)(rows * cols), desc.dtype, codes);
+    (void)pico_narrow(sum, (size_t)(rows * cols), desc.dtype, codes); /* a mean is no larger */
     desc.codes = codes;
     pico_tensors tensors = {.file = file};
     status = pico_tensors_table.replace(&tensors, index, &desc, err);

@@ -1,6 +1,7 @@
 /*
  * A compressor for tests: rounds the feed-forward matrices to BF16 and leaves the rest alone. With
- * `lie` it breaks its plan in one way, so that tests can show that this is noticed.
+ * `lie` it breaks its plan in one way, so that tests can show that this is noticed; with `fail` its work
+ * fails for that reason.
  */
 #include <stddef.h>
 #include <stdlib.h>
@@ -11,12 +12,16 @@
 enum { LIE_NONE = 0, LIE_PLAN = 1, LIE_TOUCH = 2, LIE_MOOD = 3 };
 
 typedef struct toy {
-    uint32_t lie;
+    uint32_t lie, fail;
     uint32_t n_plan;
     const pico_host *host;
 } toy;
 
 static const char *const lies[] = {"none", "plan", "touch", "mood", NULL};
+
+static const char *const reasons[] = {"none",    "nomem", "invalid",   "unsupported",
+                                      "abi",     "io",    "device",    "cancelled",
+                                      "corrupt", "limit", "not_found", NULL};
 
 static const pico_option options[] = {
     {.name = "lie",
@@ -27,6 +32,12 @@ static const pico_option options[] = {
      .help =
          "plan: writes F32 where BF16 was planned; touch: changes what was to stay; mood: plans "
          "differently each time"},
+    {.name = "fail",
+     .type = PICO_OPT_ENUM,
+     .offset = offsetof(toy, fail),
+     .def = "none",
+     .choices = reasons,
+     .help = "the work ends with this status"},
 };
 
 static pico_status create(const pico_host *host, const void *bound, void **self, pico_error *err) {
@@ -121,6 +132,9 @@ static pico_status apply(void *self, const pico_model_desc *model, pico_tensors 
     const toy *t = self;
     pico_status status = PICO_OK;
     (void)model;
+    if (t->fail != 0) { /* the words are in the order of the numbers */
+        return pico_fail(err, -(pico_status)t->fail, "as asked: %s", reasons[t->fail]);
+    }
     for (uint32_t i = 0; status == PICO_OK && i < t->host->tensors->count(tensors); i++) {
         pico_tensor_info info;
         status = t->host->tensors->info(tensors, i, &info);
