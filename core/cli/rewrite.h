@@ -12,9 +12,7 @@ typedef struct pico_rewrite {
     const char *out; /* NULL with plan_only */
     FILE *table;     /* gets the plan of the compress stages; NULL: the log */
     int plan_only;   /* 1: nothing is written */
-    uint32_t
-        dtype; /* of all weights, before anything else is done to them: F32, F16, BF16; NONE: as
-                        they are */
+    uint32_t dtype;  /* of all matrices, before anything else; PICO_DTYPE_NONE: as they are */
 } pico_rewrite;
 
 /* Refuses to write over what it reads. The file appears when it is complete, or not at all, also
