@@ -111,7 +111,7 @@ static const pico_compressor_ops ops = {.struct_size = sizeof(pico_compressor_op
 
 static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
                                    .abi_major = PICO_ABI_MAJOR,
-                                   .abi_minor = 5,
+                                   .abi_minor = 7, /* session->feed */
                                    .struct_size = sizeof(pico_plugin),
                                    .kind = PICO_KIND_COMPRESSOR,
                                    .name = "prune",
