@@ -98,7 +98,26 @@ static void families_and_heads_can_be_asked_for(void **state) {
     cli_expect(RUN, 0, "inspect", model);
     assert_contains(c->run.out, "slots 3, hidden 16");
     assert_contains(c->run.out, "n_kv_head 1");
+    assert_null(strstr(c->run.out, "shared_output"));
     assert_null(strstr(c->run.out, "smear"));
+}
+
+/* A draft head that shares the output matrix: it is there, it is small, it drafts the plain text. */
+static void draft_heads_can_share_the_output(void **state) {
+    context *c = *state;
+    char model[80], plain[256];
+    cli_expect(RUN, 0, "train", FRESH, "--set", "shape.draft_slots=3", "--set",
+               "shape.draft_head=shared", "--out", c->out[0]);
+    (void)snprintf(model, sizeof model, "%s/last.gguf", c->out[0]);
+    cli_expect(RUN, 0, "inspect", model);
+    assert_contains(c->run.out, "slots 3, hidden 16");
+    assert_contains(c->run.out, "shared_output");
+    assert_contains(c->run.out, "(96, 16)"); /* 3 slots of the width */
+    cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q");
+    (void)snprintf(plain, sizeof plain, "%s", c->run.out);
+    cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q", "--decoder",
+               "spec_draft");
+    assert_string_equal(c->run.out, plain);
 }
 
 static void what_is_refused(void **state) {
@@ -128,6 +147,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_model_comes_from_text_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(families_and_heads_can_be_asked_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(draft_heads_can_share_the_output, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
