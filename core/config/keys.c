@@ -122,6 +122,9 @@ static const pico_config_key keys[] = {
         "how it makes logits: full: with a matrix of its own for each slot; shared: with the output "
         "matrix",
         .choices = draft_heads),
+    KEY("shape", "draft_vocab", PICO_OPT_INT, "0", NULL, NULL,
+        "tokens that a shared draft head knows: the most frequent ones of the text; 0: all",
+        RANGE(0, 16777216), .unit = "tokens"),
     KEY("shape", "draft_hidden", PICO_OPT_INT, "auto", NULL, NULL,
         "inner width of the draft head; auto: half of n_embd",
         RANGE(1, 1048576), .flags = PICO_OPTF_AUTO),
