@@ -154,6 +154,16 @@ static void draft_heads_can_know_some_tokens(void **state) {
     cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q", "--decoder",
                "spec_draft");
     assert_string_equal(c->run.out, plain);
+    /* codes and one scale a row: the head's rows are gathered from them */
+    cli_expect(RUN, 0, "compress", "-m", model, "-o", c->loose, "--set", "compress.1.plugin=int8",
+               "--set", "compress.1.int8.keep=", "--set", "compress.1.int8.granularity=row");
+    cli_expect(RUN, 0, "inspect", c->loose);
+    assert_contains(c->run.out, "shared_output yes, vocab 12");
+    cli_expect(RUN, 0, "-m", c->loose, "-p", "the cat", "-n", "12", "--temp", "0", "-q");
+    (void)snprintf(plain, sizeof plain, "%s", c->run.out);
+    cli_expect(RUN, 0, "-m", c->loose, "-p", "the cat", "-n", "12", "--temp", "0", "-q",
+               "--decoder", "spec_draft");
+    assert_string_equal(c->run.out, plain);
     cli_remove(c->out[0]);
     cli_expect(RUN, 2, "train", FRESH, KNOWN, "--out", c->out[0], "--set", "shape.draft_vocab=281");
     assert_contains(c->run.err, "as many tokens as it knows (280)");

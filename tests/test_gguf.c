@@ -312,6 +312,69 @@ static void every_layout_survives(void **state) {
     pico_model_file_close(file);
 }
 
+/* Rows of a weight as a weight of their own have the values that they had, in every layout. */
+static void rows_can_be_gathered(void **state) {
+    (void)state;
+    enum { ROWS = 40, COLS = 64 };
+    static const int32_t row[5] = {0, 3, 17, 18, ROWS - 1}, outliers[2] = {3, 30};
+    static const struct {
+        uint32_t dtype, scale_dtype;
+        int64_t group;
+    } layouts[] = {{PICO_DTYPE_F32, 0, 0},
+                   {PICO_DTYPE_F16, 0, 0},
+                   {PICO_DTYPE_BF16, 0, 0},
+                   {PICO_DTYPE_Q8_0, 0, 0},
+                   {PICO_DTYPE_Q4_0, 0, 0},
+                   {PICO_DTYPE_I8, PICO_DTYPE_F32, 0},
+                   {PICO_DTYPE_I8, PICO_DTYPE_F32, COLS},
+                   {PICO_DTYPE_I8, PICO_DTYPE_F16, 12},
+                   {PICO_DTYPE_NF4, PICO_DTYPE_F32, 16},
+                   {PICO_DTYPE_NF4, PICO_DTYPE_F16, 0}};
+    float book[16], want[COLS], got[COLS];
+    uint16_t kept[ROWS * 2];
+    for (int i = 0; i < 16; i++) {
+        book[i] = 0.1f * (float)i - 0.7f;
+    }
+    for (int i = 0; i < ROWS * 2; i++) {
+        kept[i] = (uint16_t)(0x3c00 + 5 * i);
+    }
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        pico_model_file file = {0};
+        pico_file_tensor t = {.data = {.rows = ROWS, .cols = COLS}};
+        pico_weight_desc part;
+        pico_error err = {0};
+        put_blob(&file, &t, layouts[i].dtype, layouts[i].group, layouts[i].scale_dtype);
+        for (uint64_t s = 0; s < t.data.n_scales; s++) {
+            const float wide = 0.5f + (float)s;
+            const uint16_t half = (uint16_t)(0x3000 + s);
+            char *to = (char *)(uintptr_t)t.data.scales;
+            if (layouts[i].scale_dtype == PICO_DTYPE_F16) {
+                memcpy(to + 2 * s, &half, sizeof half);
+            } else {
+                memcpy(to + 4 * s, &wide, sizeof wide);
+            }
+        }
+        t.data.codebook = layouts[i].dtype == PICO_DTYPE_NF4 ? book : NULL;
+        if (i % 2 == 0) {
+            t.data.outlier_col = outliers;
+            t.data.outlier_value = kept;
+            t.data.n_outlier = 2;
+        }
+        assert_int_equal(pico_weight_gather(&t.data, row, 5, &file.arena, &part, &err), PICO_OK);
+        assert_int_equal(part.rows, 5);
+        for (int r = 0; r < 5; r++) {
+            pico_weight_row_f32(&t.data, row[r], want);
+            pico_weight_row_f32(&part, r, got);
+            assert_memory_equal(got, want, sizeof want);
+        }
+        t.data.codes_bytes--; /* no whole rows */
+        assert_int_equal(pico_weight_gather(&t.data, row, 5, &file.arena, &part, &err),
+                         PICO_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "not made of rows"));
+        pico_arena_free(&file.arena);
+    }
+}
+
 typedef struct hook_count {
     int left; /* pieces until it stops; negative: never */
     uint64_t last, total;
@@ -1063,6 +1126,7 @@ int main(void) {
         cmocka_unit_test(contradictions_are_not_written),
         cmocka_unit_test(writing_can_be_stopped),
         cmocka_unit_test(hostile_files_are_refused),
+        cmocka_unit_test(rows_can_be_gathered),
         cmocka_unit_test(wrong_draft_heads),
         cmocka_unit_test(wrong_hyper_parameters),
         cmocka_unit_test(missing_and_foreign),
