@@ -249,6 +249,15 @@ enum {
  *     layer == backout_layer:  b = x
  *   backout:  x -= backout_lambda * b
  *   h = norm(x);  logits = h Whead^T;  softcap: logits = c tanh(logits / c)
+ *
+ * A draft head predicts the tokens 1, 2, ... n_draft places on from h, in slots s = 0, 1, ...:
+ *   m = relu(h Wfc1^T)^2
+ *   logits_s = m Wfc2_s^T                               fc2 is (n_draft * n_vocab, draft_hidden)
+ * with PICO_DRAFT_SHARED_OUTPUT (since minor 8):
+ *   h_s = h + m Wfc2_s^T;  logits_s = h_s Whead^T, with the softcap; no further norm
+ *                                                       fc2 is (n_draft * n_embd, draft_hidden)
+ * so that with fc2 = 0 every slot says what the main head says. Whead is the model's own matrix; with
+ * draft_vocab, logits are made of its rows draft_vocab[0], draft_vocab[1], ... alone.
  */
 
 enum { PICO_NORM_RMS = 1, PICO_NORM_LAYER = 2 };
@@ -276,6 +285,7 @@ enum {
     PICO_RESID_LAMBDAS = 512,
     PICO_ROPE_REVERSED = 1024 /* rotates by -angle */
 };
+enum { PICO_DRAFT_SHARED_OUTPUT = 1 /* the draft head's logits are made by the output matrix */ };
 
 typedef struct pico_layer_desc {
     uint32_t n_head;    /* query heads */
@@ -312,6 +322,10 @@ typedef struct pico_model_desc {
     uint32_t n_draft;             /* slots of the draft head */
     uint32_t draft_hidden;        /* its inner width */
     const pico_layer_desc *layer; /* (n_layer) */
+    /* since minor 8 */
+    uint32_t draft_flags;       /* PICO_DRAFT_x */
+    uint32_t n_draft_vocab;     /* tokens that a draft head with a shared output knows; 0: all */
+    const int32_t *draft_vocab; /* (n_draft_vocab) their ids, ascending */
 } pico_model_desc;
 
 /* ------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ typedef struct dk_options {
     uint32_t n_vocab;    /* not 0: of the model */
     int with_vocabulary; /* 1: tokens have texts, the last one ends */
     int32_t window[4];
+    uint32_t draft; /* TINY_DRAFT_x */
 } dk_options;
 
 typedef struct dk {
@@ -84,6 +85,7 @@ static inline void dk_open(dk *d, const kit_variant *variant, const dk_options *
     memset(d, 0, sizeof *d);
     memcpy(tiny.window, options->window, sizeof tiny.window);
     tiny.heat = options->heat;
+    tiny.draft = options->draft;
     tiny.n_vocab = options->n_vocab != 0 ? options->n_vocab : tiny.n_vocab;
     d->n_vocab = tiny.n_vocab;
     (void)snprintf(d->what, sizeof d->what, "%s on %s", tiny.family, variant->name);

@@ -93,8 +93,11 @@ static inline void assert_same_desc(const pico_model_desc *a, const pico_model_d
     SAME(norm), SAME(norm_eps), SAME(pos), SAME(rope_layout), SAME(rope_dim), SAME(rope_table);
     SAME(rope_base), SAME(act), SAME(attn_scale), SAME(qk_scale), SAME(logit_softcap);
     SAME(smear_width), SAME(ve_width), SAME(ve_scale), SAME(backout_layer), SAME(n_mtp_head);
-    SAME(n_draft), SAME(draft_hidden);
+    SAME(n_draft), SAME(draft_hidden), SAME(draft_flags), SAME(n_draft_vocab);
 #undef SAME
+    for (uint32_t i = 0; i < a->n_draft_vocab; i++) {
+        assert_int_equal(a->draft_vocab[i], b->draft_vocab[i]);
+    }
     for (uint32_t i = 0; i < a->n_layer; i++) { /* no padding in pico_layer_desc */
         assert_memory_equal(&a->layer[i], &b->layer[i], sizeof a->layer[i]);
     }

@@ -361,6 +361,36 @@ int ref_model_mtp(const pico_model_file *file, const int32_t *token, uint32_t n,
     return !r.failed;
 }
 
+/* What a shared output makes of row h and its shift by one slot. */
+static void shared_slot(const ref *r, const matrix *out, const double *h, const double *shift,
+                        double *logits) {
+    const double cap = (double)r->desc->logit_softcap;
+    const uint32_t n = r->desc->n_draft_vocab != 0 ? r->desc->n_draft_vocab : r->desc->n_vocab;
+    for (uint32_t i = 0; i < n; i++) {
+        const int64_t row = r->desc->n_draft_vocab != 0 ? r->desc->draft_vocab[i] : (int64_t)i;
+        double sum = 0;
+        for (int64_t j = 0; j < out->cols; j++) {
+            sum += out->v[row * out->cols + j] * (h[j] + shift[j]);
+        }
+        logits[i] = cap > 0 ? cap * tanh(sum / cap) : sum;
+    }
+}
+
+static void shared_slots(ref *r, const double *h, const double *m, double *logits) {
+    const int64_t c = r->desc->n_embd, n_slot = r->desc->n_draft;
+    const uint32_t n = r->desc->n_draft_vocab != 0 ? r->desc->n_draft_vocab : r->desc->n_vocab;
+    matrix out =
+        load(r, r->desc->flags & PICO_TIED_HEAD ? "token_embd.weight" : "output.weight", 0);
+    double *shift = doubles(r, r->n * n_slot * c);
+    if (!r->failed) {
+        product(r, "draft_fc2.weight", NULL, 0, m, shift, 0);
+    }
+    for (int64_t i = 0; !r->failed && i < r->n * n_slot; i++) {
+        shared_slot(r, &out, h + i / n_slot * c, shift + i * c, logits + i * n);
+    }
+    free(out.v), free(shift);
+}
+
 int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t n, double *logits) {
     ref r = {.file = file, .desc = &file->desc, .attention = {.window_limit = -1}, .n = n};
     int64_t c = r.desc->n_embd, inner = r.desc->draft_hidden;
@@ -371,7 +401,11 @@ int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t 
         for (int64_t j = 0; j < n * inner; j++) {
             m[j] = activate(PICO_ACT_RELU_SQUARED, m[j]);
         }
-        product(&r, "draft_fc2.weight", NULL, 0, m, logits, 0);
+        if (r.desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) {
+            shared_slots(&r, a, m, logits);
+        } else {
+            product(&r, "draft_fc2.weight", NULL, 0, m, logits, 0);
+        }
     }
     free(x), free(a), free(m);
     return !r.failed;

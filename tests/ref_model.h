@@ -18,7 +18,7 @@ int ref_model_logits(const pico_model_file *file, const ref_mask *attention, con
 /* The same of multi-token head `head`, which predicts token t + 2 + head. */
 int ref_model_mtp(const pico_model_file *file, const int32_t *token, uint32_t n, uint32_t head,
                   double *logits);
-/* logits: (n, n_draft * n_vocab) of the draft head. */
+/* logits: (n, n_draft * tokens that it knows) of the draft head. */
 int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t n, double *logits);
 
 #endif

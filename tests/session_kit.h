@@ -34,6 +34,7 @@ typedef struct kit_options {
     uint32_t head_dim; /* 0: the model's */
     int32_t window[4];
     const char *set; /* one more assignment */
+    uint32_t draft;  /* TINY_DRAFT_x */
 } kit_options;
 
 typedef struct kit {
@@ -209,6 +210,7 @@ static inline void kit_open(kit *k, const kit_variant *variant, uint32_t model,
                        .n_threads = variant->n_threads,
                        .hide_optional = variant->hide_optional};
     tiny_model tiny = kit_model(model);
+    tiny.draft = options->draft;
     memset(k, 0, sizeof *k);
     memcpy(tiny.window, options->window, sizeof tiny.window);
     tiny.head_dim = options->head_dim == 0 ? tiny.head_dim : options->head_dim;

@@ -8,22 +8,27 @@
 
 #include "decode_kit.h"
 
-enum { SK_REQUESTS = 8, SK_DRAFTERS = 6, SK_WAYS = 8, SK_WITH_HEADS = 4 };
+enum { SK_REQUESTS = 8, SK_DRAFTERS = 8, SK_WAYS = 8, SK_WITH_HEADS = 4 };
 
 typedef struct sk_drafter {
     const char *what, *decoder;
     const char *set;
     uint32_t model; /* KIT_MODELS: any */
+    uint32_t draft; /* TINY_DRAFT_x */
 } sk_drafter;
 
 static const sk_drafter sk_drafters[SK_DRAFTERS] = {
-    {"lookup", "spec_lookup", "decoder.spec_lookup.ngram_min=1", KIT_MODELS},
-    {"the same model", "spec_model", "decoder.spec_model.draft_model=twin", KIT_MODELS},
-    {"a similar model", "spec_model", "decoder.spec_model.draft_model=cousin", KIT_MODELS},
-    {"multi-token heads", "spec_draft", "decoder.spec_draft.heads=mtp", SK_WITH_HEADS},
-    {"draft head", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS},
+    {"lookup", "spec_lookup", "decoder.spec_lookup.ngram_min=1", KIT_MODELS, 0},
+    {"the same model", "spec_model", "decoder.spec_model.draft_model=twin", KIT_MODELS, 0},
+    {"a similar model", "spec_model", "decoder.spec_model.draft_model=cousin", KIT_MODELS, 0},
+    {"multi-token heads", "spec_draft", "decoder.spec_draft.heads=mtp", SK_WITH_HEADS, 0},
+    {"draft head", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS, 0},
     {"a similar model, if it is sure", "spec_model", "decoder.spec_model.draft_model=cousin",
-     KIT_MODELS},
+     KIT_MODELS, 0},
+    {"draft head with the output matrix", "spec_draft", "decoder.spec_draft.heads=draft",
+     SK_WITH_HEADS, TINY_DRAFT_SHARED},
+    {"draft head with some of its rows", "spec_draft", "decoder.spec_draft.heads=draft",
+     SK_WITH_HEADS, TINY_DRAFT_REDUCED},
 };
 
 typedef struct sk_way {
@@ -102,6 +107,7 @@ static inline void sk_options(dk_options *options, const sk_way *way, uint32_t m
     options->params.max_positions = 220;
     if (drafter != NULL) {
         options->decoder = drafter->decoder;
+        options->draft = drafter->draft;
         options->params.draft_n = draft_n;
         sk_add_set(options, drafter->set);
         if (strstr(drafter->what, "sure") != NULL) {

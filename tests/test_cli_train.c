@@ -300,6 +300,59 @@ static void what_makes_no_sense_is_refused(void **state) {
     assert_contains(c->run.err, "do not fill one row");
 }
 
+/* Draft heads that share the output matrix, whole or for 60 bytes, learn alone on a trunk that has
+ * learned: their loss falls, and nothing else changes. With a teacher and micro-batches too. */
+static void shared_draft_heads_learn(void **state) {
+    context *c = *state;
+    char model[80], trunk[80], head[80], teacher[120];
+    int32_t known[60];
+    for (int32_t i = 0; i < 60; i++) {
+        known[i] = i < 20 ? 3 + ' ' + i : 3 + 'a' - 20 + i; /* not the digits from 4 on */
+    }
+    (void)snprintf(model, sizeof model, "%s/shared.gguf", c->folder);
+    (void)snprintf(trunk, sizeof trunk, "%s/last.gguf", c->out[0]);
+    (void)snprintf(head, sizeof head, "%s/last.gguf", c->out[1]);
+    (void)snprintf(teacher, sizeof teacher, "trainer.distill.teacher=%s", trunk);
+    for (int i = 0; i < 4; i++) {
+        pico_layer_desc layer[2];
+        pico_model_desc desc = cli_tiny_desc(layer, 2);
+        pico_model_file *before = NULL, *after = NULL;
+        pico_error err = {0};
+        desc.n_draft = 2;
+        desc.draft_hidden = 16;
+        desc.draft_flags = PICO_DRAFT_SHARED_OUTPUT;
+        desc.n_draft_vocab = i % 2 == 0 ? 0 : 60;
+        desc.draft_vocab = i % 2 == 0 ? NULL : known;
+        cli_make_model(model, &desc, NULL);
+        cli_remove(c->out[0]);
+        cli_remove(c->out[1]);
+        cli_expect(RUN, 0, "train", "-m", model, COMMON, "--out", c->out[0], "-q", "--set",
+                   "trainer.distill.steps=40", "--set", "trainer.distill.draft=0");
+        cli_expect(RUN, 0, "train", "-m", trunk, COMMON, "--init", "model", "--out", c->out[1],
+                   "-q", "--set", "trainer.distill.steps=40", "--set",
+                   "trainer.distill.train=heads", "--set", "trainer.distill.head_lr=0.05", "--set",
+                   i < 2 ? "trainer.distill.accumulate=2" : teacher);
+        const double first = logged(c->out[1], 1, "draft"), last = logged(c->out[1], 40, "draft");
+        if (!(last < 0.9 * first && last > 0)) {
+            fail_msg("run %d: the loss of the draft head was %g and is %g", i, first, last);
+        }
+        assert_int_equal(pico_model_file_open(trunk, NULL, &before, &err), PICO_OK);
+        assert_int_equal(pico_model_file_open(head, NULL, &after, &err), PICO_OK);
+        assert_int_equal(after->desc.draft_flags, PICO_DRAFT_SHARED_OUTPUT);
+        assert_int_equal(after->desc.n_draft_vocab, desc.n_draft_vocab);
+        for (uint32_t t = 0; t < desc.n_draft_vocab; t++) {
+            assert_int_equal(after->desc.draft_vocab[t], known[t]);
+        }
+        for (uint32_t t = 0; t < before->n_tensor; t++) {
+            const pico_weight_desc *x = &before->tensor[t].data, *y = &after->tensor[t].data;
+            const int same = memcmp(x->codes, y->codes, x->codes_bytes) == 0;
+            assert_int_equal(same, strncmp(before->tensor[t].name, "draft_", 6) != 0);
+        }
+        pico_model_file_close(before);
+        pico_model_file_close(after);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_run_in_pieces_ends_with_the_same_bits, setup, teardown),
@@ -308,6 +361,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(kept_tokens_change_no_bit, setup, teardown),
         cmocka_unit_test_setup_teardown(an_interrupted_run_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(a_student_learns_from_a_teacher, setup, teardown),
+        cmocka_unit_test_setup_teardown(shared_draft_heads_learn, setup, teardown),
         cmocka_unit_test_setup_teardown(what_makes_no_sense_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,7 +98,78 @@ static void families_and_heads_can_be_asked_for(void **state) {
     cli_expect(RUN, 0, "inspect", model);
     assert_contains(c->run.out, "slots 3, hidden 16");
     assert_contains(c->run.out, "n_kv_head 1");
+    assert_null(strstr(c->run.out, "shared_output"));
     assert_null(strstr(c->run.out, "smear"));
+}
+
+/* A draft head that shares the output matrix: it is there, it is small, it drafts the plain text. */
+static void draft_heads_can_share_the_output(void **state) {
+    context *c = *state;
+    char model[80], plain[256];
+    cli_expect(RUN, 0, "train", FRESH, "--set", "shape.draft_slots=3", "--set",
+               "shape.draft_head=shared", "--out", c->out[0]);
+    (void)snprintf(model, sizeof model, "%s/last.gguf", c->out[0]);
+    cli_expect(RUN, 0, "inspect", model);
+    assert_contains(c->run.out, "slots 3, hidden 16");
+    assert_contains(c->run.out, "shared_output");
+    assert_contains(c->run.out, "(96, 16)"); /* 3 slots of the width */
+    cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q");
+    (void)snprintf(plain, sizeof plain, "%s", c->run.out);
+    cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q", "--decoder",
+               "spec_draft");
+    assert_string_equal(c->run.out, plain);
+}
+
+/* One that knows the twelve most frequent tokens: the same with a file of tokens and after an
+ * interruption; the text stays what it was. */
+static void draft_heads_can_know_some_tokens(void **state) {
+    context *c = *state;
+    char model[80], cache[96], plain[256];
+    (void)snprintf(cache, sizeof cache, "trainer.cache=%s/tokens", c->folder);
+#define KNOWN                                                                                      \
+    "--set", "shape.draft_slots=3", "--set", "shape.draft_head=shared", "--set",                   \
+        "shape.draft_vocab=12"
+    cli_expect(RUN, 0, "train", FRESH, KNOWN, "--out", c->out[0]);
+    cli_expect(RUN, 0, "train", FRESH, KNOWN, "--out", c->out[1], "--set", cache, "--set",
+               "trainer.stop_at=2");
+    cli_expect(RUN, 0, "train", FRESH, KNOWN, "--out", c->out[1], "--set", cache, "--resume");
+    same_files(c->out[0], c->out[1], "last.gguf");
+    same_files(c->out[0], c->out[1], "last.state");
+    (void)snprintf(model, sizeof model, "%s/last.gguf", c->out[0]);
+    cli_expect(RUN, 0, "inspect", model);
+    assert_contains(c->run.out, "vocab 12");
+    pico_model_file *file = NULL;
+    pico_error err = {0};
+    assert_int_equal(pico_model_file_open(model, NULL, &file, &err), PICO_OK);
+    assert_int_equal(file->desc.n_draft_vocab, 12);
+    int newline = 0;
+    for (uint32_t i = 0; i < 12; i++) {
+        newline |= file->desc.draft_vocab[i] == '\n';
+        assert_true(file->desc.draft_vocab[i] != 'q'); /* which the text does not have */
+    }
+    assert_true(newline);
+    pico_model_file_close(file);
+    cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q");
+    (void)snprintf(plain, sizeof plain, "%s", c->run.out);
+    cli_expect(RUN, 0, "-m", model, "-p", "the cat", "-n", "12", "--temp", "0", "-q", "--decoder",
+               "spec_draft");
+    assert_string_equal(c->run.out, plain);
+    /* codes and one scale a row: the head's rows are gathered from them */
+    cli_expect(RUN, 0, "compress", "-m", model, "-o", c->loose, "--set", "compress.1.plugin=int8",
+               "--set", "compress.1.int8.keep=", "--set", "compress.1.int8.granularity=row");
+    cli_expect(RUN, 0, "inspect", c->loose);
+    assert_contains(c->run.out, "shared_output yes, vocab 12");
+    cli_expect(RUN, 0, "-m", c->loose, "-p", "the cat", "-n", "12", "--temp", "0", "-q");
+    (void)snprintf(plain, sizeof plain, "%s", c->run.out);
+    cli_expect(RUN, 0, "-m", c->loose, "-p", "the cat", "-n", "12", "--temp", "0", "-q",
+               "--decoder", "spec_draft");
+    assert_string_equal(c->run.out, plain);
+    cli_remove(c->out[0]);
+    cli_expect(RUN, 2, "train", FRESH, KNOWN, "--out", c->out[0], "--set", "shape.draft_vocab=281");
+    assert_contains(c->run.err, "as many tokens as it knows (280)");
+    cli_expect(RUN, 2, "train", FRESH, KNOWN, "--out", c->out[0], "--set", "shape.draft_head=full");
+    assert_contains(c->run.err, "draft_head = shared");
+#undef KNOWN
 }
 
 static void what_is_refused(void **state) {
@@ -128,6 +199,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_model_comes_from_text_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(families_and_heads_can_be_asked_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(draft_heads_can_share_the_output, setup, teardown),
+        cmocka_unit_test_setup_teardown(draft_heads_can_know_some_tokens, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

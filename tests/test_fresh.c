@@ -103,6 +103,13 @@ static void the_rest_follows_from_few_numbers(void **state) {
         assert_int_equal(desc.layer[i].n_ff, 4 * 384);
         assert_int_equal(desc.layer[i].has_value_embed, i % 2 == 0);
     }
+    assert_int_equal(desc.draft_flags, 0);
+    fresh.draft_is_shared = 1;
+    test_check(pico_fresh_describe(&fresh, &arena, &desc, &err), &err);
+    assert_int_equal(desc.draft_flags, PICO_DRAFT_SHARED_OUTPUT);
+    fresh.n_draft = 0; /* nothing to share with */
+    test_check(pico_fresh_describe(&fresh, &arena, &desc, &err), &err);
+    assert_int_equal(desc.draft_flags, 0);
     fresh = (pico_fresh){.family = "gpt2", .n_layer = 12, .n_vocab = 50257, .n_ctx = 1024};
     fresh.tied = 1;
     assert_int_equal(n_parameters(&fresh), 124439808);

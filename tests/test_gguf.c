@@ -79,6 +79,8 @@ static uint32_t pick(uint32_t *seed, uint32_t min, uint32_t max) {
     return min + next_random(seed) % (max - min + 1);
 }
 
+static const int32_t draft_ids[3] = {0, 1, 2};
+
 /* Any combination of features, with every field of the description in play. */
 static pico_model_desc random_desc(uint32_t *seed, pico_layer_desc *layer) {
     pico_model_desc d = small_llama(layer, 2);
@@ -108,6 +110,11 @@ static pico_model_desc random_desc(uint32_t *seed, pico_layer_desc *layer) {
     d.n_mtp_head = pick(seed, 0, 3);
     d.n_draft = pick(seed, 0, 3);
     d.draft_hidden = d.n_draft == 0 ? 0 : pick(seed, 1, 9);
+    if (d.n_draft != 0 && pick(seed, 0, 1)) {
+        d.draft_flags = PICO_DRAFT_SHARED_OUTPUT;
+        d.n_draft_vocab = pick(seed, 0, 3);
+        d.draft_vocab = draft_ids;
+    }
     for (int i = 0; i < 2; i++) {
         uint32_t n_kv = pick(seed, 1, 3);
         layer[i] = (pico_layer_desc){.n_head = n_kv * pick(seed, 1, 3),
@@ -188,6 +195,7 @@ static void descriptions_are_checked(void **state) {
     REFUSED(rope_table, PICO_DTYPE_F16, "rope table");
     REFUSED(backout_layer, 2, "backout");
     REFUSED(n_draft, 1, "draft");
+    REFUSED(draft_flags, PICO_DRAFT_SHARED_OUTPUT, "flags of the draft head");
     REFUSED(family[0], '\0', "family");
 #undef REFUSED
     layer[1].n_kv_head = 3;
@@ -302,6 +310,69 @@ static void every_layout_survives(void **state) {
     t->data.input_scale = scale; /* beside a layout that ggml knows */
     assert_survives_gguf(file, NULL);
     pico_model_file_close(file);
+}
+
+/* Rows of a weight as a weight of their own have the values that they had, in every layout. */
+static void rows_can_be_gathered(void **state) {
+    (void)state;
+    enum { ROWS = 40, COLS = 64 };
+    static const int32_t row[5] = {0, 3, 17, 18, ROWS - 1}, outliers[2] = {3, 30};
+    static const struct {
+        uint32_t dtype, scale_dtype;
+        int64_t group;
+    } layouts[] = {{PICO_DTYPE_F32, 0, 0},
+                   {PICO_DTYPE_F16, 0, 0},
+                   {PICO_DTYPE_BF16, 0, 0},
+                   {PICO_DTYPE_Q8_0, 0, 0},
+                   {PICO_DTYPE_Q4_0, 0, 0},
+                   {PICO_DTYPE_I8, PICO_DTYPE_F32, 0},
+                   {PICO_DTYPE_I8, PICO_DTYPE_F32, COLS},
+                   {PICO_DTYPE_I8, PICO_DTYPE_F16, 12},
+                   {PICO_DTYPE_NF4, PICO_DTYPE_F32, 16},
+                   {PICO_DTYPE_NF4, PICO_DTYPE_F16, 0}};
+    float book[16], want[COLS], got[COLS];
+    uint16_t kept[ROWS * 2];
+    for (int i = 0; i < 16; i++) {
+        book[i] = 0.1f * (float)i - 0.7f;
+    }
+    for (int i = 0; i < ROWS * 2; i++) {
+        kept[i] = (uint16_t)(0x3c00 + 5 * i);
+    }
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        pico_model_file file = {0};
+        pico_file_tensor t = {.data = {.rows = ROWS, .cols = COLS}};
+        pico_weight_desc part;
+        pico_error err = {0};
+        put_blob(&file, &t, layouts[i].dtype, layouts[i].group, layouts[i].scale_dtype);
+        for (uint64_t s = 0; s < t.data.n_scales; s++) {
+            const float wide = 0.5f + (float)s;
+            const uint16_t half = (uint16_t)(0x3000 + s);
+            char *to = (char *)(uintptr_t)t.data.scales;
+            if (layouts[i].scale_dtype == PICO_DTYPE_F16) {
+                memcpy(to + 2 * s, &half, sizeof half);
+            } else {
+                memcpy(to + 4 * s, &wide, sizeof wide);
+            }
+        }
+        t.data.codebook = layouts[i].dtype == PICO_DTYPE_NF4 ? book : NULL;
+        if (i % 2 == 0) {
+            t.data.outlier_col = outliers;
+            t.data.outlier_value = kept;
+            t.data.n_outlier = 2;
+        }
+        assert_int_equal(pico_weight_gather(&t.data, row, 5, &file.arena, &part, &err), PICO_OK);
+        assert_int_equal(part.rows, 5);
+        for (int r = 0; r < 5; r++) {
+            pico_weight_row_f32(&t.data, row[r], want);
+            pico_weight_row_f32(&part, r, got);
+            assert_memory_equal(got, want, sizeof want);
+        }
+        t.data.codes_bytes--; /* no whole rows */
+        assert_int_equal(pico_weight_gather(&t.data, row, 5, &file.arena, &part, &err),
+                         PICO_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "not made of rows"));
+        pico_arena_free(&file.arena);
+    }
 }
 
 typedef struct hook_count {
@@ -839,6 +910,82 @@ static void hostile_files_are_refused(void **state) {
     }
 }
 
+/* A model whose draft head shares the output and knows four tokens, as a file. *at: where the ids lie. */
+static char *draft_file(uint64_t *n, char **shared, char **ids) {
+    static const int32_t known[4] = {1, 7, 30, 47};
+    const char *const names[2] = {"picochat.draft.shared_output", "picochat.draft.vocab"};
+    pico_layer_desc layer[2];
+    pico_model_desc d = small_llama(layer, 2);
+    pico_error err = {0};
+    char *path = temporary_path(), *data = NULL, *found[2] = {NULL, NULL};
+    d.n_draft = 2;
+    d.draft_hidden = 6;
+    d.draft_flags = PICO_DRAFT_SHARED_OUTPUT;
+    d.n_draft_vocab = 4;
+    d.draft_vocab = known;
+    pico_model_file *file = model_in_memory(&d);
+    assert_int_equal(pico_gguf_write(file, path, &err), PICO_OK);
+    assert_int_equal(pico_file_read(path, 1 << 24, &data, n, &err), PICO_OK);
+    pico_model_file_close(file);
+    (void)unlink(path);
+    free(path);
+    for (uint64_t i = 0; i + 32 < *n; i++) {
+        for (int k = 0; k < 2; k++) {
+            if (memcmp(data + i, names[k], strlen(names[k])) == 0) {
+                found[k] = data + i + strlen(names[k]);
+            }
+        }
+    }
+    assert_true(found[0] != NULL && found[1] != NULL);
+    *shared = found[0] + 4; /* behind the type */
+    *ids = found[1] + 16;   /* behind the types and the number */
+    return data;
+}
+
+/* Draft vocabularies that do not ascend, name tokens that do not exist or are no integers, and heads
+ * whose matrix has the shape of the other form. */
+static void wrong_draft_heads(void **state) {
+    (void)state;
+    const struct {
+        int32_t at, value; /* element of the ids, -1: the flag, -2: the type of the ids */
+        const char *says;
+    } cases_of_draft[] = {
+        {2, 48, "key picochat.draft.vocab: element 2 is 48, expected 0 to 47"},
+        {0, -1, "key picochat.draft.vocab: element 0 is -1, expected 0 to 47"},
+        {2, 7, "token 2 of the draft head's vocabulary has id 7, expected 8 to 47"},
+        {-1, 0, "vocabulary size of the draft head is 4, expected 0 to 0"},
+        {-2, PICO_GGUF_F32, "key picochat.draft.vocab has type"},
+    };
+    for (size_t i = 0; i < sizeof cases_of_draft / sizeof *cases_of_draft; i++) {
+        uint64_t n;
+        char *shared, *ids, *data = draft_file(&n, &shared, &ids);
+        pico_error err = {0};
+        assert_int_equal(parse_bytes((unsigned char *)data, n, &err), PICO_OK);
+        const int32_t at = cases_of_draft[i].at, value = cases_of_draft[i].value;
+        if (at == -1) {
+            *shared = (char)value;
+        } else {
+            memcpy(at == -2 ? ids - 12 : ids + 4 * at, &value, sizeof value);
+        }
+        assert_int_equal(parse_bytes((unsigned char *)data, n, &err), PICO_E_CORRUPT);
+        if (strstr(err.message, cases_of_draft[i].says) == NULL) {
+            fail_msg("\"%s\" does not say \"%s\"", err.message, cases_of_draft[i].says);
+        }
+        free(data);
+    }
+    pico_layer_desc layer[2];
+    pico_model_desc d = small_llama(layer, 2);
+    pico_error err = {0};
+    d.n_draft = 2;
+    d.draft_hidden = 6;
+    pico_model_file *file = model_in_memory(&d);
+    file->desc.draft_flags = PICO_DRAFT_SHARED_OUTPUT;
+    assert_int_equal(pico_expect_match(file, &err), PICO_E_CORRUPT);
+    assert_non_null(
+        strstr(err.message, "tensor draft_fc2.weight has shape (96, 6), expected (64, 6)"));
+    pico_model_file_close(file);
+}
+
 /* Hyper-parameters that are missing, of another type, out of range or against the tensors. */
 static void wrong_hyper_parameters(void **state) {
     (void)state;
@@ -979,6 +1126,8 @@ int main(void) {
         cmocka_unit_test(contradictions_are_not_written),
         cmocka_unit_test(writing_can_be_stopped),
         cmocka_unit_test(hostile_files_are_refused),
+        cmocka_unit_test(rows_can_be_gathered),
+        cmocka_unit_test(wrong_draft_heads),
         cmocka_unit_test(wrong_hyper_parameters),
         cmocka_unit_test(missing_and_foreign),
         cmocka_unit_test(truncated_files_are_refused),

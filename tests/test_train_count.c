@@ -18,7 +18,7 @@ typedef struct bench {
     int32_t token[SEQ * (LENGTH + 1)];
 } bench;
 
-static void bench_open(bench *b, const char *family, uint32_t flags) {
+static void bench_open_with(bench *b, const char *family, uint32_t draft, uint32_t flags) {
     pico_error err = {0};
     const rig_setup setup = {.search = PICO_BUILD_DIR "/plugins", .n_threads = 1};
     const tiny_model tiny = {.family = family,
@@ -30,6 +30,7 @@ static void bench_open(bench *b, const char *family, uint32_t flags) {
                              .n_vocab = 50,
                              .n_ctx = 32,
                              .window = {0, 5, 30},
+                             .draft = draft,
                              .seed = 3};
     *b = (bench){0};
     if (rig_open(&b->rig, &setup, &err) != PICO_OK ||
@@ -42,6 +43,10 @@ static void bench_open(bench *b, const char *family, uint32_t flags) {
     for (uint32_t i = 0; i < SEQ * (LENGTH + 1); i++) {
         b->token[i] = (int32_t)(i % tiny.n_vocab);
     }
+}
+
+static void bench_open(bench *b, const char *family, uint32_t flags) {
+    bench_open_with(b, family, TINY_DRAFT_OWN, flags);
 }
 
 static void bench_close(bench *b) {
@@ -138,6 +143,32 @@ static void heads_count_where_they_run(void **state) {
     bench_close(&b);
 }
 
+/* An output matrix that is shared multiplies once for each slot; where it is frozen it has no gradient
+ * of its own. */
+static void shared_outputs_count_for_each_slot(void **state) {
+    (void)state;
+    for (uint32_t draft = TINY_DRAFT_SHARED; draft <= TINY_DRAFT_REDUCED; draft++) {
+        bench b;
+        double attention;
+        const step_weights w = {.draft = 1, .temperature = 1};
+        bench_open_with(&b, "llama", draft, 0);
+        const pico_model_desc *desc = &b.model->desc;
+        const double matrix = (double)desc->n_vocab * desc->n_embd;
+        const double fc1 = (double)desc->draft_hidden * desc->n_embd, fc2 = fc1 * desc->n_draft;
+        const double out = (double)desc->n_draft * desc->n_embd *
+                           (draft == TINY_DRAFT_SHARED ? 50 : 33); /* tokens */
+        const double inner = trunk(&b, &attention);
+        same("parameters", pico_train_multiplied(b.kit.train), inner + matrix + fc1 + fc2 + out);
+        (void)step_run(&b.kit, b.token, SEQ, LENGTH, 0, &w, 1);
+        same("all", counted(&b), ROWS * (6 * (inner + fc1 + fc2 + out) + 3 * attention));
+        bench_close(&b);
+        bench_open_with(&b, "llama", draft, PICO_TRAIN_HEADS);
+        (void)step_run(&b.kit, b.token, SEQ, LENGTH, 0, &w, 1);
+        same("heads", counted(&b), ROWS * (2 * inner + attention + 4 * (fc1 + out) + 6 * fc2));
+        bench_close(&b);
+    }
+}
+
 static void teachers_count_apart(void **state) {
     (void)state;
     bench b;
@@ -159,6 +190,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_is_six_for_each_parameter),
         cmocka_unit_test(heads_count_where_they_run),
+        cmocka_unit_test(shared_outputs_count_for_each_slot),
         cmocka_unit_test(teachers_count_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

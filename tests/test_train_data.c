@@ -284,6 +284,36 @@ static void too_little_text_is_refused(void **state) {
     assert_null(data);
 }
 
+/* The most frequent ids of the first documents, begin-of-text tokens among them; of equals the lowest;
+ * ids that never occur fill what is left. */
+static void the_most_frequent_tokens_are_found(void **state) {
+    (void)state;
+    static const int32_t id[] = {5, 3, 3, 9, 5, 7, 7, 7, 7, 2};
+    static const uint64_t end[] = {3, 6, 10};
+    const pico_train_tokens tokens = {.id = id, .end = end, .n = 10, .n_document = 3, .bos = 8};
+    const struct {
+        uint64_t n_document;
+        uint32_t n;
+        int32_t want[7];
+    } cases[] = {
+        {2, 1, {3}}, /* 3, 5 and 8 occur twice */
+        {2, 2, {3, 5}},
+        {2, 4, {3, 5, 7, 8}}, /* 7 and 9 once */
+        {2, 6, {0, 3, 5, 7, 8, 9}},
+        {3, 2, {7, 8}}, /* four times; three documents */
+        {3, 7, {0, 2, 3, 5, 7, 8, 9}},
+    };
+    pico_error err = {0};
+    int32_t out[11];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(
+            pico_train_most_frequent(&tokens, cases[i].n_document, 10, cases[i].n, out, &err),
+            PICO_OK);
+        assert_memory_equal(out, cases[i].want, cases[i].n * sizeof *out);
+    }
+    assert_int_equal(pico_train_most_frequent(&tokens, 3, 10, 11, out, &err), PICO_E_INVALID);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_full_and_begin_with_bos),
@@ -292,6 +322,7 @@ int main(void) {
         cmocka_unit_test(a_stream_loses_nothing),
         cmocka_unit_test(a_part_of_the_documents_is_enough),
         cmocka_unit_test(a_file_of_tokens_is_taken_whole_or_not_at_all),
+        cmocka_unit_test(the_most_frequent_tokens_are_found),
         cmocka_unit_test(too_little_text_is_refused)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -28,8 +28,8 @@ typedef struct bench {
     char what[96];
 } bench;
 
-static void bench_open(bench *b, const kit_variant *variant, uint32_t model, uint32_t flags,
-                       uint32_t block) {
+static void bench_open_with(bench *b, const kit_variant *variant, uint32_t model, uint32_t draft,
+                            uint32_t flags, uint32_t block) {
     pico_error err = {0};
     const char *set[3] = {0};
     uint32_t n_set = 0;
@@ -45,6 +45,7 @@ static void bench_open(bench *b, const kit_variant *variant, uint32_t model, uin
     tiny_model tiny = kit_model(model);
     *b = (bench){.random = 77 + model};
     (void)snprintf(b->what, sizeof b->what, "%s %u on %s", tiny.family, model, variant->name);
+    tiny.draft = draft;
     tiny.window[1] = 5;
     tiny.window[2] = 8;
     tiny.heat = 6;
@@ -64,6 +65,11 @@ static void bench_open(bench *b, const kit_variant *variant, uint32_t model, uin
         b->teacher[i] = (float)(8 * rig_uniform(&b->random) - 4);
     }
     step_set_teacher(&b->kit, b->teacher, ROWS);
+}
+
+static void bench_open(bench *b, const kit_variant *variant, uint32_t model, uint32_t flags,
+                       uint32_t block) {
+    bench_open_with(b, variant, model, TINY_DRAFT_OWN, flags, block);
 }
 
 static void bench_close(bench *b) {
@@ -103,6 +109,23 @@ static double term_sum(const bench *b, const double *logits, uint32_t stride, ui
     return total;
 }
 
+/* The cross-entropy of a slot of a draft head with the tokens that it knows, summed. */
+static double known_sum(const bench *b, const double *logits, uint32_t stride, uint32_t seq,
+                        uint32_t ahead, uint32_t *n) {
+    const pico_model_desc *desc = &b->model->desc;
+    double total = 0;
+    for (uint32_t t = 0; t + ahead <= LENGTH; t++) {
+        for (uint32_t i = 0; i < desc->n_draft_vocab; i++) {
+            if (desc->draft_vocab[i] == b->token[seq * (LENGTH + 1) + t + ahead]) {
+                total += ref_cross_entropy(logits + (size_t)t * stride, NULL, desc->n_draft_vocab,
+                                           (int32_t)i);
+                ++*n;
+            }
+        }
+    }
+    return total;
+}
+
 static double reference_loss(void *arg) {
     const bench *b = arg;
     const pico_model_desc *desc = &b->model->desc;
@@ -127,8 +150,12 @@ static double reference_loss(void *arg) {
             assert_true(ref_model_draft(file, token, LENGTH, z));
         }
         for (uint32_t i = 0; i < desc->n_draft; i++) {
-            slot_sum[i] += term_sum(b, z + (size_t)i * n_vocab, desc->n_draft * n_vocab, s, i + 1,
-                                    teacher, &n_slot[i]);
+            const uint32_t known = desc->n_draft_vocab;
+            slot_sum[i] += known != 0
+                               ? known_sum(b, z + (size_t)i * known, desc->n_draft * known, s,
+                                           i + 1, &n_slot[i])
+                               : term_sum(b, z + (size_t)i * n_vocab, desc->n_draft * n_vocab, s,
+                                          i + 1, teacher, &n_slot[i]);
         }
     }
     for (uint32_t k = 0; k < desc->n_mtp_head; k++) {
@@ -186,6 +213,25 @@ static void gradients_are_those_of_the_forward_pass(void **state) {
     for (uint32_t model = 0; model < KIT_MODELS; model++) {
         bench b;
         bench_open(&b, *state, model, 0, 7);
+        assert_int_equal(pico_train_table.zero_grad(b.kit.train), PICO_OK);
+        const step_losses got = bench_step(&b, 1);
+        const double want = reference_loss(&b);
+        if (!(fabs(got.total - want) <= 2e-5)) {
+            fail_msg("%s: the loss is %.8f, expected %.8f", b.what, got.total, want);
+        }
+        compare_gradients(&b);
+        bench_close(&b);
+    }
+}
+
+/* Draft heads that share the output matrix, tied or not, capped or not, whole or some of its rows; the
+ * matrix learns from them too. */
+static void shared_outputs_have_gradients_too(void **state) {
+    static const uint32_t models[] = {0, 2, 4};
+    for (uint32_t i = 0; i < 6; i++) {
+        bench b;
+        bench_open_with(&b, *state, models[i / 2],
+                        i % 2 == 0 ? TINY_DRAFT_SHARED : TINY_DRAFT_REDUCED, 0, 7);
         assert_int_equal(pico_train_table.zero_grad(b.kit.train), PICO_OK);
         const step_losses got = bench_step(&b, 1);
         const double want = reference_loss(&b);
@@ -316,11 +362,11 @@ static void micro_batches_add_up(void **state) {
 
 /* ---- heads alone ---- */
 
-static void heads_learn_on_a_frozen_trunk(void **state) {
+static void compare_frozen_trunk(const kit_variant *variant, uint32_t draft) {
     bench b, trunk;
     pico_error err = {0};
-    bench_open(&trunk, *state, 4, 0, 7);
-    bench_open(&b, *state, 4, PICO_TRAIN_HEADS, 7);
+    bench_open_with(&trunk, variant, 4, draft, 0, 7);
+    bench_open_with(&b, variant, 4, draft, PICO_TRAIN_HEADS, 7);
     assert_int_equal(pico_train_table.zero_grad(b.kit.train), PICO_OK);
     assert_int_equal(pico_train_table.zero_grad(trunk.kit.train), PICO_OK);
     (void)bench_step(&b, 1);
@@ -347,6 +393,14 @@ static void heads_learn_on_a_frozen_trunk(void **state) {
     assert_int_equal(n_trained, 5);
     bench_close(&b);
     bench_close(&trunk);
+}
+
+static void heads_learn_on_a_frozen_trunk(void **state) {
+    bench b;
+    pico_error err = {0};
+    compare_frozen_trunk(*state, TINY_DRAFT_OWN);
+    compare_frozen_trunk(*state, TINY_DRAFT_SHARED);
+    compare_frozen_trunk(*state, TINY_DRAFT_REDUCED);
     /* a model without such heads */
     const tiny_model plain = kit_model(0);
     pico_train *train = NULL;
@@ -568,6 +622,7 @@ static void a_backend_without_the_extension_is_named(void **state) {
 
 int main(void) {
     struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_those_of_the_forward_pass),
+                                 cmocka_unit_test(shared_outputs_have_gradients_too),
                                  cmocka_unit_test(recomputing_and_threads_change_no_bit),
                                  cmocka_unit_test(bf16_gradients_point_the_same_way),
                                  cmocka_unit_test(micro_batches_add_up),

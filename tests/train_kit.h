@@ -102,7 +102,7 @@ static inline void step_term_run(step_kit *run, const step_term *term, uint32_t 
                            .d = *d,
                            .ce = pico_view_vector(run->losses, 0, PICO_DTYPE_F32, n),
                            .kl = pico_view_vector(run->losses, row, PICO_DTYPE_F32, n)};
-    if (run->has_teacher) {
+    if (run->has_teacher && logits->shape[1] == run->model->desc.n_vocab) {
         args.teacher =
             pico_view(run->teacher, 0, PICO_DTYPE_F32, run->max_rows, run->model->desc.n_vocab);
         args.teacher_row = pico_view_vector(run->ids, row, PICO_DTYPE_I32, n);
@@ -127,13 +127,13 @@ static inline void step_term_run(step_kit *run, const step_term *term, uint32_t 
 /* One head over all rows, in blocks. term has n_slot entries; ce and kl get the sums of each. */
 static inline void step_head(step_kit *run, uint32_t head, uint32_t rows, const step_term *term,
                              uint32_t n_slot, int backward, double *ce, double *kl) {
-    const int64_t n_vocab = run->model->desc.n_vocab;
     pico_error err = {0};
     for (uint32_t begin = 0; begin < rows; begin += run->block) {
         const uint32_t n = rows - begin < run->block ? rows - begin : run->block;
         pico_tensor logits, d;
         step_check(pico_train_table.logits(run->train, head, begin, n, &logits, &d, &err), &err,
                    "logits");
+        const int64_t n_vocab = logits.shape[1] / n_slot;
         for (uint32_t s = 0; s < n_slot; s++) {
             pico_tensor z = logits, dz = backward ? d : (pico_tensor){0};
             z.shape[1] = dz.shape[1] = n_vocab;
@@ -159,6 +159,20 @@ static inline void step_targets(const int32_t *tokens, uint32_t n_seq, uint32_t 
         target[r] = inside && !ignored ? tokens[r / length * (length + 1) + t + ahead] : -1;
         teacher_row[r] = inside ? (int32_t)(r + ahead - 1) : -1;
         *n_target += target[r] >= 0;
+    }
+}
+
+/* Targets as indices of the draft head's vocabulary; those that it does not have are none. */
+static inline void step_known(const pico_model_desc *desc, uint32_t rows, int32_t *target,
+                              uint32_t *n_target) {
+    *n_target = 0;
+    for (uint32_t r = 0; r < rows; r++) {
+        int32_t index = -1;
+        for (uint32_t i = 0; i < desc->n_draft_vocab; i++) {
+            index = desc->draft_vocab[i] == target[r] ? (int32_t)i : index;
+        }
+        target[r] = index;
+        *n_target += index >= 0;
     }
 }
 
@@ -206,13 +220,19 @@ static inline step_losses step_run(step_kit *run, const int32_t *tokens, uint32_
         for (uint32_t s = 0; s < desc->n_draft; s++) {
             ce[s] = kl[s] = 0;
             step_targets(tokens, n_seq, length, s + 1, 0, target[s], from[s], &count[s]);
-            memset(target[s], 0xff, rows * 4);
             term[s] = (step_term){0, w->draft / desc->n_draft / count[s], w->temperature, target[s],
                                   from[s]};
+            if (desc->n_draft_vocab != 0) { /* the text, where the head knows the token */
+                step_known(desc, rows, target[s], &count[s]);
+                term[s].soft = 0;
+                term[s].hard = w->draft / desc->n_draft / count[s];
+            } else {
+                memset(target[s], 0xff, rows * 4);
+            }
         }
         step_head(run, desc->n_mtp_head + 1, rows, term, desc->n_draft, backward, ce, kl);
         for (uint32_t s = 0; s < desc->n_draft; s++) {
-            out.slot[s] = kl[s] / count[s];
+            out.slot[s] = (desc->n_draft_vocab != 0 ? ce[s] : kl[s]) / count[s];
             out.draft += out.slot[s] / desc->n_draft;
         }
     }

@@ -111,6 +111,10 @@ static void put_extras(json_t *facts, const pico_model_desc *desc) {
         json_t *draft = json_object();
         put_int(draft, "slots", desc->n_draft);
         put_int(draft, "hidden", desc->draft_hidden);
+        if (desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) {
+            (void)json_object_set_new(draft, "shared_output", json_true());
+            put_int(draft, "vocab", desc->n_draft_vocab != 0 ? desc->n_draft_vocab : desc->n_vocab);
+        }
         (void)json_object_set_new(facts, "draft_head", draft);
     }
 }

@@ -36,6 +36,10 @@ static int open_trainer(pico_train_run *run) {
     if (run->is_fresh && pico_fresh_open(config, &file, &code, &run->err) != PICO_OK) {
         return pico_cli_fail(run->cli, code, "%s", run->err.message);
     }
+    if (file != NULL && pico_train_choose_draft_vocab(run, file) != PICO_OK) {
+        pico_model_file_close(file);
+        return pico_cli_fail_error(run->cli, &run->err);
+    }
     if (pico_runtime_open(&run->runtime, config, needs, file, &code, &run->err) != PICO_OK) {
         pico_model_file_close(file);
         return pico_cli_fail(run->cli, code, "%s", run->err.message);

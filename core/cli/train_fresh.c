@@ -62,6 +62,7 @@ static pico_status make(const pico_config *config, uint32_t n_vocab, pico_model_
         .n_mtp_head = number(config, "mtp_heads"),
         .n_draft = number(config, "draft_slots"),
         .draft_hidden = number(config, "draft_hidden"),
+        .draft_is_shared = strcmp(pico_config_string(config, "shape", "draft_head"), "shared") == 0,
     };
     pico_status status = pico_model_fresh(&fresh, out, &inner);
     return status == PICO_OK ? PICO_OK : pico_fail(err, status, "[shape]: %s", inner.message);

@@ -22,6 +22,8 @@ typedef struct pico_train_run {
     pico_train *train;
     pico_texts texts, held_texts;
     pico_train_tokens tokens; /* of the documents to learn from, then of those held out */
+    uint64_t n_document, n_held;
+    int has_tokens; /* 1: the two above are filled */
     pico_train_data *data, *held_data;
     pico_train_meter *meter;
     pico_train_samples samples;
@@ -54,6 +56,9 @@ static inline int pico_train_on(const pico_train_run *run, const char *key) {
 
 /* Reads what [trainer] data and validation name; refuses what is no text before a model is opened. */
 pico_status pico_train_read_texts(pico_train_run *run);
+/* Of a model that is being made, not opened yet: the tokens that its draft head knows ([shape]
+ * draft_vocab), counted in the tokens of the texts, which are gone then. */
+pico_status pico_train_choose_draft_vocab(pico_train_run *run, pico_model_file *file);
 /* Their tokens and rows, when the trainer has begun. The texts are gone then. */
 pico_status pico_train_open_data(pico_train_run *run);
 uint32_t pico_train_packing(const pico_train_run *run); /* PICO_PACKING_x */

@@ -14,6 +14,7 @@ static const char *const train_logs[] = {"csv", "json", NULL};
 static const char *const packings[] = {"best_fit", "stream", NULL};
 static const char *const inits[] = {"model", "random", NULL};
 static const char *const families[] = {"nanochat", "llama", "gpt2", NULL};
+static const char *const draft_heads[] = {"full", "shared", NULL};
 static const char *const overflow_policies[] = {"stop", "slide", NULL};
 
 #define KEY(key_section, key_name, key_type, key_def, long_flag, short_flag, key_help, ...)        \
@@ -117,6 +118,13 @@ static const pico_config_key keys[] = {
         "heads for the tokens after the next one", RANGE(0, 64)),
     KEY("shape", "draft_slots", PICO_OPT_INT, "0", NULL, NULL,
         "slots of a draft head", RANGE(0, 64)),
+    KEY("shape", "draft_head", PICO_OPT_ENUM, "full", NULL, NULL,
+        "how it makes logits: full: with a matrix of its own for each slot; shared: with the output "
+        "matrix",
+        .choices = draft_heads),
+    KEY("shape", "draft_vocab", PICO_OPT_INT, "0", NULL, NULL,
+        "tokens that a shared draft head knows: the most frequent ones of the text; 0: all",
+        RANGE(0, 16777216), .unit = "tokens"),
     KEY("shape", "draft_hidden", PICO_OPT_INT, "auto", NULL, NULL,
         "inner width of the draft head; auto: half of n_embd",
         RANGE(1, 1048576), .flags = PICO_OPTF_AUTO),

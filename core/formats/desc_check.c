@@ -49,8 +49,29 @@ static pico_status check_integers(const pico_model_desc *d, pico_error *err) {
         {"rope table type", d->rope_table, 0, PICO_DTYPE_BF16},
         {"number of draft slots", d->n_draft, has_draft, has_draft ? PICO_MAX_EXTRA_HEAD : 0},
         {"width of the draft head", d->draft_hidden, has_draft, has_draft ? PICO_MAX_WIDTH : 0},
+        {"set of flags of the draft head", d->draft_flags, 0,
+         has_draft ? PICO_DRAFT_SHARED_OUTPUT : 0},
+        {"vocabulary size of the draft head", d->n_draft_vocab, 0, d->draft_flags ? d->n_vocab : 0},
     };
     return check_ranges(ranges, sizeof ranges / sizeof *ranges, "", err);
+}
+
+static pico_status check_draft_vocab(const pico_model_desc *d, pico_error *err) {
+    if (d->n_draft_vocab != 0 && d->draft_vocab == NULL) {
+        return pico_fail(err, PICO_E_CORRUPT, "the vocabulary of the draft head has no token ids");
+    }
+    for (uint32_t i = 0; i < d->n_draft_vocab; i++) {
+        const int64_t id = d->draft_vocab[i],
+                      least = i == 0 ? 0 : (int64_t)d->draft_vocab[i - 1] + 1;
+        if (id < least || id >= d->n_vocab) {
+            return pico_fail(
+                err, PICO_E_CORRUPT,
+                "token %u of the draft head's vocabulary has id %lld, expected %lld to "
+                "%u (ids ascend)",
+                i, (long long)id, (long long)least, d->n_vocab - 1);
+        }
+    }
+    return PICO_OK;
 }
 
 static pico_status check_floats(const pico_model_desc *d, pico_error *err) {
@@ -137,6 +158,9 @@ pico_status pico_desc_check(const pico_model_desc *d, pico_error *err) {
     }
     if (status == PICO_OK) {
         status = check_smear(d, err);
+    }
+    if (status == PICO_OK) {
+        status = check_draft_vocab(d, err);
     }
     if (status == PICO_OK && d->pos == PICO_POS_ROPE) {
         const range ranges[] = {

@@ -99,9 +99,17 @@ pico_status pico_expect_each(const pico_model_desc *d, pico_expect_fn visit, voi
     }
     if (d->n_draft != 0) {
         emit(&to, "draft_fc1.weight", d->draft_hidden, width);
-        emit(&to, "draft_fc2.weight", (int64_t)d->n_draft * d->n_vocab, d->draft_hidden);
+        emit(&to, "draft_fc2.weight", pico_draft_slot_rows(d) * d->n_draft, d->draft_hidden);
     }
     return to.status;
+}
+
+int64_t pico_draft_slot_rows(const pico_model_desc *d) {
+    return d->draft_flags & PICO_DRAFT_SHARED_OUTPUT ? d->n_embd : d->n_vocab;
+}
+
+uint32_t pico_draft_n_vocab(const pico_model_desc *d) {
+    return d->n_draft_vocab != 0 ? d->n_draft_vocab : d->n_vocab;
 }
 
 const char *pico_shape_format(pico_shape_text *out, uint32_t rank, const int64_t *shape) {

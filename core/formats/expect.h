@@ -12,7 +12,8 @@
  *   blk.N.value_embd.weight (n_vocab_rows, n_kv_head * head_dim)
  *   blk.N.value_gate.weight (n_kv_head, ve_width)
  *   mtp.K.weight (n_vocab_rows, n_embd)      K = 0 .. n_mtp_head - 1 predicts token t + 2 + K
- *   draft_fc1.weight (draft_hidden, n_embd), draft_fc2.weight (n_draft * n_vocab, draft_hidden)
+ *   draft_fc1.weight (draft_hidden, n_embd), draft_fc2.weight (n_draft * n_vocab, draft_hidden), or
+ *                                            (n_draft * n_embd, draft_hidden) with a shared output
  */
 #ifndef PICO_FORMATS_EXPECT_H
 #define PICO_FORMATS_EXPECT_H
@@ -24,6 +25,11 @@ enum { PICO_MAX_EXTRA_HEAD = 64 }; /* multi-token heads, slots of the draft head
 /* Whether the numbers of a description make sense together and are within the limits of
  * model_file.h; PICO_E_CORRUPT names the value. n_layer must not be 0. */
 pico_status pico_desc_check(const pico_model_desc *desc, pico_error *err);
+
+/* Rows of draft_fc2.weight that belong to one slot of the draft head. */
+int64_t pico_draft_slot_rows(const pico_model_desc *desc);
+/* Logits of one slot of the draft head. */
+uint32_t pico_draft_n_vocab(const pico_model_desc *desc);
 
 typedef struct pico_expected {
     char name[64];

@@ -6,7 +6,9 @@
  * - general.architecture "llama" with llama.* keys: the standard. Used whenever the description is
  *   an ordinary Llama model.
  * - general.architecture "picochat": every field of the description has a picochat.* key
- *   (gguf_fields.c has the table), so that other programs refuse what they would compute wrongly.
+ *   (gguf_fields.c has the table), so that other programs refuse what they would compute wrongly. Of a
+ *   draft head that shares the output, picochat.draft.shared_output (true) and picochat.draft.vocab (ids
+ *   as I32, ascending; absent: all tokens); gguf_desc.c reads them.
  * - PICO_GGUF_FILLER is a string of spaces that brings the tensor data to a cache line.
  * - tokenizer.ggml.* keys, and picochat.tokenizer.llama2c / .escaped (gguf_vocab_write.c).
  * - A tensor whose layout ggml has a type for (F32, F16, BF16, Q8_0, Q4_0) is stored under its

@@ -159,6 +159,45 @@ static pico_status read_fields(reader *r, int is_llama, pico_arena *arena) {
     return PICO_OK;
 }
 
+/* What a draft head with a shared output has beyond the table: absent where it is the other form, so
+ * that files without it are what they always were. */
+static pico_status read_draft(const reader *r, pico_arena *arena) {
+    const char *const key = "picochat.draft.vocab";
+    const pico_gguf_value *ids = NULL;
+    uint32_t shared = 0;
+    pico_status status = pico_gguf_bool(r->gguf, "picochat.draft.shared_output", PICO_GGUF_OPTIONAL,
+                                        &shared, r->err);
+    r->desc->draft_flags = shared ? PICO_DRAFT_SHARED_OUTPUT : 0;
+    if (status == PICO_OK) {
+        status =
+            pico_gguf_array(r->gguf, key, PICO_GGUF_OPTIONAL, PICO_GGUF_WANT_INTEGER, &ids, r->err);
+    }
+    if (status != PICO_OK || ids == NULL) {
+        return status;
+    }
+    if (ids->n == 0 || ids->n > r->desc->n_vocab || r->desc->n_vocab > PICO_MAX_VOCAB) {
+        return pico_fail(r->err, PICO_E_CORRUPT,
+                         "key %s has %llu elements, expected 1 to %u (tokens)", key,
+                         (unsigned long long)ids->n, r->desc->n_vocab);
+    }
+    int32_t *list = pico_arena_alloc(arena, (size_t)ids->n, sizeof *list);
+    if (list == NULL) {
+        return pico_fail(r->err, PICO_E_NOMEM, "key %s: out of memory", key);
+    }
+    for (uint64_t i = 0; i < ids->n; i++) {
+        const int64_t id = pico_gguf_integer_at(ids, i);
+        if (id < 0 || id >= r->desc->n_vocab) {
+            return pico_fail(r->err, PICO_E_CORRUPT,
+                             "key %s: element %llu is %lld, expected 0 to %u", key,
+                             (unsigned long long)i, (long long)id, r->desc->n_vocab - 1);
+        }
+        list[i] = (int32_t)id;
+    }
+    r->desc->n_draft_vocab = (uint32_t)ids->n;
+    r->desc->draft_vocab = list;
+    return PICO_OK;
+}
+
 /* Keys that say nothing new if they have this value, and scale or mask something otherwise. */
 static pico_status check_neutral_keys(const pico_gguf *gguf, pico_error *err) {
     static const struct {
@@ -286,6 +325,9 @@ pico_status pico_gguf_read_desc(const pico_gguf *gguf, const char *architecture,
     }
     if (status == PICO_OK) {
         status = read_fields(&r, is_llama, arena);
+    }
+    if (status == PICO_OK && !is_llama) {
+        status = read_draft(&r, arena);
     }
     if (status == PICO_OK && is_llama) {
         status = finish_llama(&r, n_rows, has_output);

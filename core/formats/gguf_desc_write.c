@@ -97,6 +97,17 @@ static void write_field(pico_gguf_build *build, const char *prefix, const char *
     }
 }
 
+/* Keys that only a draft head with a shared output has. */
+static void write_draft(pico_gguf_build *build, const char *prefix, const pico_model_desc *desc) {
+    if (desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) {
+        pico_gguf_key_bool(build, prefix, "draft.shared_output", 1);
+    }
+    if (desc->n_draft_vocab != 0) {
+        pico_gguf_key_array(build, prefix, "draft.vocab", PICO_GGUF_I32, desc->n_draft_vocab);
+        pico_gguf_put(build, desc->draft_vocab, desc->n_draft_vocab * sizeof *desc->draft_vocab);
+    }
+}
+
 void pico_gguf_write_desc(pico_gguf_build *build, const pico_model_desc *desc) {
     int is_llama = pico_gguf_desc_is_llama(desc);
     const char *prefix = is_llama ? "llama." : "picochat.";
@@ -111,5 +122,7 @@ void pico_gguf_write_desc(pico_gguf_build *build, const pico_model_desc *desc) {
     }
     if (is_llama) {
         pico_gguf_key_u32(build, prefix, "attention.value_length", desc->layer[0].head_dim);
+    } else {
+        write_draft(build, prefix, desc);
     }
 }

@@ -155,6 +155,11 @@ int pico_weight_takes_input(uint32_t dtype, int64_t group, uint32_t input_quant)
 int pico_weight_columns_fit(const int32_t *columns, int64_t n, int64_t cols,
                             unsigned char *scratch);
 
+/* The n rows that row[] names as a weight of its own: codes, scales and outliers in the arena, the rest
+ * shared. Ids are rows of the weight. PICO_E_UNSUPPORTED for a layout that is not made of rows. */
+pico_status pico_weight_gather(const pico_weight_desc *weight, const int32_t *row, uint32_t n,
+                               pico_arena *arena, pico_weight_desc *out, pico_error *err);
+
 /* Row `row` of a weight as F32 into out (cols): the slow, clear reference of every layout. */
 void pico_weight_row_f32(const pico_weight_desc *weight, int64_t row, float *out);
 

@@ -70,6 +70,49 @@ const char *pico_dtype_name(uint32_t dtype) {
     return dtype < sizeof names / sizeof *names ? names[dtype] : "unknown";
 }
 
+/* Rows of an array whose rows have row_bytes bytes. NULL: out of memory. */
+static const void *gather(const void *from, uint64_t row_bytes, const int32_t *row, uint32_t n,
+                          pico_arena *arena) {
+    unsigned char *to = pico_arena_alloc(arena, n, (size_t)row_bytes);
+    for (uint32_t i = 0; to != NULL && i < n; i++) {
+        memcpy(to + i * row_bytes, (const unsigned char *)from + (uint64_t)row[i] * row_bytes,
+               (size_t)row_bytes);
+    }
+    return to;
+}
+
+pico_status pico_weight_gather(const pico_weight_desc *weight, const int32_t *row, uint32_t n,
+                               pico_arena *arena, pico_weight_desc *out, pico_error *err) {
+    const uint64_t rows = (uint64_t)weight->rows, n_outlier = (uint64_t)weight->n_outlier;
+    const uint64_t scale_bytes = weight->scale_dtype == PICO_DTYPE_F16 ? 2 : 4;
+    const int row_scales = weight->n_scales != 0 && weight->group != 0;
+    *out = *weight;
+    out->rows = n;
+    out->codes_bytes = pico_weight_codes_bytes(weight->dtype, n, weight->cols);
+    if (out->codes_bytes == 0 || weight->codes_bytes % rows != 0 ||
+        weight->codes_bytes / rows != out->codes_bytes / n ||
+        (row_scales && weight->n_scales % rows != 0)) {
+        return pico_fail(err, PICO_E_UNSUPPORTED,
+                         "a weight of %lld rows in %s and groups of %lld is not made of rows that "
+                         "could be gathered",
+                         (long long)weight->rows, pico_dtype_name(weight->dtype),
+                         (long long)weight->group);
+    }
+    out->codes = gather(weight->codes, out->codes_bytes / n, row, n, arena);
+    if (row_scales) {
+        const uint64_t groups = weight->n_scales / rows;
+        out->n_scales = n * groups;
+        out->scales = gather(weight->scales, groups * scale_bytes, row, n, arena);
+    }
+    if (n_outlier != 0) {
+        out->outlier_value = gather(weight->outlier_value, n_outlier * 2, row, n, arena);
+    }
+    return out->codes == NULL || (row_scales && out->scales == NULL) ||
+                   (n_outlier != 0 && out->outlier_value == NULL)
+               ? pico_fail(err, PICO_E_NOMEM, "out of memory for %u rows of a weight", n)
+               : PICO_OK;
+}
+
 int pico_weight_takes_input(uint32_t dtype, int64_t group, uint32_t input_quant) {
     int whole = dtype == PICO_DTYPE_I8 || dtype == PICO_DTYPE_Q8_0 || dtype == PICO_DTYPE_Q4_0;
     switch (input_quant) {

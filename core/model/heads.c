@@ -1,16 +1,18 @@
 /*
  * Heads: from the hidden row after the final norm to logits. "lm" gives the next token; "mtp.K" the
  * token K places on; "draft" those of several places at once, fc2 relu(fc1 h)^2, without a softcap
- * (the PicoChat fork of nanochat). See pico_heads_api.
+ * (the PicoChat fork of nanochat), or with a shared output what the output matrix, or some of its rows,
+ * and the softcap make of h + fc2_s relu(fc1 h)^2 for each place s. See pico_heads_api.
  */
 #include <assert.h>
 
+#include "formats/expect.h"
 #include "model/forward.h"
 #include "model/ops.h"
 
 uint32_t pico_model_widest_head(const pico_model *model) {
-    uint32_t n_slot = model->desc.n_draft > 1 ? model->desc.n_draft : 1;
-    return n_slot * model->desc.n_vocab; /* at most 64 * 2^24 */
+    uint32_t draft = model->desc.n_draft * pico_draft_n_vocab(&model->desc); /* at most 64 * 2^24 */
+    return draft > model->desc.n_vocab ? draft : model->desc.n_vocab;
 }
 
 static pico_status capped(const pico_model *model, const pico_weight *weight,
@@ -28,20 +30,56 @@ pico_status pico_model_head(const pico_model *model, const pico_tensor *hidden,
     return capped(model, model->head, hidden, logits, n_decode);
 }
 
+/* From the inner rows of a draft head with a shared output to its logits. All slots of all rows are one
+ * product, which reads the output matrix once. */
+static pico_status share_output(const pico_model *model, const pico_tensor *hidden,
+                                const pico_tensor *inner, const pico_tensor *logits) {
+    const pico_model_desc *desc = &model->desc;
+    const uint32_t rows = (uint32_t)hidden->shape[0], n = rows * desc->n_draft;
+    const pico_tensor all = pico_view(model->extra.shifted, 0, PICO_DTYPE_F32, rows,
+                                      (int64_t)desc->n_draft * desc->n_embd);
+    PICO_TRY(pico_op_linear(model, model->extra.fc2, inner, NULL, &all, rows, 0));
+    for (uint32_t s = 0; s < desc->n_draft; s++) {
+        pico_axpby_args add = {.a = 1, .b = 1, .x = *hidden, .y = all};
+        add.y.shape[1] = desc->n_embd;
+        add.y.offset += (uint64_t)s * desc->n_embd * sizeof(float);
+        PICO_TRY(model->device->ops->axpby(model->device->self, &add));
+    }
+    const pico_tensor shifted = pico_view(model->extra.shifted, 0, PICO_DTYPE_F32, n, desc->n_embd);
+    const pico_tensor to =
+        pico_view(logits->buffer, logits->offset, PICO_DTYPE_F32, n, pico_draft_n_vocab(desc));
+    return capped(model, model->extra.out, &shifted, &to, n);
+}
+
+/* Rows that the work space of the draft head holds. */
+static uint32_t block_of(const pico_model *model, const pico_tensor *logits) {
+    if (model->extra.out == NULL) {
+        return PICO_HEAD_ROWS;
+    }
+    /* Slots of several rows are rows of one matrix only where nothing lies between them. */
+    return logits->stride[0] == logits->shape[1] ? (uint32_t)PICO_HEAD_ROWS / model->desc.n_draft
+                                                 : 1;
+}
+
 /* In blocks of as many rows as the work space holds; a row's result does not depend on the block. */
 static pico_status draft(const pico_model *model, const pico_tensor *hidden,
                          const pico_tensor *logits) {
     const pico_model_desc *desc = &model->desc;
-    for (int64_t begin = 0; begin < hidden->shape[0]; begin += PICO_HEAD_ROWS) {
+    const uint32_t block = block_of(model, logits);
+    for (int64_t begin = 0; begin < hidden->shape[0]; begin += block) {
         int64_t left = hidden->shape[0] - begin;
-        uint32_t rows = left < PICO_HEAD_ROWS ? (uint32_t)left : PICO_HEAD_ROWS;
+        uint32_t rows = left < block ? (uint32_t)left : block;
         pico_tensor from = pico_view_rows(hidden, begin, rows);
         pico_tensor to = pico_view_rows(logits, begin, rows);
         pico_tensor inner =
             pico_view(model->extra.inner, 0, PICO_DTYPE_F32, rows, desc->draft_hidden);
         PICO_TRY(pico_op_linear(model, model->extra.fc1, &from, NULL, &inner, rows, 0));
         PICO_TRY(pico_op_activate(model, PICO_ACT_RELU_SQUARED, &inner));
-        PICO_TRY(pico_op_linear(model, model->extra.fc2, &inner, NULL, &to, rows, 0));
+        if (model->extra.out != NULL) {
+            PICO_TRY(share_output(model, &from, &inner, &to));
+        } else {
+            PICO_TRY(pico_op_linear(model, model->extra.fc2, &inner, NULL, &to, rows, 0));
+        }
     }
     return PICO_OK;
 }
@@ -63,7 +101,9 @@ static pico_status heads_info(const pico_model *model, uint32_t head, pico_head_
     if (head > desc->n_mtp_head) {
         out->name = "draft";
         out->n_slot = desc->n_draft;
-        out->softcap = 0.0f;
+        out->softcap = model->extra.out != NULL ? desc->logit_softcap : 0.0f;
+        out->n_vocab = pico_draft_n_vocab(desc);
+        out->vocab_map = desc->n_draft_vocab != 0 ? desc->draft_vocab : NULL;
     } else if (head > 0) {
         out->name = model->extra.mtp_name[head - 1];
         out->offset = head + 1;

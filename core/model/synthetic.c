@@ -250,9 +250,17 @@ static pico_status copy_description(pico_model_file *file, const pico_model_desc
     if (layer == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
+    int32_t *draft_vocab = pico_arena_alloc(&file->arena, desc->n_draft_vocab, sizeof *draft_vocab);
+    if (draft_vocab == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
     memcpy(layer, desc->layer, desc->n_layer * sizeof *layer);
+    for (uint32_t i = 0; i < desc->n_draft_vocab; i++) {
+        draft_vocab[i] = desc->draft_vocab[i];
+    }
     file->desc = *desc;
     file->desc.layer = layer;
+    file->desc.draft_vocab = draft_vocab;
     file->format = PICO_FORMAT_MEMORY;
     file->format_name = "synthetic";
     file->path = "(synthetic)";

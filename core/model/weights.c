@@ -17,6 +17,16 @@ static const pico_file_tensor *find(const loader *load, const char *name) {
     return pico_model_file_find(load->model->file, name);
 }
 
+/* stays: what desc points to outlives the weight. */
+static pico_status create(const loader *load, const char *name, const pico_weight_desc *desc,
+                          uint32_t uses, uint32_t stays, pico_weight **out) {
+    pico_device *device = load->model->device;
+    pico_error inner = {0};
+    pico_status status = device->ops->weight_create(device->self, desc, uses, stays, out, &inner);
+    return status == PICO_OK ? PICO_OK
+                             : pico_fail(load->err, status, "tensor %s: %s", name, inner.message);
+}
+
 /* A matrix called name, cut to rows if rows is not 0. */
 static pico_status load_matrix(loader *load, const char *name, uint32_t uses, int64_t rows,
                                pico_weight **out) {
@@ -47,14 +57,12 @@ static pico_status load_matrix(loader *load, const char *name, uint32_t uses, in
         load->model->step_bytes += desc.codes_bytes + desc.n_scales * scale_bytes +
                                    2 * (uint64_t)desc.n_outlier * (uint64_t)desc.rows;
     }
-    pico_error inner = {0};
-    pico_status status = device->ops->weight_create(device->self, &desc, uses, 1, out, &inner);
-    if (status != PICO_OK) {
-        return pico_fail(load->err, status, "tensor %s: %s", name, inner.message);
+    const pico_status status = create(load, name, &desc, uses, 1, out);
+    if (status == PICO_OK) {
+        /* A backend that packs has its own copy now; one that does not has read nothing yet. */
+        pico_model_file_release(load->model->file, tensor);
     }
-    /* A backend that packs has its own copy now; one that does not has read nothing yet. */
-    pico_model_file_release(load->model->file, tensor);
-    return PICO_OK;
+    return status;
 }
 
 /* A vector as F32 in the shared buffer. */
@@ -229,6 +237,53 @@ static pico_status load_smear_and_backout(loader *load) {
     return status;
 }
 
+/* The output matrix as the draft head sees it: the model's own, or a copy of some of its rows. */
+static pico_status load_draft_output(loader *load) {
+    pico_model *model = load->model;
+    const pico_model_desc *desc = &model->desc;
+    const char *name = desc->flags & PICO_TIED_HEAD ? "token_embd.weight" : "output.weight";
+    if (desc->n_draft_vocab == 0) {
+        model->extra.out = model->head;
+        return PICO_OK;
+    }
+    pico_arena arena = {0};
+    pico_weight_desc rows;
+    pico_error inner = {0};
+    pico_status status = pico_weight_gather(&find(load, name)->data, desc->draft_vocab,
+                                            desc->n_draft_vocab, &arena, &rows, &inner);
+    if (status != PICO_OK) {
+        status = pico_fail(load->err, status, "the draft head's part of tensor %s: %s", name,
+                           inner.message);
+    } else {
+        status = create(load, name, &rows, PICO_USE_PRODUCT, 0, &model->extra.out);
+    }
+    pico_arena_free(&arena);
+    return status;
+}
+
+static pico_status load_draft_head(loader *load) {
+    pico_model *model = load->model;
+    const pico_model_desc *desc = &model->desc;
+    pico_extra_heads *extra = &model->extra;
+    pico_device *device = model->device;
+    const uint64_t row_bytes = PICO_HEAD_ROWS * sizeof(float);
+    pico_status status = load_matrix(load, "draft_fc1.weight", PICO_USE_PRODUCT, 0, &extra->fc1);
+    if (status == PICO_OK) {
+        status = load_matrix(load, "draft_fc2.weight", PICO_USE_PRODUCT, 0, &extra->fc2);
+    }
+    if (status == PICO_OK) {
+        status = device->ops->buffer_alloc(device->self, row_bytes * desc->draft_hidden,
+                                           &extra->inner, load->err);
+    }
+    if (status != PICO_OK || !(desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT)) {
+        return status;
+    }
+    status = load_draft_output(load);
+    return status == PICO_OK ? device->ops->buffer_alloc(device->self, row_bytes * desc->n_embd,
+                                                         &extra->shifted, load->err)
+                             : status;
+}
+
 static pico_status load_extra_heads(loader *load) {
     pico_model *model = load->model;
     const pico_model_desc *desc = &model->desc;
@@ -249,18 +304,7 @@ static pico_status load_extra_heads(loader *load) {
         }
         status = load_matrix(load, name, PICO_USE_PRODUCT, desc->n_vocab, &extra->mtp[k]);
     }
-    if (status == PICO_OK && desc->n_draft != 0) {
-        uint64_t bytes = (uint64_t)PICO_HEAD_ROWS * desc->draft_hidden * sizeof(float);
-        status = load_matrix(load, "draft_fc1.weight", PICO_USE_PRODUCT, 0, &extra->fc1);
-        if (status == PICO_OK) {
-            status = load_matrix(load, "draft_fc2.weight", PICO_USE_PRODUCT, 0, &extra->fc2);
-        }
-        if (status == PICO_OK) {
-            pico_device *device = model->device;
-            status = device->ops->buffer_alloc(device->self, bytes, &extra->inner, load->err);
-        }
-    }
-    return status;
+    return status == PICO_OK && desc->n_draft != 0 ? load_draft_head(load) : status;
 }
 
 static pico_status load_weights(loader *load) {
@@ -322,12 +366,17 @@ void pico_weights_free(pico_model *model) {
     for (uint32_t k = 0; model->extra.mtp != NULL && k < model->desc.n_mtp_head; k++) {
         ops->weight_free(self, model->extra.mtp[k]);
     }
-    pico_weight *weights[] = {model->extra.fc1,  model->extra.fc2,
-                              model->smear_gate, model->head != model->embed ? model->head : NULL,
-                              model->embed,      model->position};
+    pico_weight *weights[] = {model->extra.out != model->head ? model->extra.out : NULL,
+                              model->extra.fc1,
+                              model->extra.fc2,
+                              model->smear_gate,
+                              model->head != model->embed ? model->head : NULL,
+                              model->embed,
+                              model->position};
     for (size_t j = 0; j < sizeof weights / sizeof *weights; j++) {
         ops->weight_free(self, weights[j]);
     }
     ops->buffer_free(self, model->extra.inner);
+    ops->buffer_free(self, model->extra.shifted);
     ops->buffer_free(self, model->vectors);
 }

@@ -105,6 +105,8 @@ static void plan_forward(planner *to, pico_train *t, const widths *w) {
     const pico_model_desc *desc = t->desc;
     train_work *work = &t->work;
     const int qk = (desc->flags & PICO_QK_NORM) != 0;
+    const uint64_t shifted_rows =
+        desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT ? logit_rows * desc->n_draft : 0;
     plan(to, &work->a, rows, width);
     plan(to, &work->qn, rows, qk ? w->heads : 0);
     plan(to, &work->kn, rows, qk ? w->kv : 0);
@@ -117,10 +119,15 @@ static void plan_forward(planner *to, pico_train *t, const widths *w) {
     plan(to, &work->logits, logit_rows, out);
     plan(to, &work->draft, logit_rows, desc->draft_hidden);
     plan(to, &work->draft_inner, logit_rows, desc->draft_hidden);
+    plan(to, &work->shifted, shifted_rows, width);
+    plan(to, &t->draft_rows.value, desc->n_draft_vocab, width);
     if (!(t->params.flags & PICO_TRAIN_FROZEN)) {
         plan(to, &work->d, logit_rows, out);
         plan(to, &work->ddraft, logit_rows, desc->draft_hidden);
+        plan(to, &work->dshifted, shifted_rows, width);
     }
+    t->draft_rows.trained = t->head->trained;
+    plan(to, &t->draft_rows.grad, t->head->trained ? desc->n_draft_vocab : 0, width);
 }
 
 static void plan_backward(planner *to, pico_train *t, const widths *w) {

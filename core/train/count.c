@@ -7,6 +7,7 @@
  * most the window: that half of them lie in the future is not taken off. Embeddings do not multiply,
  * a matrix that is tied to one does. Heads count where they run.
  */
+#include "formats/expect.h"
 #include "train/internal.h"
 
 /* Elements of a matrix that rows are multiplied with; 0 for none. */
@@ -40,10 +41,13 @@ double train_count_trunk(const pico_train *t, uint32_t length) {
     return 2 * trunk_parameters(t) + 4 * keys;
 }
 
-/* A head's matrices without the rows that only pad the vocabulary. */
+/* A head's matrices without the rows that only pad the vocabulary. An output matrix that the draft
+ * head shares counts for every slot, because every slot multiplies with it. */
 static double head_parameters(const pico_train *t, uint32_t head) {
     if (head > t->desc->n_mtp_head) {
-        return elements(t->fc1) + elements(t->fc2);
+        const int shared = (t->desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) != 0;
+        const double slot = (double)pico_draft_n_vocab(t->desc) * t->desc->n_embd;
+        return elements(t->fc1) + elements(t->fc2) + (shared ? t->desc->n_draft * slot : 0);
     }
     return (double)t->desc->n_vocab * t->desc->n_embd;
 }
@@ -56,7 +60,7 @@ double train_count_head_backward(const pico_train *t, uint32_t head) {
     if (t->kept) {
         return 4 * head_parameters(t, head);
     }
-    /* The trunk is frozen: no gradient of its rows. */
+    /* The trunk is frozen: no gradient of its rows; a shared output has one of its inputs alone. */
     return 2 * head_parameters(t, head) + (head > t->desc->n_mtp_head ? 2 * elements(t->fc2) : 0);
 }
 

@@ -263,7 +263,7 @@ static pico_status write_ids(pico_train *t, const int32_t *tokens, uint32_t n_se
 pico_status train_forward(pico_train *t, const int32_t *tokens, uint32_t n_seq, uint32_t length,
                           pico_error *err) {
     t->rows = 0;
-    t->kept = t->heads = t->head_kept = 0;
+    t->kept = t->heads = t->head_kept = t->draft_copied = 0;
     pico_status status = write_ids(t, tokens, n_seq, length, err);
     if (status != PICO_OK) {
         return status;

@@ -3,6 +3,7 @@
  * parameters and the hidden rows. Blocks of rows, so that a large vocabulary needs little memory.
  * See internal.h.
  */
+#include "formats/expect.h"
 #include "train/internal.h"
 
 /* The matrix of a head that is one: "lm", "mtp.K". */
@@ -23,29 +24,132 @@ static pico_tensor hidden_rows(const pico_train *t, const pico_tensor *area) {
     return pico_view_rows(&all, t->head_begin, t->head_n);
 }
 
-static pico_status apply(pico_train *t, uint32_t head, const pico_tensor *logits) {
-    const pico_tensor hidden = hidden_rows(t, &t->work.hidden);
-    if (is_draft(t, head)) {
-        const pico_tensor before = train_part(&t->work.draft, t->head_n, t->desc->draft_hidden);
-        const pico_tensor after =
-            train_part(&t->work.draft_inner, t->head_n, t->desc->draft_hidden);
-        const pico_act_args act = {.kind = PICO_ACT_RELU_SQUARED, .x = before, .y = after};
-        TRAIN_TRY(train_linear(t, t->fc1, NULL, &hidden, 0, &before));
-        TRAIN_TRY(t->ops->activation(t->self, &act));
-        return train_linear(t, t->fc2, NULL, &after, 0, logits);
+static int shares_output(const pico_train *t) {
+    return (t->desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) != 0;
+}
+
+static int64_t width_of(const pico_train *t, uint32_t head) {
+    return is_draft(t, head) ? (int64_t)t->desc->n_draft * pico_draft_n_vocab(t->desc)
+                             : (int64_t)t->desc->n_vocab;
+}
+
+static pico_status cap(pico_train *t, const pico_tensor *logits) {
+    const pico_softcap_args args = {.cap = t->desc->logit_softcap, .x = *logits};
+    return args.cap > 0 ? t->ops->softcap(t->self, &args) : PICO_OK;
+}
+
+/* d becomes the gradient of the logits before the cap. */
+static pico_status cap_backward(pico_train *t, const pico_tensor *d) {
+    const pico_softcap_backward_args args = {
+        .cap = t->desc->logit_softcap,
+        .y = train_part(&t->work.logits, t->head_n, d->shape[1]),
+        .dy = *d};
+    return args.cap > 0 ? t->ext.softcap_backward(t->self, &args) : PICO_OK;
+}
+
+/* ---- the draft head ---- */
+
+/* What a draft head that shares the output matrix multiplies with. */
+static const train_param *draft_output(const pico_train *t) {
+    return t->desc->n_draft_vocab != 0 ? &t->draft_rows : t->head;
+}
+
+/* Slot s of rows whose slots lie side by side. */
+static pico_tensor slot_of(const pico_train *t, const pico_tensor *all, uint32_t s) {
+    pico_tensor slot = *all;
+    slot.shape[1] = t->desc->n_embd;
+    slot.offset += (uint64_t)s * t->desc->n_embd * sizeof(float);
+    return slot;
+}
+
+/* An area of logits as rows of one slot each. */
+static pico_tensor slots_apart(const pico_train *t, const pico_tensor *logits) {
+    return train_part(logits, (int64_t)t->head_n * t->desc->n_draft, pico_draft_n_vocab(t->desc));
+}
+
+static pico_status share_output(pico_train *t, const pico_tensor *hidden, const pico_tensor *inner,
+                                const pico_tensor *logits) {
+    const int64_t width = t->desc->n_embd, n_slot = t->desc->n_draft;
+    const pico_tensor all = train_part(&t->work.shifted, t->head_n, n_slot * width);
+    const pico_tensor shifted = train_part(&t->work.shifted, t->head_n * n_slot, width);
+    const pico_tensor z = slots_apart(t, logits);
+    TRAIN_TRY(train_linear(t, t->fc2, NULL, inner, 0, &all));
+    for (uint32_t s = 0; s < t->desc->n_draft; s++) {
+        const pico_tensor slot = slot_of(t, &all, s);
+        TRAIN_TRY(train_axpby(t, 1, NULL, hidden, 1, NULL, &slot));
     }
-    TRAIN_TRY(train_linear(t, matrix_of(t, head), NULL, &hidden, 0, logits));
-    if (t->desc->logit_softcap > 0) {
-        const pico_softcap_args cap = {.cap = t->desc->logit_softcap, .x = *logits};
-        return t->ops->softcap(t->self, &cap);
+    if (t->desc->n_draft_vocab != 0 && !t->draft_copied) {
+        TRAIN_TRY(train_gather(t, t->head, &t->draft_id, &t->draft_rows.value, 0));
+        t->draft_copied = 1;
+    }
+    TRAIN_TRY(train_linear(t, draft_output(t), NULL, &shifted, 0, &z));
+    return cap(t, logits);
+}
+
+/* From d to the gradient of what the output matrix was given, which lies in work.dshifted, and to that
+ * of the matrix itself. */
+static pico_status share_output_backward(pico_train *t, const pico_tensor *d) {
+    const int64_t width = t->desc->n_embd, rows = (int64_t)t->head_n * t->desc->n_draft;
+    const pico_tensor shifted = train_part(&t->work.shifted, rows, width);
+    const pico_tensor dshifted = train_part(&t->work.dshifted, rows, width);
+    const pico_tensor dz = slots_apart(t, d);
+    const int copied = t->desc->n_draft_vocab != 0 && t->head->trained;
+    TRAIN_TRY(cap_backward(t, d));
+    if (copied) {
+        TRAIN_TRY(train_fill(t, &t->draft_rows.grad, 0));
+    }
+    TRAIN_TRY(train_linear_backward(t, draft_output(t), NULL, &shifted, &dz, 0, &dshifted));
+    return copied ? train_scatter(t, t->head, &t->draft_id, &t->draft_rows.grad) : PICO_OK;
+}
+
+static pico_status draft_forward(pico_train *t, const pico_tensor *hidden,
+                                 const pico_tensor *logits) {
+    const pico_tensor before = train_part(&t->work.draft, t->head_n, t->desc->draft_hidden);
+    const pico_tensor after = train_part(&t->work.draft_inner, t->head_n, t->desc->draft_hidden);
+    const pico_act_args act = {.kind = PICO_ACT_RELU_SQUARED, .x = before, .y = after};
+    TRAIN_TRY(train_linear(t, t->fc1, NULL, hidden, 0, &before));
+    TRAIN_TRY(t->ops->activation(t->self, &act));
+    return shares_output(t) ? share_output(t, hidden, &after, logits)
+                            : train_linear(t, t->fc2, NULL, &after, 0, logits);
+}
+
+/* dhidden: NULL if the trunk is frozen. */
+static pico_status draft_backward(pico_train *t, const pico_tensor *d, const pico_tensor *dhidden) {
+    const pico_tensor hidden = hidden_rows(t, &t->work.hidden);
+    const pico_tensor before = train_part(&t->work.draft, t->head_n, t->desc->draft_hidden);
+    const pico_tensor after = train_part(&t->work.draft_inner, t->head_n, t->desc->draft_hidden);
+    const pico_tensor dinner = train_part(&t->work.ddraft, t->head_n, t->desc->draft_hidden);
+    const pico_act_backward_args act = {
+        .kind = PICO_ACT_RELU_SQUARED, .x = before, .dy = dinner, .dx = dinner};
+    pico_tensor out = *d; /* the gradient of what fc2 gives */
+    if (shares_output(t)) {
+        TRAIN_TRY(share_output_backward(t, d));
+        out = train_part(&t->work.dshifted, t->head_n, (int64_t)t->desc->n_draft * t->desc->n_embd);
+    }
+    TRAIN_TRY(train_linear_backward(t, t->fc2, NULL, &after, &out, 0, &dinner));
+    TRAIN_TRY(t->ext.act_backward(t->self, &act));
+    TRAIN_TRY(train_linear_backward(t, t->fc1, NULL, &hidden, &dinner, 1, dhidden));
+    for (uint32_t s = 0; dhidden != NULL && shares_output(t) && s < t->desc->n_draft; s++) {
+        const pico_tensor slot = slot_of(t, &out, s);
+        TRAIN_TRY(train_axpby(t, 1, NULL, &slot, 1, NULL, dhidden));
     }
     return PICO_OK;
 }
 
+/* ---- all heads ---- */
+
+static pico_status apply(pico_train *t, uint32_t head, const pico_tensor *logits) {
+    const pico_tensor hidden = hidden_rows(t, &t->work.hidden);
+    if (is_draft(t, head)) {
+        return draft_forward(t, &hidden, logits);
+    }
+    TRAIN_TRY(train_linear(t, matrix_of(t, head), NULL, &hidden, 0, logits));
+    return cap(t, logits);
+}
+
 pico_status train_logits(pico_train *t, uint32_t head, uint32_t begin, uint32_t n,
                          pico_tensor *logits, pico_tensor *d, pico_error *err) {
-    const int64_t width =
-        (int64_t)t->desc->n_vocab * (is_draft(t, head) ? (int64_t)t->desc->n_draft : 1);
+    const int64_t width = width_of(t, head);
     t->head_kept = 0;
     if (head >= n_heads(t)) {
         return pico_fail(err, PICO_E_NOT_FOUND, "the model has %u heads, there is no head %u",
@@ -74,25 +178,10 @@ pico_status train_logits(pico_train *t, uint32_t head, uint32_t begin, uint32_t 
     return PICO_OK;
 }
 
-/* dhidden: NULL if the trunk is frozen. */
-static pico_status draft_backward(pico_train *t, const pico_tensor *d, const pico_tensor *dhidden) {
-    const pico_tensor hidden = hidden_rows(t, &t->work.hidden);
-    const pico_tensor before = train_part(&t->work.draft, t->head_n, t->desc->draft_hidden);
-    const pico_tensor after = train_part(&t->work.draft_inner, t->head_n, t->desc->draft_hidden);
-    const pico_tensor dinner = train_part(&t->work.ddraft, t->head_n, t->desc->draft_hidden);
-    const pico_act_backward_args act = {
-        .kind = PICO_ACT_RELU_SQUARED, .x = before, .dy = dinner, .dx = dinner};
-    TRAIN_TRY(train_linear_backward(t, t->fc2, NULL, &after, d, 0, &dinner));
-    TRAIN_TRY(t->ext.act_backward(t->self, &act));
-    return train_linear_backward(t, t->fc1, NULL, &hidden, &dinner, 1, dhidden);
-}
-
 static pico_status run(pico_train *t) {
     const uint32_t head = t->head_index;
     const pico_tensor hidden = hidden_rows(t, &t->work.hidden);
-    const int64_t width =
-        (int64_t)t->desc->n_vocab * (is_draft(t, head) ? (int64_t)t->desc->n_draft : 1);
-    const pico_tensor d = train_part(&t->work.d, t->head_n, width);
+    const pico_tensor d = train_part(&t->work.d, t->head_n, width_of(t, head));
     pico_tensor dhidden = {0};
     if (t->kept) {
         if (!t->heads) { /* the first gradient of this forward */
@@ -105,12 +194,7 @@ static pico_status run(pico_train *t) {
     if (is_draft(t, head)) {
         return draft_backward(t, &d, t->kept ? &dhidden : NULL);
     }
-    if (t->desc->logit_softcap > 0) {
-        const pico_softcap_backward_args cap = {.cap = t->desc->logit_softcap,
-                                                .y = train_part(&t->work.logits, t->head_n, width),
-                                                .dy = d};
-        TRAIN_TRY(t->ext.softcap_backward(t->self, &cap));
-    }
+    TRAIN_TRY(cap_backward(t, &d));
     return train_linear_backward(t, matrix_of(t, head), NULL, &hidden, &d, 1,
                                  t->kept ? &dhidden : NULL);
 }

@@ -54,6 +54,7 @@ typedef struct train_work {
     pico_tensor logits, d;     /* (logit rows, widest head) */
     pico_tensor draft;         /* (logit rows, draft_hidden) before the activation */
     pico_tensor draft_inner;   /* (logit rows, draft_hidden) after it */
+    pico_tensor shifted;       /* (logit rows * n_draft, n_embd) inputs of a shared output */
     pico_tensor dx, da;        /* (rows, n_embd) */
     pico_tensor dx0, dback;    /* (rows, n_embd) */
     pico_tensor dhidden;       /* (rows, n_embd) */
@@ -62,6 +63,7 @@ typedef struct train_work {
     pico_tensor shares;        /* (2 * rows, n_head * head_dim), see pico_attend_backward_args */
     pico_tensor dinner, dgate; /* (rows, n_ff) */
     pico_tensor ddraft;        /* (logit rows, draft_hidden) */
+    pico_tensor dshifted;      /* (logit rows * n_draft, n_embd) */
 } train_work;
 
 struct pico_train {
@@ -80,10 +82,13 @@ struct pico_train {
     train_param *resid, *x0, *smear_gate, *smear_lambda, *backout_lambda;
     train_param **mtp; /* (n_mtp_head) */
     train_param *fc1, *fc2;
+    train_param draft_rows; /* (n_draft_vocab, n_embd) rows of head, copied for each forward */
+    uint32_t draft_copied;  /* 1: they are those of the last forward */
+    pico_tensor draft_id;   /* I32 (n_draft_vocab) which rows */
     pico_buffer *values, *grads;
     uint64_t values_bytes, grads_bytes;
 
-    pico_buffer *activations, *ids, *rope;
+    pico_buffer *activations, *ids, *rope, *draft_ids;
     uint64_t activation_bytes;
     pico_tensor token, prev, pos; /* I32 (max rows) */
     pico_tensor rope_cos, rope_sin;

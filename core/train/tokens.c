@@ -61,3 +61,51 @@ void pico_train_tokens_free(pico_train_tokens *tokens) {
     pico_map_close(&tokens->map);
     *tokens = (pico_train_tokens){0};
 }
+
+/* ---- the most frequent ones ---- */
+
+typedef struct token_count {
+    uint64_t n;
+    int32_t id;
+} token_count;
+
+static int more_frequent(const void *a, const void *b) {
+    const token_count *x = a, *y = b;
+    return x->n != y->n ? (x->n < y->n) - (x->n > y->n) : (x->id > y->id) - (x->id < y->id);
+}
+
+static int lower_id(const void *a, const void *b) {
+    const int32_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+pico_status pico_train_most_frequent(const pico_train_tokens *tokens, uint64_t n_document,
+                                     uint32_t n_vocab, uint32_t n, int32_t *out, pico_error *err) {
+    const uint64_t end = n_document == 0 ? 0 : tokens->end[n_document - 1];
+    if (n > n_vocab) {
+        return pico_fail(err, PICO_E_INVALID, "%u of %u tokens are more than there are", n,
+                         n_vocab);
+    }
+    token_count *count = calloc((size_t)n_vocab + 1, sizeof *count);
+    if (count == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory for %u tokens", n_vocab);
+    }
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        count[i].id = (int32_t)i;
+    }
+    for (uint64_t i = 0; i < end; i++) {
+        if (tokens->id[i] >= 0 && (uint32_t)tokens->id[i] < n_vocab) {
+            count[tokens->id[i]].n++;
+        }
+    }
+    if (tokens->bos >= 0 && (uint32_t)tokens->bos < n_vocab) {
+        count[tokens->bos].n += n_document;
+    }
+    qsort(count, n_vocab, sizeof *count, more_frequent);
+    for (uint32_t i = 0; i < n; i++) {
+        out[i] = count[i].id;
+    }
+    qsort(out, n, sizeof *out, lower_id);
+    free(count);
+    return PICO_OK;
+}

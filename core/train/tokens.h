@@ -29,6 +29,11 @@ pico_status pico_train_tokenise(const pico_tokenizer *tokenizer, const pico_trai
                                 size_t n, pico_train_tokens *out, pico_error *err);
 void pico_train_tokens_free(pico_train_tokens *tokens); /* zeroed ones are allowed */
 
+/* The n most frequent ids below n_vocab in documents [0, n_document), each of which has its
+ * begin-of-text token once; of equally frequent ones the lowest. out (n) ascends. */
+pico_status pico_train_most_frequent(const pico_train_tokens *tokens, uint64_t n_document,
+                                     uint32_t n_vocab, uint32_t n, int32_t *out, pico_error *err);
+
 /* What tokens depend on: the documents, where they begin and end, and the vocabulary. */
 typedef struct pico_token_key {
     uint64_t texts, vocabulary;

@@ -78,6 +78,10 @@ static pico_status reserve(pico_train *t, pico_error *err) {
         need.max_dim = larger(need.max_dim, larger((uint32_t)data->rows, (uint32_t)data->cols));
     }
     need.max_dim = larger(need.max_dim, t->params.max_rows);
+    if (t->desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) {
+        const uint64_t rows = (uint64_t)t->params.max_logit_rows * t->desc->n_draft;
+        need.max_dim = larger(need.max_dim, (uint32_t)rows); /* at most 2^24 * 64 */
+    }
     pico_status status = pico_device_reserve(t->model->device, &base, err);
     return status == PICO_OK ? t->ext.reserve(t->self, &need, err) : status;
 }
@@ -124,6 +128,23 @@ static pico_status open_ids(pico_train *t, pico_error *err) {
     return status;
 }
 
+static pico_status open_draft_ids(pico_train *t, pico_error *err) {
+    const uint64_t n = t->desc->n_draft_vocab;
+    if (n == 0) {
+        return PICO_OK;
+    }
+    pico_status status = t->ops->buffer_alloc(t->self, n * sizeof(int32_t), &t->draft_ids, err);
+    if (status != PICO_OK) {
+        return status;
+    }
+    t->draft_id = pico_view_vector(t->draft_ids, 0, PICO_DTYPE_I32, (int64_t)n);
+    status =
+        t->ops->buffer_write(t->self, t->draft_ids, 0, t->desc->draft_vocab, n * sizeof(int32_t));
+    return status == PICO_OK
+               ? status
+               : pico_fail(err, status, "the vocabulary of the draft head cannot be written");
+}
+
 static pico_status open_rope(pico_train *t, pico_error *err) {
     const uint32_t length = t->params.max_length, half = t->desc->rope_dim / 2;
     const size_t n = (size_t)length * half;
@@ -155,7 +176,8 @@ static void train_close(pico_train *t) {
     for (uint32_t i = 0; i < t->n_param; i++) {
         t->ops->buffer_free(t->self, t->param[i].state_buffer);
     }
-    pico_buffer *const buffers[] = {t->values, t->grads, t->activations, t->ids, t->rope, t->muon};
+    pico_buffer *const buffers[] = {t->values, t->grads,     t->activations, t->ids,
+                                    t->rope,   t->draft_ids, t->muon};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         t->ops->buffer_free(t->self, buffers[i]);
     }
@@ -178,8 +200,9 @@ static pico_status train_open(pico_model *model, const pico_train_params *params
     memcpy(&t->params, params,
            params->struct_size < sizeof t->params ? params->struct_size : sizeof t->params);
     pico_status (*const steps[])(pico_train *, pico_error *) = {
-        check_params, find_extension,         reserve,          train_params_open, open_ids,
-        open_rope,    train_activations_open, train_params_fill};
+        check_params,     find_extension, reserve,   train_params_open,
+        open_ids,         open_draft_ids, open_rope, train_activations_open,
+        train_params_fill};
     pico_status status = PICO_OK;
     for (size_t i = 0; status == PICO_OK && i < sizeof steps / sizeof *steps; i++) {
         status = steps[i](t, err);

@@ -3,8 +3,10 @@
  * the draft head (its slots 1, 2, ...; slot 0 is the place of the newest token itself) or the
  * multi-token heads (mtp.2, mtp.3, ...) say what comes after it. No second model, no KV cache: one
  * small product a round for all sequences together. Each place is drawn without knowing the drafts
- * before it, so acceptance falls quickly with the distance. Models without such heads are refused.
+ * before it, so acceptance falls quickly with the distance. A draft head may know some tokens only:
+ * then the others are never proposed. Models without such heads are refused.
  */
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +30,10 @@ typedef struct spec_draft {
     uint32_t head[MOST_HEADS]; /* (n_head) whose results are used, the nearest place first */
     uint32_t n_head, n_slot;   /* n_slot: places that one head predicts; 1 for multi-token heads */
     uint32_t n_draft;          /* places after the newest token that are predicted */
+    uint32_t n_known;          /* tokens that the heads know */
+    const int32_t *known;      /* (n_known) their ids; NULL: all tokens */
     pico_buffer *memory;       /* hidden of each slot, hidden of a call, logits of a call */
-    pico_tensor hidden, input, logits; /* (n_slots, n_embd) twice, (n_slots, n_slot * vocab) */
+    pico_tensor hidden, input, logits; /* (n_slots, n_embd) twice, (n_slots, n_slot * known) */
     uint32_t *length;                  /* (n_slots) tokens of the timeline */
     uint32_t *has;  /* (n_slots) the length that the slot's hidden row belongs to; 0: none */
     float *row;     /* (vocab) */
@@ -98,6 +102,8 @@ static uint32_t find_mtp(spec_draft *me) {
     }
     me->n_slot = 1;
     me->n_head = me->n_draft = n;
+    me->n_known = me->n_vocab;
+    me->known = NULL;
     return n;
 }
 
@@ -106,8 +112,10 @@ static uint32_t find_draft(spec_draft *me) {
     for (uint32_t i = 0; i < count; i++) {
         pico_head_info info = {0};
         if (me->host->heads->info(me->target, i, &info) == PICO_OK && info.n_slot > 1 &&
-            info.offset == 1 && info.n_vocab == me->n_vocab && info.vocab_map == NULL) {
+            info.offset == 1 && (info.vocab_map != NULL || info.n_vocab == me->n_vocab)) {
             me->head[0] = i;
+            me->n_known = info.n_vocab;
+            me->known = info.vocab_map;
             me->n_head = 1;
             me->n_slot = info.n_slot;
             me->n_draft = info.n_slot - 1;
@@ -158,7 +166,7 @@ static pico_status begin(void *self, const pico_model *target, uint32_t n_slots,
         return status;
     }
     uint64_t hidden = ((uint64_t)n_slots * me->n_embd + 15) & ~(uint64_t)15;
-    uint64_t width = (uint64_t)me->n_slot * me->n_vocab;
+    uint64_t width = (uint64_t)me->n_slot * me->n_known;
     me->length = calloc(n_slots + 1u, sizeof *me->length);
     me->has = calloc(n_slots + 1u, sizeof *me->has);
     me->row = calloc(me->n_vocab + 1u, sizeof *me->row);
@@ -197,6 +205,18 @@ static pico_status begin_sequence(void *self, const pico_sequence *sequence, pic
 
 static int can_draft(const spec_draft *me, const pico_sequence *sequence) {
     return sequence->room != 0 && me->has[sequence->slot] == sequence->n_token;
+}
+
+/* Tokens that cannot be drawn are no part of q. */
+static void drop_impossible(pico_dist *dist) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < dist->n; i++) {
+        if (dist->p[i] > 0) {
+            dist->token[n] = dist->token[i];
+            dist->p[n++] = dist->p[i];
+        }
+    }
+    dist->n = n;
 }
 
 /* Keeps the most probable of dist as q, as many as there is room for each draft. */
@@ -240,6 +260,7 @@ static pico_status add_draft(spec_draft *me, pico_sequence *sequence, pico_error
     pico_proposal *draft = &sequence->proposal[n];
     *draft = (pico_proposal){.parent = (int32_t)n - 1, .q_begin = sequence->n_q};
     if (me->accept == PICO_ACCEPT_REJECTION) {
+        drop_impossible(&me->dist);
         keep_most(&me->dist, sequence->q_capacity / me->n_draft);
         draft->q_count = me->dist.n;
         memcpy(sequence->q_token + sequence->n_q, me->dist.token,
@@ -272,11 +293,32 @@ static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32
     return status;
 }
 
+/* Logits of the known tokens, at the front of the row, go to their ids; the other tokens cannot be
+ * drafted. Ids ascend, so from the last on none is overwritten before it is read. */
+static void spread(spec_draft *me) {
+    uint32_t end = me->n_vocab;
+    if (me->known == NULL) {
+        return;
+    }
+    for (uint32_t i = me->n_known; i-- > 0;) {
+        const uint32_t id = (uint32_t)me->known[i];
+        const float logit = me->row[i];
+        for (uint32_t j = id; j < end; j++) {
+            me->row[j] = -INFINITY;
+        }
+        me->row[id] = logit;
+        end = id;
+    }
+    for (uint32_t j = 0; j < end; j++) {
+        me->row[j] = -INFINITY;
+    }
+}
+
 /* One head for all sequences, and the drafts that it gives. */
 static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequences, uint32_t n,
                             uint32_t n_rows, pico_error *err) {
     pico_tensor input = me->input, logits = me->logits;
-    uint64_t row_bytes = (uint64_t)me->n_vocab * 4;
+    uint64_t row_bytes = (uint64_t)me->n_known * 4;
     uint32_t r = 0;
     input.shape[0] = logits.shape[0] = n_rows;
     pico_status status = me->host->heads->apply(me->target, head, &input, &logits);
@@ -297,6 +339,7 @@ static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequen
             status =
                 me->device->buffer_read(me->device_self, me->memory, at, me->row, row_bytes, err);
             if (status == PICO_OK) {
+                spread(me);
                 status = add_draft(me, sequence, err);
             }
         }

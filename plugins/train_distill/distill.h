@@ -41,17 +41,24 @@ typedef struct distill {
     pico_buffer *ids;                      /* I32 (2, block) targets, rows of the teacher */
     pico_buffer *losses;                   /* F32 (2, block) ce, kl */
     pico_buffer *teacher_logits;           /* F32 (rows, n_vocab) */
-    int32_t *tokens;                       /* (batch, length + 1) */
+    int32_t *tokens;                       /* (accumulate, batch, length + 1) of a step */
+    const int32_t *micro_tokens;           /* those of the micro-batch at hand */
     int32_t *inputs;                       /* (batch, length) */
     int32_t *host_ids;                     /* (2, block) */
     float *host_losses;                    /* (2, block) */
     uint64_t step;                         /* steps taken */
     head_sum sum[MOST_HEADS + MOST_SLOTS]; /* heads, then slots of the draft head */
+    uint32_t slot_vocab;                   /* logits of a slot of the draft head */
+    int32_t *slot_index;                   /* (n_vocab) which of them is a token's, -1: none; NULL:
+                                              a slot knows all tokens */
+    double slot_n[MOST_SLOTS];             /* rows of a step that count in each slot */
 } distill;
 
 /* losses.c */
-/* One micro-batch: tokens, forward of teacher and student, losses, gradients. Adds to d->sum. */
-pico_status distill_micro_batch(distill *d, pico_error *err);
+/* The tokens of a step, and what counts in it. */
+pico_status distill_read_step(distill *d, pico_error *err);
+/* Micro-batch `index` of it: forward of teacher and student, losses, gradients. Adds to d->sum. */
+pico_status distill_micro_batch(distill *d, uint32_t index, pico_error *err);
 /* The sums of a step as means and as the weighted whole. */
 void distill_report(const distill *d, pico_train_metrics *out);
 

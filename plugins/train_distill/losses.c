@@ -7,7 +7,8 @@
  *           with the token k places on
  *   draft = mean over slots i = 0, 1, ... of the mean over t <= T - 1 - i of
  *           KL(teacher at t + i || draft slot i at t), both at temperature; without a teacher the
- *           cross-entropy with the token i + 1 places on
+ *           cross-entropy with the token i + 1 places on. A draft head that knows some tokens only has
+ *           that cross-entropy with a teacher too, over the t whose token i + 1 places on it knows
  * All with gradients through heads and trunk; see distill.h.
  */
 #include <string.h>
@@ -19,6 +20,8 @@ typedef struct term {
     uint32_t ahead;
     double hard, soft; /* weights of a row */
     head_sum *sum;
+    uint32_t n_vocab;     /* logits of a row */
+    const int32_t *index; /* of tokens among them; NULL: the same */
 } term;
 
 /* Rows of a micro-batch that have a token `ahead` places on. */
@@ -38,22 +41,42 @@ static double row_weight(const distill *d, uint32_t ahead, double weight) {
     return n > 0 ? weight / n : 0;
 }
 
+/* The same for slot i of the draft head. */
+static double slot_weight(const distill *d, uint32_t i, double weight) {
+    return d->slot_n[i] > 0 ? weight / d->slot_n[i] : 0;
+}
+
+/* Whether the draft head follows the teacher. One that knows some tokens only follows the text: what
+ * the teacher thinks of the others has no place in its distribution. */
+static int draft_is_taught(const distill *d) {
+    return d->teacher != NULL && d->slot_index == NULL;
+}
+
 /* ---- data ---- */
 
 static pico_status device_failed(pico_status status, const char *what, pico_error *err) {
     return status == PICO_OK ? status : pico_fail(err, status, "trainer distill: %s failed", what);
 }
 
+/* The token `ahead` places after row r of the micro-batch whose tokens are given, as one of a head's
+ * logits; -1: there is none. */
+static int32_t target_of(const distill *d, const int32_t *tokens, uint32_t r, uint32_t ahead,
+                         const int32_t *index) {
+    const uint32_t length = (uint32_t)d->opt.length, t = r % length, s = r / length;
+    if (t + ahead > length) {
+        return -1;
+    }
+    const int32_t token = tokens[s * (length + 1) + t + ahead];
+    return index == NULL ? token : index[token];
+}
+
 /* Targets and rows of the teacher of rows [begin, begin + n). */
-static pico_status write_ids(distill *d, uint32_t ahead, uint32_t begin, uint32_t n,
+static pico_status write_ids(distill *d, const term *t, uint32_t begin, uint32_t n,
                              pico_error *err) {
-    const uint32_t length = (uint32_t)d->opt.length;
     int32_t *target = d->host_ids, *row = d->host_ids + d->block;
     for (uint32_t i = 0; i < n; i++) {
-        const uint32_t r = begin + i, t = r % length, s = r / length;
-        const int inside = t + ahead <= length;
-        target[i] = inside ? d->tokens[s * (length + 1) + t + ahead] : -1;
-        row[i] = inside ? (int32_t)(r + ahead - 1) : -1;
+        target[i] = target_of(d, d->micro_tokens, begin + i, t->ahead, t->index);
+        row[i] = target[i] >= 0 ? (int32_t)(begin + i + t->ahead - 1) : -1;
     }
     return device_failed(d->backend->buffer_write(d->backend_self, d->ids, 0, d->host_ids,
                                                   2 * (uint64_t)d->block * sizeof *target),
@@ -99,7 +122,7 @@ static pico_status run_term(distill *d, const term *t, uint32_t begin, uint32_t 
         args.teacher_row = vector(d->ids, row_bytes, PICO_DTYPE_I32, n);
         args.teacher_top_k = (uint32_t)d->opt.teacher_top_k;
     }
-    pico_status status = write_ids(d, t->ahead, begin, n, err);
+    pico_status status = write_ids(d, t, begin, n, err);
     if (status == PICO_OK) {
         status = device_failed(d->host->train->loss(d->train, &args), "a loss", err);
     }
@@ -123,9 +146,9 @@ static pico_status run_head(distill *d, uint32_t head, const term *terms, uint32
         status = d->host->train->logits(d->train, head, begin, n, &logits, &gradient, err);
         for (uint32_t i = 0; status == PICO_OK && i < n_term; i++) {
             pico_tensor z = logits, dz = gradient;
-            z.shape[1] = dz.shape[1] = d->desc->n_vocab;
-            z.offset += (uint64_t)i * d->desc->n_vocab * sizeof(float);
-            dz.offset += (uint64_t)i * d->desc->n_vocab * sizeof(float);
+            z.shape[1] = dz.shape[1] = terms[i].n_vocab;
+            z.offset += (uint64_t)i * terms[i].n_vocab * sizeof(float);
+            dz.offset += (uint64_t)i * terms[i].n_vocab * sizeof(float);
             status = run_term(d, &terms[i], begin, n, &z, &dz, err);
         }
         if (status == PICO_OK) {
@@ -140,7 +163,8 @@ static pico_status run_main_head(distill *d, pico_error *err) {
     const term t = {.ahead = 1,
                     .hard = row_weight(d, 1, ce_weight(d)),
                     .soft = d->teacher == NULL ? 0 : row_weight(d, 1, d->opt.kl * square),
-                    .sum = &d->sum[0]};
+                    .sum = &d->sum[0],
+                    .n_vocab = d->desc->n_vocab};
     return run_head(d, 0, &t, 1, err);
 }
 
@@ -148,11 +172,13 @@ static pico_status run_draft_head(distill *d, pico_error *err) {
     const uint32_t n_slot = d->desc->n_draft;
     term terms[MOST_SLOTS];
     for (uint32_t i = 0; i < n_slot; i++) {
-        const double weight = row_weight(d, i + 1, d->opt.draft / n_slot);
+        const double weight = slot_weight(d, i, d->opt.draft / n_slot);
         terms[i] = (term){.ahead = i + 1,
-                          .hard = d->teacher == NULL ? weight : 0,
-                          .soft = d->teacher == NULL ? 0 : weight,
-                          .sum = &d->sum[MOST_HEADS + i]};
+                          .hard = draft_is_taught(d) ? 0 : weight,
+                          .soft = draft_is_taught(d) ? weight : 0,
+                          .sum = &d->sum[MOST_HEADS + i],
+                          .n_vocab = d->slot_vocab,
+                          .index = d->slot_index};
     }
     return run_head(d, d->desc->n_mtp_head + 1, terms, n_slot, err);
 }
@@ -177,14 +203,49 @@ static pico_status run_teacher(distill *d, pico_error *err) {
     return status;
 }
 
-pico_status distill_micro_batch(distill *d, pico_error *err) {
+/* Tokens of micro-batch i. */
+static int32_t *tokens_of(const distill *d, uint32_t i) {
+    return d->tokens + (uint64_t)i * (d->rows + (uint64_t)d->opt.batch);
+}
+
+/* Rows that each slot of the draft head counts. */
+static void count_slots(distill *d) {
+    for (uint32_t s = 0; s < d->desc->n_draft; s++) {
+        double n = counted(d, s + 1) * (double)d->opt.accumulate;
+        if (d->slot_index != NULL) {
+            n = 0;
+            for (uint32_t i = 0; i < (uint32_t)d->opt.accumulate; i++) {
+                for (uint32_t r = 0; r < d->rows; r++) {
+                    n += target_of(d, tokens_of(d, i), r, s + 1, d->slot_index) >= 0;
+                }
+            }
+        }
+        d->slot_n[s] = n;
+    }
+}
+
+pico_status distill_read_step(distill *d, pico_error *err) {
+    pico_status status = PICO_OK;
+    for (uint32_t i = 0; status == PICO_OK && i < (uint32_t)d->opt.accumulate; i++) {
+        status = d->host->train->batch(d->train, (uint32_t)d->opt.batch, (uint32_t)d->opt.length,
+                                       tokens_of(d, i), err);
+    }
+    if (status == PICO_OK) {
+        count_slots(d);
+    }
+    return status;
+}
+
+pico_status distill_micro_batch(distill *d, uint32_t index, pico_error *err) {
     const uint32_t length = (uint32_t)d->opt.length, batch = (uint32_t)d->opt.batch;
     const pico_train_api *api = d->host->train;
-    pico_status status = api->batch(d->train, batch, length, d->tokens, err);
-    for (uint32_t s = 0; status == PICO_OK && s < batch; s++) {
-        memcpy(d->inputs + s * length, d->tokens + s * (length + 1), length * sizeof *d->inputs);
+    pico_status status = PICO_OK;
+    d->micro_tokens = tokens_of(d, index);
+    for (uint32_t s = 0; s < batch; s++) {
+        memcpy(d->inputs + s * length, d->micro_tokens + s * (length + 1),
+               length * sizeof *d->inputs);
     }
-    if (status == PICO_OK && d->teacher != NULL) {
+    if (d->teacher != NULL) {
         status = run_teacher(d, err);
     }
     if (status == PICO_OK) {
@@ -196,7 +257,8 @@ pico_status distill_micro_batch(distill *d, pico_error *err) {
     for (uint32_t k = 0; status == PICO_OK && k < d->desc->n_mtp_head && d->opt.mtp != 0; k++) {
         const term t = {.ahead = k + 2,
                         .hard = row_weight(d, k + 2, d->opt.mtp / d->desc->n_mtp_head),
-                        .sum = &d->sum[1 + k]};
+                        .sum = &d->sum[1 + k],
+                        .n_vocab = d->desc->n_vocab};
         status = run_head(d, k + 1, &t, 1, err);
     }
     if (status == PICO_OK && d->desc->n_draft != 0 && d->opt.draft != 0) {
@@ -233,7 +295,7 @@ void distill_report(const distill *d, pico_train_metrics *out) {
     }
     for (uint32_t i = 0; i < d->desc->n_draft; i++) {
         const head_sum *sum = &d->sum[MOST_HEADS + i];
-        draft += mean(d, d->teacher == NULL ? sum->ce : sum->kl, i + 1) / d->desc->n_draft;
+        draft += slot_weight(d, i, draft_is_taught(d) ? sum->kl : sum->ce) / d->desc->n_draft;
     }
     if (d->desc->n_mtp_head != 0 && d->opt.mtp != 0) {
         add_term(out, "mtp", mtp, d->opt.mtp);

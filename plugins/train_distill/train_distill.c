@@ -132,6 +132,7 @@ static void distill_end(void *self) {
         d->host->model_close(d->teacher);
     }
     free(d->tokens);
+    free(d->slot_index);
     free(d->inputs);
     free(d->host_ids);
     free(d->host_losses);
@@ -227,6 +228,25 @@ static pico_status open_states(distill *d, pico_error *err) {
     return status == PICO_OK ? distill_choose_optimizers(d, err) : status;
 }
 
+/* What a slot of the draft head knows. */
+static pico_status open_slots(distill *d, pico_error *err) {
+    const pico_model_desc *desc = d->desc;
+    d->slot_vocab = desc->n_draft_vocab != 0 ? desc->n_draft_vocab : desc->n_vocab;
+    if (desc->n_draft_vocab == 0) {
+        return PICO_OK;
+    }
+    d->slot_index = malloc(desc->n_vocab * sizeof *d->slot_index);
+    if (d->slot_index == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "trainer distill: out of memory for %u tokens",
+                         desc->n_vocab);
+    }
+    memset(d->slot_index, 0xff, desc->n_vocab * sizeof *d->slot_index);
+    for (uint32_t i = 0; i < desc->n_draft_vocab; i++) {
+        d->slot_index[desc->draft_vocab[i]] = (int32_t)i;
+    }
+    return PICO_OK;
+}
+
 static pico_status open_memory(distill *d, pico_error *err) {
     const uint64_t block = d->block, rows = d->rows, teacher = d->teacher != NULL ? rows : 0;
     const struct {
@@ -235,7 +255,8 @@ static pico_status open_memory(distill *d, pico_error *err) {
     } buffers[] = {{&d->ids, 2 * block * sizeof(int32_t)},
                    {&d->losses, 2 * block * sizeof(float)},
                    {&d->teacher_logits, teacher * d->desc->n_vocab * sizeof(float)}};
-    d->tokens = calloc(rows + (uint64_t)d->opt.batch, sizeof *d->tokens);
+    d->tokens =
+        calloc((rows + (uint64_t)d->opt.batch) * (uint64_t)d->opt.accumulate, sizeof *d->tokens);
     d->inputs = calloc(rows, sizeof *d->inputs);
     d->host_ids = calloc(2 * block, sizeof *d->host_ids);
     d->host_losses = calloc(2 * block, sizeof *d->host_losses);
@@ -243,7 +264,7 @@ static pico_status open_memory(distill *d, pico_error *err) {
         return pico_fail(err, PICO_E_NOMEM, "trainer distill: out of memory for %u tokens",
                          d->rows);
     }
-    pico_status status = PICO_OK;
+    pico_status status = open_slots(d, err);
     for (size_t i = 0; status == PICO_OK && i < sizeof buffers / sizeof *buffers; i++) {
         status = d->backend->buffer_alloc(d->backend_self, buffers[i].bytes, buffers[i].out, err);
     }
@@ -288,9 +309,12 @@ static pico_status distill_step(void *self, pico_train_metrics *out, pico_error 
     distill *d = self;
     const uint64_t step = d->step + 1;
     memset(d->sum, 0, sizeof d->sum);
-    pico_status status = d->host->train->zero_grad(d->train);
-    for (int64_t i = 0; status == PICO_OK && i < d->opt.accumulate; i++) {
-        status = distill_micro_batch(d, err);
+    pico_status status = distill_read_step(d, err);
+    if (status == PICO_OK) {
+        status = d->host->train->zero_grad(d->train);
+    }
+    for (uint32_t i = 0; status == PICO_OK && i < (uint32_t)d->opt.accumulate; i++) {
+        status = distill_micro_batch(d, i, err);
     }
     if (status != PICO_OK) {
         return status;

@@ -51,6 +51,10 @@ typedef struct rig_setup {
 
 /* ---- small random models ---- */
 
+/* Draft heads: that of the family; one that shares the output matrix, in any family; one that knows two
+ * tokens of three. The rest of the model is the same. */
+enum { TINY_DRAFT_OWN = 0, TINY_DRAFT_SHARED = 1, TINY_DRAFT_REDUCED = 2 };
+
 typedef struct tiny_model {
     /* "llama", "llama-biased" (everywhere), "gpt2", "nanochat" (its generation g0), "nanochat-g2"
      * (with multi-token and draft heads), "nanochat-g4" */
@@ -58,6 +62,7 @@ typedef struct tiny_model {
     uint32_t n_layer, n_head, n_kv_head, head_dim, n_ff, n_vocab, n_ctx;
     int32_t window[4]; /* of layer i % 4; 0 reads as -1 */
     double heat;       /* spread of the logits; 0: 2 */
+    uint32_t draft;    /* TINY_DRAFT_x */
     uint64_t seed;
 } tiny_model;
 

@@ -32,6 +32,29 @@ static void describe_generation(const tiny_model *tiny, pico_layer_desc *layer,
     }
 }
 
+/* Tokens 0, 2, 3, 5, 6, ... */
+static pico_status describe_draft(const tiny_model *tiny, pico_arena *arena, pico_model_desc *out,
+                                  pico_error *err) {
+    if (tiny->draft == TINY_DRAFT_OWN) {
+        return PICO_OK;
+    }
+    out->n_draft = 3;
+    out->draft_hidden = 14;
+    out->draft_flags = PICO_DRAFT_SHARED_OUTPUT;
+    if (tiny->draft == TINY_DRAFT_REDUCED) {
+        int32_t *id = pico_arena_alloc(arena, tiny->n_vocab, sizeof *id);
+        if (id == NULL) {
+            return pico_fail(err, PICO_E_NOMEM, "out of memory");
+        }
+        for (uint32_t i = 0; i < tiny->n_vocab; i++) {
+            id[out->n_draft_vocab] = (int32_t)i;
+            out->n_draft_vocab += i % 3 != 1;
+        }
+        out->draft_vocab = id;
+    }
+    return PICO_OK;
+}
+
 static void describe(const tiny_model *tiny, pico_layer_desc *layer, pico_model_desc *out) {
     int gpt2 = strcmp(tiny->family, "gpt2") == 0, nano = strncmp(tiny->family, "nanochat", 8) == 0;
     int biased = strcmp(tiny->family, "llama-biased") == 0;
@@ -139,8 +162,10 @@ static void add_extras(maker *m) {
         add(m, name, desc->n_vocab_rows, c, 0, 2 / sqrt((double)c));
     }
     if (desc->n_draft != 0) {
+        const int shared = (desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) != 0;
         add(m, "draft_fc1.weight", desc->draft_hidden, c, 0, 2 / sqrt((double)c));
-        add(m, "draft_fc2.weight", desc->n_draft * desc->n_vocab, desc->draft_hidden, 0, 1);
+        add(m, "draft_fc2.weight", desc->n_draft * (shared ? c : desc->n_vocab), desc->draft_hidden,
+            0, shared ? 0.3 : 1);
     }
 }
 
@@ -202,6 +227,10 @@ pico_status tiny_model_file(const tiny_model *tiny, pico_model_file **out, pico_
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
     describe(tiny, layer, &file->desc);
+    if (describe_draft(tiny, &file->arena, &file->desc, err) != PICO_OK) {
+        pico_model_file_close(file);
+        return PICO_E_NOMEM;
+    }
     const pico_model_desc *desc = &file->desc;
     double heat = (tiny->heat > 0 ? tiny->heat : 2.0) * sqrt(3.0 / desc->n_embd);
     file->format = PICO_FORMAT_MEMORY;
