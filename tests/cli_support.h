@@ -243,4 +243,15 @@ static inline void cli_make_tiny(const char *path, const char *chat_template) {
     cli_make_model(path, &desc, chat_template);
 }
 
+static inline void cli_same_files(const char *a, const char *b) {
+    pico_map x, y;
+    assert_int_equal(pico_map_open(a, &x, NULL), PICO_OK);
+    assert_int_equal(pico_map_open(b, &y, NULL), PICO_OK);
+    if (x.size != y.size || memcmp(x.data, y.data, x.size) != 0) {
+        fail_msg("%s and %s differ", a, b);
+    }
+    pico_map_close(&x);
+    pico_map_close(&y);
+}
+
 #endif

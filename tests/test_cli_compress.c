@@ -38,16 +38,6 @@ static int close_context(void **state) {
     return 0;
 }
 
-static void assert_same_files(const char *a, const char *b) {
-    pico_map x, y;
-    assert_int_equal(pico_map_open(a, &x, NULL), PICO_OK);
-    assert_int_equal(pico_map_open(b, &y, NULL), PICO_OK);
-    assert_int_equal(x.size, y.size);
-    assert_memory_equal(x.data, y.data, x.size);
-    pico_map_close(&x);
-    pico_map_close(&y);
-}
-
 static size_t count_files(const char *folder) {
     size_t n = 0;
     DIR *dir = opendir(folder);
@@ -98,12 +88,12 @@ static void one_result_on_every_way(void **state) {
     cli_expect(RUN, 0, "compress", "-m", c->model, c->out, INT8, "--set",
                "compress.1.int8.granularity=row", "--set", "compress.1.int8.keep=none");
     cli_expect(RUN, 0, "compress", "-m", c->model, "--config", config, "-o", c->other);
-    assert_same_files(c->out, c->other);
+    cli_same_files(c->out, c->other);
     cli_expect(RUN, 0, "convert", c->model, c->other, "--config", config);
     assert_int_equal(c->run.n_out, 0);
     assert_contains(c->run.err, "[compress.1] int8: ");
     assert_null(strstr(c->run.err, "blk.0")); /* tensors are named at -v only */
-    assert_same_files(c->out, c->other);
+    cli_same_files(c->out, c->other);
     cli_expect(RUN, 0, "inspect", c->out);
     assert_contains(c->run.out, "bytes  group 64, scales F32\n");
     cli_expect(RUN, 0, "run", "-m", c->out, "-p", "abc", "-n", "12", "--temp", "0", "--log",

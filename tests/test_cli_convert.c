@@ -72,13 +72,7 @@ static void rounded_models_compute_the_same(void **state) {
         cli_expect(RUN, 0, "convert", c->model, small, "--type", types[i]);
         cli_expect(RUN, 0, "convert", small, wide, "--type", "f32");
         cli_expect(RUN, 0, "convert", wide, again, "--type", types[i]);
-        pico_map a, b;
-        assert_int_equal(pico_map_open(small, &a, NULL), PICO_OK);
-        assert_int_equal(pico_map_open(again, &b, NULL), PICO_OK);
-        assert_int_equal(a.size, b.size);
-        assert_memory_equal(a.data, b.data, a.size);
-        pico_map_close(&a);
-        pico_map_close(&b);
+        cli_same_files(small, again);
         cli_expect(RUN, 0, "eval", "-m", wide, "-f", c->text, "-o", "json", "--set",
                    "backend.cpu.activations=f32");
         (void)snprintf(text, sizeof text, "%s", c->run.out);

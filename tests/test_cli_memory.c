@@ -1,7 +1,8 @@
 /* layers: model */
 /*
  * Memory of keys and values: what `inspect` says about multi-head and multi-query attention is what
- * a run of 2,048 tokens really takes, by its peak resident size; a window keeps less.
+ * a run of 2,048 tokens really takes, by its peak resident size; a window keeps less. And of weights:
+ * a run takes what their file takes, once.
  */
 #include "cli_support.h"
 
@@ -83,7 +84,41 @@ static void what_inspect_says_is_what_a_run_takes(void **state) {
 #endif
 }
 
+/* Packed weights, more than one run of another model takes: about their file, not file and copy. */
+static void quantised_weights_are_there_once(void **state) {
+    const paths *p = *state;
+    static cli_run run;
+    char wide[80], q8[80];
+    pico_layer_desc layer[N_LAYER];
+    pico_model_desc desc = cli_tiny_desc(layer, N_LAYER);
+    struct stat info;
+    for (uint32_t i = 0; i < N_LAYER; i++) {
+        layer[i] = (pico_layer_desc){
+            .n_head = 8, .n_kv_head = 8, .head_dim = HEAD_DIM, .n_ff = 1024, .window = -1};
+    }
+    desc.n_embd = 512;
+    desc.rope_dim = HEAD_DIM;
+    (void)snprintf(wide, sizeof wide, "%s/wide.gguf", p->folder);
+    (void)snprintf(q8, sizeof q8, "%s/q8.gguf", p->folder);
+    cli_make_model(wide, &desc, NULL);
+    cli_expect(&run, 0, "compress", "-m", wide, "-o", q8, "--plugin", "int8", "--set",
+               "compress.1.int8.layout=q8_0");
+    assert_int_equal(unlink(wide), 0);
+    cli_expect(&run, 0, "-m", p->model, "-p", "x", "-n", "2", "--ignore-eos");
+    const double other = (double)run.peak_kib;
+    cli_expect(&run, 0, "-m", q8, "-p", "x", "-n", "2", "--ignore-eos");
+    assert_int_equal(stat(q8, &info), 0);
+    assert_int_equal(unlink(q8), 0);
+    const double file = (double)info.st_size / 1024, more = (double)run.peak_kib - other;
+    print_message("peak KiB: %.0f more than a small model's for a file of %.0f\n", more, file);
+    assert_true(file > 16384);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_true(more < 1.25 * file); /* file and copy would be 2 */
+#endif
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_inspect_says_is_what_a_run_takes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_inspect_says_is_what_a_run_takes),
+                                       cmocka_unit_test(quantised_weights_are_there_once)};
     return cmocka_run_group_tests(tests, make_files, remove_files);
 }

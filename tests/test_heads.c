@@ -29,6 +29,22 @@ static void apply(kit *k, pico_buffer *buffer, uint32_t head, const pico_tensor 
     assert_int_equal(rig_read(&k->rig, &logits, out, (size_t)n * width), PICO_OK);
 }
 
+/* Logits of ROWS rows, into got: those of the slow reference, and each row the same on its own. */
+static void check_rows(kit *k, pico_buffer *buffer, uint32_t head, const pico_tensor *hidden,
+                       uint32_t width, const double *want, float *got, float *alone) {
+    apply(k, buffer, head, hidden, 0, ROWS, width, got);
+    for (size_t i = 0; i < (size_t)ROWS * width; i++) {
+        if (!(fabs((double)got[i] - want[i]) < 2e-4)) {
+            fail_msg("%s, head %u: value %zu is %g, expected %g", k->what, head, i, (double)got[i],
+                     want[i]);
+        }
+    }
+    for (uint32_t row = 0; row < ROWS; row += 29) {
+        apply(k, buffer, head, hidden, row, 1, width, alone);
+        kit_same(got + (size_t)row * width, alone, width);
+    }
+}
+
 static void heads_are_listed(void **state) {
     kit k;
     pico_head_info info;
@@ -71,17 +87,7 @@ static void heads_match_double_precision(void **state) {
         assert_non_null(want);
         assert_true(head == 4 ? ref_model_draft(k.model->file, k.token, ROWS, want)
                               : ref_model_mtp(k.model->file, k.token, ROWS, head - 1, want));
-        apply(&k, buffer, head, &out.hidden, 0, ROWS, width, got);
-        for (size_t i = 0; i < (size_t)ROWS * width; i++) {
-            if (!(fabs((double)got[i] - want[i]) < 2e-4)) {
-                fail_msg("%s, head %u: value %zu is %g, expected %g", k.what, head, i,
-                         (double)got[i], want[i]);
-            }
-        }
-        for (uint32_t row = 0; row < ROWS; row += 29) {
-            apply(&k, buffer, head, &out.hidden, row, 1, width, alone);
-            kit_same(got + (size_t)row * width, alone, width);
-        }
+        check_rows(&k, buffer, head, &out.hidden, width, want, got, alone);
         free(got), free(alone), free(want);
     }
     device->ops->buffer_free(device->self, buffer);
@@ -123,17 +129,7 @@ static void shared_outputs_match_double_precision(void **state) {
         double *want = calloc((size_t)ROWS * width, sizeof *want);
         assert_non_null(want);
         assert_true(ref_model_draft(k.model->file, k.token, ROWS, want));
-        apply(&k, buffer, head, &out.hidden, 0, ROWS, width, got);
-        for (size_t j = 0; j < (size_t)ROWS * width; j++) {
-            if (!(fabs((double)got[j] - want[j]) < 2e-4)) {
-                fail_msg("%s, draft %u: value %zu is %g, expected %g", k.what, draft, j,
-                         (double)got[j], want[j]);
-            }
-        }
-        for (uint32_t row = 0; row < ROWS; row += 29) {
-            apply(&k, buffer, head, &out.hidden, row, 1, width, alone);
-            kit_same(got + (size_t)row * width, alone, width);
-        }
+        check_rows(&k, buffer, head, &out.hidden, width, want, got, alone);
         /* rows with something between them */
         pico_tensor apart = pico_view(buffer, 0, PICO_DTYPE_F32, 3, width);
         const pico_tensor three = pico_view_rows(&out.hidden, 0, 3);

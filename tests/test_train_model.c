@@ -209,17 +209,22 @@ static void compare_gradients(bench *b) {
     }
 }
 
+/* Loss and gradients of one step. */
+static void check_step(bench *b) {
+    assert_int_equal(pico_train_table.zero_grad(b->kit.train), PICO_OK);
+    const step_losses got = bench_step(b, 1);
+    const double want = reference_loss(b);
+    if (!(fabs(got.total - want) <= 2e-5)) {
+        fail_msg("%s: the loss is %.8f, expected %.8f", b->what, got.total, want);
+    }
+    compare_gradients(b);
+}
+
 static void gradients_are_those_of_the_forward_pass(void **state) {
     for (uint32_t model = 0; model < KIT_MODELS; model++) {
         bench b;
         bench_open(&b, *state, model, 0, 7);
-        assert_int_equal(pico_train_table.zero_grad(b.kit.train), PICO_OK);
-        const step_losses got = bench_step(&b, 1);
-        const double want = reference_loss(&b);
-        if (!(fabs(got.total - want) <= 2e-5)) {
-            fail_msg("%s: the loss is %.8f, expected %.8f", b.what, got.total, want);
-        }
-        compare_gradients(&b);
+        check_step(&b);
         bench_close(&b);
     }
 }
@@ -232,13 +237,7 @@ static void shared_outputs_have_gradients_too(void **state) {
         bench b;
         bench_open_with(&b, *state, models[i / 2],
                         i % 2 == 0 ? TINY_DRAFT_SHARED : TINY_DRAFT_REDUCED, 0, 7);
-        assert_int_equal(pico_train_table.zero_grad(b.kit.train), PICO_OK);
-        const step_losses got = bench_step(&b, 1);
-        const double want = reference_loss(&b);
-        if (!(fabs(got.total - want) <= 2e-5)) {
-            fail_msg("%s: the loss is %.8f, expected %.8f", b.what, got.total, want);
-        }
-        compare_gradients(&b);
+        check_step(&b);
         bench_close(&b);
     }
 }

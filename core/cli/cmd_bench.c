@@ -146,21 +146,6 @@ static pico_status read_params(bench_state *state) {
     return status;
 }
 
-static uint32_t dtype_of(const char *word) {
-    static const struct {
-        const char *word;
-        uint32_t dtype;
-    } words[] = {{"f32", PICO_DTYPE_F32},   {"f16", PICO_DTYPE_F16},   {"bf16", PICO_DTYPE_BF16},
-                 {"q8_0", PICO_DTYPE_Q8_0}, {"q4_0", PICO_DTYPE_Q4_0}, {"int8", PICO_DTYPE_I8},
-                 {"i8", PICO_DTYPE_I8}};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        if (strcmp(words[i].word, word) == 0) {
-            return words[i].dtype;
-        }
-    }
-    return PICO_DTYPE_NONE;
-}
-
 /* ---- the command ---- */
 
 static int open_model(bench_state *state) {
@@ -168,8 +153,9 @@ static int open_model(bench_state *state) {
     const char *dtype = pico_cli_value(state->cli, "--dtype");
     pico_model_file *file = NULL;
     int code = PICO_EXIT_OK;
-    if (shape != NULL && pico_model_synthetic(shape, dtype_of(dtype == NULL ? "f32" : dtype), &file,
-                                              &state->err) != PICO_OK) {
+    if (shape != NULL &&
+        pico_model_synthetic(shape, pico_dtype_of_word(dtype == NULL ? "f32" : dtype), &file,
+                             &state->err) != PICO_OK) {
         return pico_cli_fail_error(state->cli, &state->err);
     }
     if (pico_runtime_open(&state->runtime, state->cli->config, PICO_RUNTIME_DECODE, file, &code,
@@ -218,7 +204,7 @@ static int bench_command(const pico_cli *cli) {
     if (dtype != NULL && shape == NULL) {
         return pico_cli_usage(cli, "--dtype belongs to --synthetic; a file has its own");
     }
-    if (dtype != NULL && dtype_of(dtype) == PICO_DTYPE_NONE) {
+    if (dtype != NULL && pico_dtype_of_word(dtype) == PICO_DTYPE_NONE) {
         return pico_cli_usage(cli, "--dtype is f32, f16, bf16, q8_0, q4_0 or int8, not '%s'",
                               dtype);
     }

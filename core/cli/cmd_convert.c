@@ -3,21 +3,14 @@
  * what the configuration asks to be done to the model on the way (pooled KV heads, compress stages).
  * It refuses to write over its own input.
  */
-#include <string.h>
-
 #include "cli/rewrite.h"
 
-static uint32_t type_of(const char *word) {
-    static const struct {
-        const char *word;
-        uint32_t dtype;
-    } types[] = {{"f32", PICO_DTYPE_F32}, {"f16", PICO_DTYPE_F16}, {"bf16", PICO_DTYPE_BF16}};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        if (strcmp(word, types[i].word) == 0) {
-            return types[i].dtype;
-        }
-    }
-    return PICO_DTYPE_NONE;
+/* NONE where the word is no float type. */
+static uint32_t float_type(const char *word) {
+    const uint32_t dtype = pico_dtype_of_word(word);
+    return dtype == PICO_DTYPE_F32 || dtype == PICO_DTYPE_F16 || dtype == PICO_DTYPE_BF16
+               ? dtype
+               : (uint32_t)PICO_DTYPE_NONE;
 }
 
 static int convert_command(const pico_cli *cli) {
@@ -27,7 +20,7 @@ static int convert_command(const pico_cli *cli) {
     const char *type = pico_cli_value(cli, "--type");
     const pico_rewrite job = {.in = cli->argument[0],
                               .out = cli->argument[1],
-                              .dtype = type == NULL ? (uint32_t)PICO_DTYPE_NONE : type_of(type)};
+                              .dtype = type == NULL ? (uint32_t)PICO_DTYPE_NONE : float_type(type)};
     if (type != NULL && job.dtype == PICO_DTYPE_NONE) {
         return pico_cli_usage(cli, "--type is f32, f16 or bf16, not '%s'; compress makes codes",
                               type);

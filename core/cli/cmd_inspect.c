@@ -113,7 +113,7 @@ static void put_extras(json_t *facts, const pico_model_desc *desc) {
         put_int(draft, "hidden", desc->draft_hidden);
         if (desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) {
             (void)json_object_set_new(draft, "shared_output", json_true());
-            put_int(draft, "vocab", desc->n_draft_vocab != 0 ? desc->n_draft_vocab : desc->n_vocab);
+            put_int(draft, "vocab", pico_draft_n_vocab(desc));
         }
         (void)json_object_set_new(facts, "draft_head", draft);
     }

@@ -4,11 +4,7 @@
 #include <string.h>
 
 uint32_t pico_load_kv_dtype(const pico_config *config) {
-    const char *word = pico_config_string(config, "attention", "kv_type");
-    return strcmp(word, "f16") == 0    ? PICO_DTYPE_F16
-           : strcmp(word, "bf16") == 0 ? PICO_DTYPE_BF16
-           : strcmp(word, "q8_0") == 0 ? PICO_DTYPE_Q8_0
-                                       : PICO_DTYPE_F32;
+    return pico_dtype_of_word(pico_config_string(config, "attention", "kv_type"));
 }
 
 static int model_code(pico_status status) {

@@ -147,6 +147,8 @@ pico_status pico_gguf_write_with(const pico_model_file *file, const char *path,
 uint64_t pico_weight_codes_bytes(uint32_t dtype, int64_t rows, int64_t cols);
 uint64_t pico_weight_n_scales(uint32_t dtype, int64_t rows, int64_t cols, int64_t group);
 const char *pico_dtype_name(uint32_t dtype);
+/* The type that an option names: f32, f16, bf16, q8_0, q4_0, int8 (or i8); PICO_DTYPE_NONE: none. */
+uint32_t pico_dtype_of_word(const char *word);
 /* 1 if a weight of that layout may ask for its input to be rounded so. ROW and GROUP are for int8
  * and 4-bit codes that are whole numbers (I8, Q8_0, Q4_0); GROUP not where one scale serves the
  * matrix. */

@@ -70,6 +70,21 @@ const char *pico_dtype_name(uint32_t dtype) {
     return dtype < sizeof names / sizeof *names ? names[dtype] : "unknown";
 }
 
+uint32_t pico_dtype_of_word(const char *word) {
+    static const struct {
+        const char *word;
+        uint32_t dtype;
+    } words[] = {{"f32", PICO_DTYPE_F32},   {"f16", PICO_DTYPE_F16},   {"bf16", PICO_DTYPE_BF16},
+                 {"q8_0", PICO_DTYPE_Q8_0}, {"q4_0", PICO_DTYPE_Q4_0}, {"int8", PICO_DTYPE_I8},
+                 {"i8", PICO_DTYPE_I8}};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strcmp(words[i].word, word) == 0) {
+            return words[i].dtype;
+        }
+    }
+    return PICO_DTYPE_NONE;
+}
+
 /* Rows of an array whose rows have row_bytes bytes. NULL: out of memory. */
 static const void *gather(const void *from, uint64_t row_bytes, const int32_t *row, uint32_t n,
                           pico_arena *arena) {

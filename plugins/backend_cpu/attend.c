@@ -283,6 +283,7 @@ pico_status cpu_attend(void *self, const pico_attend_args *args) {
     const uint64_t units = blocks * job.kv.n_head * job.n_sub;
     int32_t seen = job.pos[job.n_rows - 1] + 1; /* a guess of the cost, nothing more */
     seen = job.window >= 0 && job.window < seen ? job.window : seen;
+    /* nanoseconds for an element of K and one of V: to read them, and to multiply with both */
     const double fetch = job.kv.size * 0.08, multiply = heads * job.block_rows * 0.06;
     const double ns = (double)seen * job.kv.head_dim * (fetch + multiply) + 200;
     cpu_parallel(job.cpu, units, UINT64_MAX, ns, attend_units, &job);

@@ -128,7 +128,9 @@ typedef struct cpu_kernels {
     const cpu_row_kernels *row;
     const cpu_attn_kernels *attn;
     const cpu_packed_kernels *packed;
-    const cpu_tile_kernels *tile; /* NULL: none */
+    const cpu_tile_kernels *tile;        /* NULL: none */
+    const struct cpu_gemm_kernels *gemm; /* these two for training, see train.h */
+    const struct cpu_train_kernels *train;
 } cpu_kernels;
 
 extern const cpu_dot_kernels cpu_dot_portable, cpu_dot_avx2, cpu_dot_avx512;

@@ -9,7 +9,7 @@
 #include <unistd.h>
 #endif
 
-#include "cpu.h"
+#include "train.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -21,31 +21,41 @@ static const cpu_kernels portable = {.name = "portable",
                                      .dot = &cpu_dot_portable,
                                      .row = &cpu_row_portable,
                                      .attn = &cpu_attn_portable,
-                                     .packed = &cpu_packed_portable};
+                                     .packed = &cpu_packed_portable,
+                                     .gemm = &cpu_gemm_portable,
+                                     .train = &cpu_train_portable};
 
 #if defined(__x86_64__)
 static const cpu_kernels avx2 = {.name = "avx2",
                                  .dot = &cpu_dot_avx2,
                                  .row = &cpu_row_avx2,
                                  .attn = &cpu_attn_avx2,
-                                 .packed = &cpu_packed_avx2};
+                                 .packed = &cpu_packed_avx2,
+                                 .gemm = &cpu_gemm_avx2,
+                                 .train = &cpu_train_avx2};
 /* The instruction set avx512 is F, BW, VL, DQ; what more there is of it is used too. */
 static const cpu_kernels avx512 = {.name = "avx512",
                                    .dot = &cpu_dot_avx512,
                                    .row = &cpu_row_avx512,
                                    .attn = &cpu_attn_avx512,
-                                   .packed = &cpu_packed_avx2};
+                                   .packed = &cpu_packed_avx2,
+                                   .gemm = &cpu_gemm_avx512,
+                                   .train = &cpu_train_avx512};
 static const cpu_kernels avx512_vnni = {.name = "avx512 vnni",
                                         .dot = &cpu_dot_avx512,
                                         .row = &cpu_row_avx512,
                                         .attn = &cpu_attn_avx512,
-                                        .packed = &cpu_packed_vnni};
+                                        .packed = &cpu_packed_vnni,
+                                        .gemm = &cpu_gemm_avx512,
+                                        .train = &cpu_train_avx512};
 static const cpu_kernels amx = {.name = "amx",
                                 .dot = &cpu_dot_avx512,
                                 .row = &cpu_row_avx512,
                                 .attn = &cpu_attn_avx512,
                                 .packed = &cpu_packed_vnni,
-                                .tile = &cpu_tile_amx};
+                                .tile = &cpu_tile_amx,
+                                .gemm = &cpu_gemm_avx512,
+                                .train = &cpu_train_avx512};
 
 static uint64_t read_xcr0(void) {
     uint32_t low, high;

@@ -89,20 +89,6 @@ static uint8_t *tiles(int64_t lines) {
     return (uint8_t *)floats((uint64_t)lines * CPU_TILES_K / 2);
 }
 
-/* As wide as those that the instance has for everything else. */
-static void choose_kernels(const cpu_backend *cpu, struct cpu_train *train) {
-    if (cpu->kernels->row == &cpu_row_avx512) {
-        train->gemm = &cpu_gemm_avx512;
-        train->row = &cpu_train_avx512;
-    } else if (cpu->kernels->row == &cpu_row_avx2) {
-        train->gemm = &cpu_gemm_avx2;
-        train->row = &cpu_train_avx2;
-    } else {
-        train->gemm = &cpu_gemm_portable;
-        train->row = &cpu_train_portable;
-    }
-}
-
 static pico_status train_reserve(void *self, const pico_train_reserve *need, pico_error *err) {
     cpu_backend *cpu = self;
     struct cpu_train *train = calloc(1, sizeof *train), *old = cpu->train;
@@ -117,7 +103,8 @@ static pico_status train_reserve(void *self, const pico_train_reserve *need, pic
                              .max_length = larger(before.max_length, need->max_length),
                              .max_head = larger(before.max_head, need->max_head),
                              .max_head_dim = larger(before.max_head_dim, need->max_head_dim)};
-    choose_kernels(cpu, train);
+    train->gemm = cpu->kernels->gemm;
+    train->row = cpu->kernels->train;
     const uint64_t columns = pad32(larger(train->need.max_dim, train->need.max_length));
     const uint64_t by_head = (uint64_t)train->need.max_rows * larger(train->need.max_head, 1);
     train->pack_columns = columns < CPU_GEMM_N ? (int64_t)columns : CPU_GEMM_N;

@@ -1,6 +1,6 @@
 /*
- * The extension pico.train/1 of the CPU backend: its own types, and the tables of its kernels. They
- * follow the row kernels of the instance: AVX-512 where those are, portable otherwise. Every result
+ * The extension pico.train/1 of the CPU backend: its own types, and the tables of its kernels, which
+ * an instance has of its instruction set like all others (cpu_kernels). Every result
  * is independent of how work was shared: sums run in an order that the shapes alone decide.
  */
 #ifndef PICO_BACKEND_CPU_TRAIN_H

@@ -207,7 +207,7 @@ static int can_draft(const spec_draft *me, const pico_sequence *sequence) {
     return sequence->room != 0 && me->has[sequence->slot] == sequence->n_token;
 }
 
-/* Tokens that cannot be drawn are no part of q. */
+/* Tokens that the head does not know are no part of q. */
 static void drop_impossible(pico_dist *dist) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < dist->n; i++) {
@@ -260,7 +260,9 @@ static pico_status add_draft(spec_draft *me, pico_sequence *sequence, pico_error
     pico_proposal *draft = &sequence->proposal[n];
     *draft = (pico_proposal){.parent = (int32_t)n - 1, .q_begin = sequence->n_q};
     if (me->accept == PICO_ACCEPT_REJECTION) {
-        drop_impossible(&me->dist);
+        if (me->known != NULL) {
+            drop_impossible(&me->dist);
+        }
         keep_most(&me->dist, sequence->q_capacity / me->n_draft);
         draft->q_count = me->dist.n;
         memcpy(sequence->q_token + sequence->n_q, me->dist.token,
