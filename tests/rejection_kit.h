@@ -19,15 +19,17 @@ typedef struct rk_counts {
 } rk_counts;
 
 /* q: how the scripted drafter states its distribution. */
-static inline void rk_draw(const kit_variant *variant, const char *q, uint64_t n_draws,
+static inline void rk_draw(const kit_variant *variant, const char *q, int is_tree, uint64_t n_draws,
                            rk_counts *out) {
-    const char *const set[] = {"sampler.standard.temperature=1",
-                               "sampler.standard.top_k=0",
-                               "sampler.standard.top_p=1",
-                               "decoder.scripted.draft_n=3",
-                               q,
-                               variant->set[0][0] == '\0' ? NULL : variant->set[0],
-                               NULL};
+    const char *const set[] = {
+        "sampler.standard.temperature=1",
+        "sampler.standard.top_k=0",
+        "sampler.standard.top_p=1",
+        is_tree ? "decoder.scripted.draft_n=6" : "decoder.scripted.draft_n=3",
+        is_tree ? "decoder.scripted.shape=tree" : "decoder.scripted.shape=chain",
+        q,
+        variant->set[0][0] == '\0' ? NULL : variant->set[0],
+        NULL};
     rig_setup setup = {.search = PICO_BUILD_DIR "/plugins",
                        .backend = variant->backend,
                        .sampler = "standard",

@@ -8,7 +8,7 @@
 
 #include "decode_kit.h"
 
-enum { SK_REQUESTS = 8, SK_DRAFTERS = 8, SK_WAYS = 8, SK_WITH_HEADS = 4 };
+enum { SK_REQUESTS = 8, SK_DRAFTERS = 11, SK_WAYS = 8, SK_WITH_HEADS = 4 };
 
 typedef struct sk_drafter {
     const char *what, *decoder;
@@ -29,6 +29,10 @@ static const sk_drafter sk_drafters[SK_DRAFTERS] = {
      SK_WITH_HEADS, TINY_DRAFT_SHARED},
     {"draft head with some of its rows", "spec_draft", "decoder.spec_draft.heads=draft",
      SK_WITH_HEADS, TINY_DRAFT_REDUCED},
+    {"a tree of multi-token heads", "spec_draft", "decoder.spec_draft.heads=mtp", SK_WITH_HEADS, 0},
+    {"a tree of a draft head", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS, 0},
+    {"a tree of some rows", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS,
+     TINY_DRAFT_REDUCED},
 };
 
 typedef struct sk_way {
@@ -112,6 +116,9 @@ static inline void sk_options(dk_options *options, const sk_way *way, uint32_t m
         sk_add_set(options, drafter->set);
         if (strstr(drafter->what, "sure") != NULL) {
             sk_add_set(options, "decoder.spec_model.p_min=0.3");
+        }
+        if (strstr(drafter->what, "tree") != NULL) {
+            sk_add_set(options, "decoder.spec_draft.branch=4");
         }
     }
 }

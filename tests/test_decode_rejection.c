@@ -16,7 +16,7 @@
 
 #include "decode_kit.h"
 
-enum { V = 5, N_CELL = V * V * V, N_SAMPLE = 5000 };
+enum { V = 5, N_CELL = V * V * V, N_SAMPLE = 5000, WITH_HEADS = 4 };
 
 static const int32_t prompt[3] = {2, 0, 4};
 
@@ -46,10 +46,10 @@ static void next_token(const kit *k, pico_session *session, const int32_t *token
 }
 
 /* The joint distribution of three tokens after the prompt. */
-static void exact(const kit_variant *variant, double joint[N_CELL]) {
+static void exact(const kit_variant *variant, uint32_t model, double joint[N_CELL]) {
     kit k = {0};
     dk d;
-    dk_options options = {.model = 0, .n_vocab = V, .heat = 1};
+    dk_options options = {.model = model, .n_vocab = V, .heat = 1};
     dk_open(&d, variant, &options);
     k.rig = d.rig;
     int32_t token[5] = {prompt[0], prompt[1], prompt[2]};
@@ -121,9 +121,10 @@ static void rejection_keeps_the_distribution(void **state) {
     const char *const ways[][2] = {
         {"decoder.scripted.q=none", "decoder.scripted.shape=chain"}, /* random, q taken as 1 */
         {"decoder.scripted.q=none", "decoder.scripted.shape=tree"},
-        {"decoder.scripted.q=true", "decoder.scripted.shape=chain"}};
-    exact(*state, joint);
-    for (uint32_t i = 0; i < 3; i++) {
+        {"decoder.scripted.q=true", "decoder.scripted.shape=chain"},
+        {"decoder.scripted.q=true", "decoder.scripted.shape=tree"}};
+    exact(*state, 0, joint);
+    for (uint32_t i = 0; i < 4; i++) {
         dk_options options = rejection(ways[i][0], ways[i][1]);
         double d = distance(*state, &options, joint, &accepted);
         assert_true(accepted > 0.02 && accepted < 0.98);
@@ -140,11 +141,36 @@ static void rejection_keeps_the_distribution(void **state) {
     assert_true(fabs(distance(*state, &plain, joint, &accepted)) < 5);
 }
 
+/* The heads of a model: chains, and trees of which there are as many drafts as fit. */
+static void heads_keep_the_distribution(void **state) {
+    const char *const ways[][2] = {
+        {"decoder.spec_draft.heads=mtp", "decoder.spec_draft.branch=1"},
+        {"decoder.spec_draft.heads=mtp", "decoder.spec_draft.branch=3"},
+        {"decoder.spec_draft.heads=draft", "decoder.spec_draft.branch=2"},
+    };
+    double joint[N_CELL], accepted;
+    exact(*state, WITH_HEADS, joint);
+    for (uint32_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        dk_options options = rejection(ways[i][0], ways[i][1]);
+        options.model = WITH_HEADS;
+        options.decoder = "spec_draft";
+        options.set[3] = ways[i][0];
+        options.set[4] = ways[i][1];
+        options.set[5] = NULL;
+        double d = distance(*state, &options, joint, &accepted);
+        assert_true(accepted > 0.02 && accepted < 0.98);
+        if (!(fabs(d) < 5)) {
+            fail_msg("%s, %s: %.1f standard deviations off (%.2f accepted)", ways[i][0], ways[i][1],
+                     d, accepted);
+        }
+    }
+}
+
 /* The test above can fail: drafts from a skewed distribution that is stated as uniform. */
 static void a_misstated_distribution_is_found_out(void **state) {
     double joint[N_CELL], accepted;
     dk_options options = rejection("decoder.scripted.q=wrong", "decoder.scripted.shape=chain");
-    exact(*state, joint);
+    exact(*state, 0, joint);
     assert_true(distance(*state, &options, joint, &accepted) > 15);
 }
 
@@ -153,6 +179,7 @@ int main(void) {
     (void)kit_variants(variants);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(rejection_keeps_the_distribution, &variants[0]),
+        cmocka_unit_test_prestate(heads_keep_the_distribution, &variants[0]),
         cmocka_unit_test_prestate(a_misstated_distribution_is_found_out, &variants[0]),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,7 +46,7 @@ static void play(const world *w, pico_draft_length *length, uint32_t fixed, uint
             accepted++;
         }
         if (fixed == UINT32_MAX) {
-            pico_draft_length_learn(length, limit, n, accepted, 0);
+            pico_draft_length_learn(length, limit, n, (1u << accepted) - 1, UINT32_MAX);
         }
         rows += 1 + n;
         tokens += 1 + accepted;
@@ -158,7 +158,7 @@ static uint32_t play_right(pico_draft_length *length, double plain, double row, 
                               .is_refresh = is_refresh,
                               .draft_seconds = draft * limit * slow,
                               .other_seconds = (plain + row * limit) * slow};
-    pico_draft_length_learn(length, limit, limit, limit, 0);
+    pico_draft_length_learn(length, limit, limit, (1u << limit) - 1, UINT32_MAX);
     pico_draft_length_time(length, &round);
     return limit;
 }
@@ -216,13 +216,63 @@ static void it_follows_changes(void **state) {
     assert_true(before.seconds < 1000 * w.plain * 1.03);
 }
 
+/* Trees: drafts that exclude each other, the i-th one becomes text with the i-th probability. As many
+ * are drafted as pay, though no path is longer than one draft. */
+static void trees_are_counted_draft_by_draft(void **state) {
+    static const double right[8] = {0.5, 0.2, 0.1, 0.06, 0.02, 0.01, 0.01, 0.01};
+    static const double row[] = {0.01, 0.06, 0.12, 0.2};
+    (void)state;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        pico_draft_length length;
+        uint64_t random = 3;
+        double tokens = 1, best = 1, got = 0, seconds = 0;
+        pico_draft_length_open(&length, 8, 1);
+        for (uint32_t k = 1; k <= 8; k++) {
+            tokens += right[k - 1];
+            best = fmax(best, tokens / (1 + row[i] * k));
+        }
+        for (uint32_t r = 0; r < 6000; r++) {
+            uint32_t limit = pico_draft_length_choose(&length, 1), hit = 0;
+            double at = rig_uniform(&random), sum = right[0];
+            while (hit < limit && at >= sum) {
+                sum += ++hit < 8 ? right[hit] : 0;
+            }
+            pico_draft_round round = {.n_live = 1,
+                                      .n_rows = 1 + limit,
+                                      .n_token = 1 + (hit < limit),
+                                      .other_seconds = 1 + row[i] * limit};
+            pico_draft_length_learn(&length, limit, limit, hit < limit ? 1u << hit : 0, UINT32_MAX);
+            pico_draft_length_time(&length, &round);
+            got += round.n_token;
+            seconds += round.other_seconds;
+        }
+        if (!(got / seconds > 0.97 * best)) {
+            fail_msg("rows of %g: %.3f times plain decoding, but %.3f is possible", row[i],
+                     got / seconds, best);
+        }
+    }
+}
+
+/* An end leaves drafts of which nothing is known: they count neither as right nor as wrong. */
+static void an_end_says_nothing_of_what_is_behind(void **state) {
+    pico_draft_length length;
+    (void)state;
+    pico_draft_length_open(&length, 4, 1);
+    pico_draft_length_learn(&length, 4, 4, 1, 1);
+    assert_true(length.tried[0] == 1 && length.right[0] == 1 && length.proposed[3] == 1);
+    assert_true(length.tried[1] == 0 && length.tried[2] == 0);
+    pico_draft_length_learn(&length, 4, 3, 4, 7); /* the third of a tree, behind none of the two */
+    assert_true(length.tried[0] == 2 && length.right[0] == 1);
+    assert_true(length.tried[1] == 0 && length.right[2] == 1 && length.tried[3] == 0);
+}
+
 static void fixed_lengths_stay(void **state) {
     pico_draft_length length;
     (void)state;
     pico_draft_length_open(&length, 7, 0);
     for (uint32_t i = 0; i < 100; i++) {
         assert_int_equal(pico_draft_length_choose(&length, 1), 7);
-        pico_draft_length_learn(&length, 7, 7, 0, 0);
+        pico_draft_length_learn(&length, 7, 7, 0, UINT32_MAX);
         pico_draft_round round = {.n_live = 1, .n_rows = 8, .n_token = 1, .other_seconds = 1};
         pico_draft_length_time(&length, &round);
     }
@@ -274,6 +324,8 @@ int main(void) {
         cmocka_unit_test(one_cold_round_decides_nothing),
         cmocka_unit_test(a_text_that_grows_is_asked_again),
         cmocka_unit_test(it_follows_changes),
+        cmocka_unit_test(trees_are_counted_draft_by_draft),
+        cmocka_unit_test(an_end_says_nothing_of_what_is_behind),
         cmocka_unit_test(fixed_lengths_stay),
         cmocka_unit_test(break_even_solves_its_equation),
         cmocka_unit_test(curves_interpolate),

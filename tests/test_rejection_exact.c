@@ -18,22 +18,25 @@
 
 static void a_million_draws_fit(void **state) {
     const char *const ways[] = {"decoder.scripted.q=true", "decoder.scripted.q=none"};
-    for (uint32_t i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < 4; i++) {
         rk_counts counts;
-        rk_draw(*state, ways[i], i == 0 ? 1000000 : 200000, &counts);
+        uint64_t n = i % 2 == 0 ? 1000000 : 200000;
+        rk_draw(*state, ways[i % 2], i >= 2, n, &counts);
         double p = rk_p_value(&counts);
-        print_message("%s: %llu draws, %.1f %% of the drafts accepted, p = %.3f\n", ways[i],
-                      (unsigned long long)counts.n, 100 * counts.accepted, p);
-        assert_true(counts.n >= (i == 0 ? 1000000 : 200000) && counts.accepted > 0.05 &&
-                    counts.accepted < 0.6);
+        print_message("%s, %s: %llu draws, %.1f %% of the drafts accepted, p = %.3f\n", ways[i % 2],
+                      i < 2 ? "chain" : "tree", (unsigned long long)counts.n, 100 * counts.accepted,
+                      p);
+        assert_true(counts.n >= n && counts.accepted > 0.05 && counts.accepted < 0.6);
         assert_true(p > 0.01);
     }
 }
 
 static void a_misstated_draft_does_not(void **state) {
     rk_counts counts;
-    rk_draw(*state, "decoder.scripted.q=wrong", 100000, &counts);
-    assert_true(rk_p_value(&counts) < 1e-9);
+    for (int is_tree = 0; is_tree < 2; is_tree++) {
+        rk_draw(*state, "decoder.scripted.q=wrong", is_tree, 100000, &counts);
+        assert_true(rk_p_value(&counts) < 1e-9);
+    }
 }
 
 int main(void) {

@@ -3,9 +3,9 @@
 
 #include "decode/internal.h"
 
-/* The longest path of the drafts of a slot. */
-static uint32_t draft_depth(const pico_slot *slot) {
-    uint32_t depth[MAX_ROOM], deepest = 0;
+/* The length of the path to each draft of a slot; returns that of the longest one. */
+static uint32_t draft_depths(const pico_slot *slot, uint32_t depth[MAX_ROOM]) {
+    uint32_t deepest = 0;
     for (uint32_t i = 0; i < slot->sequence.n_proposal; i++) {
         int32_t parent = slot->proposal[i].parent;
         depth[i] = parent < 0 ? 1 : depth[parent] + 1;
@@ -14,12 +14,25 @@ static uint32_t draft_depth(const pico_slot *slot) {
     return deepest;
 }
 
+/* The drafts that became text, by bit. */
+static uint32_t right_drafts(const pico_slot *slot, uint32_t n_accepted) {
+    uint32_t right = 0;
+    for (uint32_t i = 1; i <= n_accepted; i++) { /* path[0] is the newest token's row */
+        right |= 1u << (slot->path[i] - slot->first_row - 1);
+    }
+    return right;
+}
+
 void pico_count_drafts(pico_decode *decode, pico_slot *slot, uint32_t n_accepted) {
     pico_decode_stats *stats = &decode->stats;
-    uint32_t depth = draft_depth(slot);
+    uint32_t depth[MAX_ROOM], deepest = draft_depths(slot, depth), known = 0;
     int ended = slot->finish != PICO_FINISH_NONE;
-    pico_draft_length_learn(&decode->drafts, slot->sequence.room, depth, n_accepted, ended);
-    for (uint32_t i = 0; i < depth && (i < n_accepted || (i == n_accepted && !ended)); i++) {
+    for (uint32_t i = 0; i < slot->sequence.n_proposal; i++) {
+        known |= depth[i] <= n_accepted || !ended ? 1u << i : 0;
+    }
+    pico_draft_length_learn(&decode->drafts, slot->sequence.room, slot->sequence.n_proposal,
+                            right_drafts(slot, n_accepted), known);
+    for (uint32_t i = 0; i < deepest && (i < n_accepted || (i == n_accepted && !ended)); i++) {
         stats->n_tried[i]++;
         stats->n_right[i] += i < n_accepted;
     }

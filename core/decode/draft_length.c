@@ -100,14 +100,16 @@ void pico_draft_length_open(pico_draft_length *self, uint32_t max, uint32_t is_a
 }
 
 void pico_draft_length_learn(pico_draft_length *self, uint32_t room, uint32_t proposed,
-                             uint32_t accepted, int ended) {
+                             uint32_t right, uint32_t known) {
+    uint32_t before = 1; /* what comes first counts each time */
     for (uint32_t i = 0; i < self->max && i < room; i++) {
         self->offered[i] += 1;
         self->proposed[i] += i < proposed;
-        if (i < proposed && (i < accepted || (i == accepted && !ended))) {
-            self->tried[i] += 1;
-            self->right[i] += i < accepted;
+        if (i < proposed && (known >> i & 1u) != 0) {
+            self->tried[i] += before;
+            self->right[i] += right >> i & 1u;
         }
+        before = right >> i & 1u;
     }
 }
 
@@ -125,7 +127,8 @@ static expectation expect_nothing(void) {
 
 /* One more draft: place i. What is known of the place before is what is expected of it at first. */
 static void expect_more(const pico_draft_length *self, uint32_t i, expectation *e) {
-    e->right = (self->right[i] + PRIOR_WEIGHT * e->right) / (self->tried[i] + PRIOR_WEIGHT);
+    double right = (self->right[i] + PRIOR_WEIGHT * e->right) / (self->tried[i] + PRIOR_WEIGHT);
+    e->right = right < 1 ? right : 1; /* in a tree it can seem to be more */
     e->offer = (self->proposed[i] + e->offer) / (self->offered[i] + 1);
     e->path *= e->right;
     e->any = i == 0 ? e->offer : e->any;

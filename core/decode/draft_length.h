@@ -9,6 +9,10 @@
  * rows, D(k) the seconds of drafting k tokens, a_i the share of drafts at place i that are right
  * when all before them were. Then k drafts give N(k) = 1 + a_0 + a_0 a_1 + ... tokens in
  * C(1 + k) + D(k) seconds, and the speed-up over plain decoding is N(k) C(1) / (C(1 + k) + D(k)).
+ *
+ * A tree is counted draft by draft in the order of its proposal, the most promising ones first, so
+ * that a smaller limit means fewer of the same. Then a_i is how much less often draft i becomes text
+ * than the one before it does, and N(k) is the same sum.
  */
 #ifndef PICO_DECODE_DRAFT_LENGTH_H
 #define PICO_DECODE_DRAFT_LENGTH_H
@@ -58,11 +62,11 @@ void pico_draft_length_open(pico_draft_length *self, uint32_t max, uint32_t is_a
 /* The most drafts that each of the n_live sequences is to get in the next round. */
 uint32_t pico_draft_length_choose(pico_draft_length *self, uint32_t n_live);
 
-/* What became of one sequence in a round: it had room for `room` drafts and got `proposed`; the
- * first `accepted` of a path were right, and the next one, if there was one and `ended` is 0, was
- * wrong. */
+/* What became of one sequence in a round: it had room for `room` drafts and got `proposed`. Bit i of
+ * right says that draft i became text, bit i of known that this was found out: a text that ends
+ * leaves drafts behind its end. */
 void pico_draft_length_learn(pico_draft_length *self, uint32_t room, uint32_t proposed,
-                             uint32_t accepted, int ended);
+                             uint32_t right, uint32_t known);
 
 /* The times of a round without a prompt in it. */
 typedef struct pico_draft_round {

@@ -4,6 +4,8 @@
  * that token; so the text is the plain decoder's, token for token. accept = rejection: Leviathan et
  * al. 2023 (arXiv 2211.17192): a draft x is accepted with probability min(1, p(x) / q(x)), else the
  * token comes from the normalised positive part of p - q; the text has the target's distribution.
+ * Of the drafts at one node only the first is tried so. Whichever way a token was drawn, the draft
+ * that is this token is followed: its row is the one that would come next anyway.
  */
 #include <assert.h>
 #include <string.h>
@@ -30,17 +32,15 @@ static int32_t child_of(const pico_slot *slot, int32_t node, int32_t token, int 
     return -1;
 }
 
-/* Draws with rejection against the first draft below node; *child gets that draft if it was
- * accepted, else -1. */
-static int32_t draw_rejection(pico_decode *decode, const pico_slot *slot, int32_t node,
-                              int32_t *child) {
+/* Draws with rejection against the first draft below node. */
+static int32_t draw_rejection(pico_decode *decode, const pico_slot *slot, int32_t node) {
     const pico_dist *p = &decode->dist;
-    *child = child_of(slot, node, 0, 1);
-    if (*child < 0) {
+    int32_t child = child_of(slot, node, 0, 1);
+    if (child < 0) {
         pico_random_key key = key_of(slot, PICO_RANDOM_TARGET);
         return pico_draw(p, &key);
     }
-    const pico_proposal *draft = &slot->proposal[*child];
+    const pico_proposal *draft = &slot->proposal[child];
     const int32_t one_token = draft->token;
     const double one_p = 1;
     const int32_t *q_token = &one_token;
@@ -61,7 +61,6 @@ static int32_t draw_rejection(pico_decode *decode, const pico_slot *slot, int32_
     if (pico_random_uniform(&accept, 0) * q < pico_dist_p(p, draft->token)) {
         return draft->token;
     }
-    *child = -1;
     pico_random_key residual = key_of(slot, PICO_RANDOM_RESIDUAL);
     pico_dist *rest = &decode->rest; /* p itself is still needed by stateful samplers */
     rest->n = p->n;
@@ -91,14 +90,10 @@ pico_status pico_verify(pico_decode *decode, pico_slot *slot, const pico_forward
         if (status != PICO_OK) {
             return status;
         }
-        int32_t child = -1, token;
-        if (decode->params.accept == PICO_ACCEPT_REJECTION) {
-            token = draw_rejection(decode, slot, node, &child);
-        } else {
-            pico_random_key key = key_of(slot, PICO_RANDOM_TARGET);
-            token = pico_draw(&decode->dist, &key);
-            child = child_of(slot, node, token, 0);
-        }
+        pico_random_key key = key_of(slot, PICO_RANDOM_TARGET);
+        int32_t token = decode->params.accept == PICO_ACCEPT_REJECTION
+                            ? draw_rejection(decode, slot, node)
+                            : pico_draw(&decode->dist, &key);
         if (token < 0) {
             return pico_fail(err, PICO_E_INVALID, "the sampler gave no token a probability");
         }
@@ -110,6 +105,7 @@ pico_status pico_verify(pico_decode *decode, pico_slot *slot, const pico_forward
         slot->path[slot->n_fresh] = slot->first_row + offset;
         slot->fresh_row[slot->n_fresh] = row;
         slot->fresh[slot->n_fresh++] = token;
+        int32_t child = child_of(slot, node, token, 0);
         if (child < 0 || is_over(decode, slot, token)) {
             break;
         }

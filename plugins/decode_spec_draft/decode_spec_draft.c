@@ -3,43 +3,17 @@
  * the draft head (its slots 1, 2, ...; slot 0 is the place of the newest token itself) or the
  * multi-token heads (mtp.2, mtp.3, ...) say what comes after it. No second model, no KV cache: one
  * small product a round for all sequences together. Each place is drawn without knowing the drafts
- * before it, so acceptance falls quickly with the distance. A draft head may know some tokens only:
- * then the others are never proposed. Models without such heads are refused.
+ * before it, so acceptance falls quickly with the distance; where rows are cheap, a tree of several
+ * candidates a place gets further. A draft head may know some tokens only: then the others are never
+ * proposed. Models without such heads are refused.
  */
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "plugin.h"
+#include "spec_draft.h"
 
-enum { MOST_HEADS = 16 };
 enum { HEADS_AUTO = 0, HEADS_MTP = 1, HEADS_DRAFT = 2 };
-
-typedef struct draft_options {
-    uint32_t heads;
-} draft_options;
-
-typedef struct spec_draft {
-    const pico_host *host;
-    const pico_backend_ops *device;
-    void *device_self;
-    draft_options options;
-    const pico_model *target;
-    uint32_t n_slots, n_vocab, n_embd, accept;
-    uint32_t head[MOST_HEADS]; /* (n_head) whose results are used, the nearest place first */
-    uint32_t n_head, n_slot;   /* n_slot: places that one head predicts; 1 for multi-token heads */
-    uint32_t n_draft;          /* places after the newest token that are predicted */
-    uint32_t n_known;          /* tokens that the heads know */
-    const int32_t *known;      /* (n_known) their ids; NULL: all tokens */
-    pico_buffer *memory;       /* hidden of each slot, hidden of a call, logits of a call */
-    pico_tensor hidden, input, logits; /* (n_slots, n_embd) twice, (n_slots, n_slot * known) */
-    uint32_t *length;                  /* (n_slots) tokens of the timeline */
-    uint32_t *has;  /* (n_slots) the length that the slot's hidden row belongs to; 0: none */
-    float *row;     /* (vocab) */
-    pico_dist dist; /* room for the vocabulary */
-    uint64_t n_proposed;
-} spec_draft;
 
 static const char *const heads_words[] = {"auto", "mtp", "draft", NULL};
 
@@ -52,6 +26,16 @@ static const pico_option options[] = {
      .help =
          "which heads draft: the multi-token heads, the draft head; auto: those that there are, "
          "the multi-token heads first"},
+    {.name = "branch",
+     .type = PICO_OPT_INT,
+     .offset = offsetof(draft_options, branch),
+     .def = "1",
+     .min = 1,
+     .max = MOST_BRANCHES,
+     .unit = "tokens",
+     .help =
+         "most candidates for each place; 1: a chain of drafts; more: a tree, which takes as many "
+         "drafts as draft_n says"},
 };
 
 /* ---- life ---- */
@@ -74,11 +58,14 @@ static void end(void *self) {
     }
     free(me->length);
     free(me->has);
+    free(me->place);
+    free(me->n_place);
     free(me->row);
     free(me->dist.token);
     free(me->dist.p);
     me->memory = NULL;
-    me->length = me->has = NULL;
+    me->length = me->has = me->n_place = NULL;
+    me->place = NULL;
     me->row = NULL;
     me->dist = (pico_dist){0};
 }
@@ -150,6 +137,33 @@ static pico_tensor view(pico_buffer *buffer, uint64_t word, uint32_t rows, uint6
                          .stride = {(int64_t)cols, 1, 1, 1}};
 }
 
+/* What a run needs; end frees what there is. */
+static pico_status open_memory(spec_draft *me, pico_error *err) {
+    uint32_t n = me->n_slots;
+    uint64_t hidden = ((uint64_t)n * me->n_embd + 15) & ~(uint64_t)15;
+    uint64_t width = (uint64_t)me->n_slot * me->n_known;
+    me->length = calloc(n + 1u, sizeof *me->length);
+    me->has = calloc(n + 1u, sizeof *me->has);
+    me->place = calloc((size_t)n * me->n_draft + 1u, sizeof *me->place);
+    me->n_place = calloc(n + 1u, sizeof *me->n_place);
+    me->row = calloc(me->n_vocab + 1u, sizeof *me->row);
+    me->dist = (pico_dist){.capacity = me->n_vocab,
+                           .token = calloc(me->n_vocab + 1u, sizeof *me->dist.token),
+                           .p = calloc(me->n_vocab + 1u, sizeof *me->dist.p)};
+    if (me->length == NULL || me->has == NULL || me->place == NULL || me->n_place == NULL ||
+        me->row == NULL || me->dist.token == NULL || me->dist.p == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory");
+    }
+    pico_status status =
+        me->device->buffer_alloc(me->device_self, (2 * hidden + n * width) * 4, &me->memory, err);
+    if (status == PICO_OK) {
+        me->hidden = view(me->memory, 0, n, me->n_embd);
+        me->input = view(me->memory, hidden, n, me->n_embd);
+        me->logits = view(me->memory, 2 * hidden, n, width);
+    }
+    return status;
+}
+
 static pico_status begin(void *self, const pico_model *target, uint32_t n_slots,
                          pico_decoder_need *out, pico_error *err) {
     spec_draft *me = self;
@@ -161,33 +175,17 @@ static pico_status begin(void *self, const pico_model *target, uint32_t n_slots,
     me->n_vocab = desc->n_vocab;
     me->n_embd = desc->n_embd;
     me->accept = out->accept;
+    me->n_branch = (uint32_t)me->options.branch;
     pico_status status = find_heads(me, err);
     if (status != PICO_OK) {
         return status;
     }
-    uint64_t hidden = ((uint64_t)n_slots * me->n_embd + 15) & ~(uint64_t)15;
-    uint64_t width = (uint64_t)me->n_slot * me->n_known;
-    me->length = calloc(n_slots + 1u, sizeof *me->length);
-    me->has = calloc(n_slots + 1u, sizeof *me->has);
-    me->row = calloc(me->n_vocab + 1u, sizeof *me->row);
-    me->dist = (pico_dist){.capacity = me->n_vocab,
-                           .token = calloc(me->n_vocab + 1u, sizeof *me->dist.token),
-                           .p = calloc(me->n_vocab + 1u, sizeof *me->dist.p)};
-    if (me->length == NULL || me->has == NULL || me->row == NULL || me->dist.token == NULL ||
-        me->dist.p == NULL) {
-        end(self);
-        return pico_fail(err, PICO_E_NOMEM, "out of memory");
-    }
-    status = me->device->buffer_alloc(me->device_self, (2 * hidden + n_slots * width) * 4,
-                                      &me->memory, err);
+    status = open_memory(me, err);
     if (status != PICO_OK) {
         end(self);
         return status;
     }
-    me->hidden = view(me->memory, 0, n_slots, me->n_embd);
-    me->input = view(me->memory, hidden, n_slots, me->n_embd);
-    me->logits = view(me->memory, 2 * hidden, n_slots, width);
-    out->max_proposals = me->n_draft;
+    out->max_proposals = spec_draft_most(me->n_draft, me->n_branch);
     out->want_hidden = 1;
     out->want_q = me->accept == PICO_ACCEPT_REJECTION;
     return PICO_OK;
@@ -207,78 +205,6 @@ static int can_draft(const spec_draft *me, const pico_sequence *sequence) {
     return sequence->room != 0 && me->has[sequence->slot] == sequence->n_token;
 }
 
-/* Tokens that the head does not know are no part of q. */
-static void drop_impossible(pico_dist *dist) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < dist->n; i++) {
-        if (dist->p[i] > 0) {
-            dist->token[n] = dist->token[i];
-            dist->p[n++] = dist->p[i];
-        }
-    }
-    dist->n = n;
-}
-
-/* Keeps the most probable of dist as q, as many as there is room for each draft. */
-static void keep_most(pico_dist *dist, uint32_t most) {
-    double sum = 0;
-    if (dist->n <= most) {
-        return;
-    }
-    for (uint32_t i = 0; i < most; i++) { /* most is small */
-        uint32_t best = i;
-        for (uint32_t j = i + 1; j < dist->n; j++) {
-            best = dist->p[j] > dist->p[best] ? j : best;
-        }
-        int32_t token = dist->token[i];
-        double p = dist->p[i];
-        dist->token[i] = dist->token[best];
-        dist->p[i] = dist->p[best];
-        dist->token[best] = token;
-        dist->p[best] = p;
-        sum += dist->p[i];
-    }
-    dist->n = most;
-    for (uint32_t i = 0; i < most; i++) {
-        dist->p[i] /= sum;
-    }
-}
-
-/* Draws the next draft of a sequence from a row of logits. */
-static pico_status add_draft(spec_draft *me, pico_sequence *sequence, pico_error *err) {
-    int32_t before[PICO_DECODE_ROWS_MAX];
-    uint32_t n = sequence->n_proposal;
-    uint32_t purpose = me->accept == PICO_ACCEPT_REJECTION ? PICO_RANDOM_DRAFT : PICO_RANDOM_TARGET;
-    for (uint32_t i = 0; i < n; i++) {
-        before[i] = sequence->proposal[i].token;
-    }
-    pico_status status =
-        me->host->sampling->dist(sequence->sampling, me->row, before, n, &me->dist, err);
-    if (status != PICO_OK) {
-        return status;
-    }
-    pico_proposal *draft = &sequence->proposal[n];
-    *draft = (pico_proposal){.parent = (int32_t)n - 1, .q_begin = sequence->n_q};
-    if (me->accept == PICO_ACCEPT_REJECTION) {
-        if (me->known != NULL) {
-            drop_impossible(&me->dist);
-        }
-        keep_most(&me->dist, sequence->q_capacity / me->n_draft);
-        draft->q_count = me->dist.n;
-        memcpy(sequence->q_token + sequence->n_q, me->dist.token,
-               me->dist.n * sizeof *me->dist.token);
-        memcpy(sequence->q_p + sequence->n_q, me->dist.p, me->dist.n * sizeof *me->dist.p);
-    }
-    draft->token = me->host->sampling->draw(sequence->sampling, &me->dist, n, purpose);
-    if (draft->token < 0) {
-        return pico_fail(err, PICO_E_INVALID, "the sampler gave no token a probability");
-    }
-    sequence->n_q += draft->q_count;
-    sequence->n_proposal++;
-    me->n_proposed++;
-    return PICO_OK;
-}
-
 /* The hidden rows of the sequences that can draft, one after the other. *n_rows gets their number. */
 static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32_t n,
                           uint32_t *n_rows) {
@@ -295,28 +221,7 @@ static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32
     return status;
 }
 
-/* Logits of the known tokens, at the front of the row, go to their ids; the other tokens cannot be
- * drafted. Ids ascend, so from the last on none is overwritten before it is read. */
-static void spread(spec_draft *me) {
-    uint32_t end = me->n_vocab;
-    if (me->known == NULL) {
-        return;
-    }
-    for (uint32_t i = me->n_known; i-- > 0;) {
-        const uint32_t id = (uint32_t)me->known[i];
-        const float logit = me->row[i];
-        for (uint32_t j = id; j < end; j++) {
-            me->row[j] = -INFINITY;
-        }
-        me->row[id] = logit;
-        end = id;
-    }
-    for (uint32_t j = 0; j < end; j++) {
-        me->row[j] = -INFINITY;
-    }
-}
-
-/* One head for all sequences, and the drafts that it gives. */
+/* One head for all sequences, and the candidates that it gives. */
 static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequences, uint32_t n,
                             uint32_t n_rows, pico_error *err) {
     pico_tensor input = me->input, logits = me->logits;
@@ -334,15 +239,15 @@ static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequen
         }
         uint32_t first = me->n_slot > 1 ? 1 : 0; /* slot 0 is the newest token's place */
         for (uint32_t s = first; status == PICO_OK && s < me->n_slot; s++) {
-            if (sequence->n_proposal == sequence->room) {
+            const uint32_t n_place = me->n_place[sequence->slot];
+            if (n_place == sequence->room || n_place == me->n_draft) {
                 break;
             }
             uint64_t at = logits.offset + ((uint64_t)r * me->n_slot + s) * row_bytes;
             status =
                 me->device->buffer_read(me->device_self, me->memory, at, me->row, row_bytes, err);
             if (status == PICO_OK) {
-                spread(me);
-                status = add_draft(me, sequence, err);
+                status = spec_draft_add_place(me, sequence, err);
             }
         }
         r++;
@@ -359,11 +264,15 @@ static pico_status propose(void *self, pico_sequence *sequences, uint32_t n, pic
     }
     for (uint32_t i = 0; i < n; i++) {
         most = can_draft(me, &sequences[i]) && sequences[i].room > most ? sequences[i].room : most;
+        me->n_place[sequences[i].slot] = 0;
     }
     for (uint32_t h = 0; status == PICO_OK && n_rows != 0 && h < me->n_head; h++) {
         if (h < most || me->n_slot > 1) {
             status = use_head(me, me->head[h], sequences, n, n_rows, err);
         }
+    }
+    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
+        spec_draft_grow(me, &sequences[i]);
     }
     return status;
 }

@@ -241,10 +241,12 @@ static void draft_tree(scripted *s, pico_sequence *sequence, uint32_t n) {
     sequence->n_proposal = n;
 }
 
-/* Drafts drawn from a distribution over the first tokens: 1, 2, 3, ... times as probable. */
+/* Drafts drawn from a distribution over the first tokens: 1, 2, 3, ... times as probable. In a tree
+ * the first draft at a node is drawn so, the others are any tokens. */
 static void draft_from_q(scripted *s, pico_sequence *sequence, uint32_t n) {
     int32_t token[32];
     double p[32], sum = 0;
+    uint32_t depth[33] = {0}, n_child[33] = {0}; /* of the newest token, then of each draft */
     uint32_t width = s->n_vocab < 32 ? s->n_vocab : 32;
     for (uint32_t i = 0; i < width; i++) {
         token[i] = (int32_t)i;
@@ -255,16 +257,24 @@ static void draft_from_q(scripted *s, pico_sequence *sequence, uint32_t n) {
     }
     pico_dist dist = {.n = width, .capacity = 32, .token = token, .p = p};
     for (uint32_t i = 0; i < n && sequence->n_q + width <= sequence->q_capacity; i++) {
-        sequence->proposal[i] = (pico_proposal){
-            .token = s->host->sampling->draw(sequence->sampling, &dist, i, PICO_RANDOM_DRAFT),
-            .parent = (int32_t)i - 1,
-            .q_begin = sequence->n_q,
-            .q_count = width};
+        uint32_t parent = s->options.shape == SHAPE_TREE ? (uint32_t)(next_random(s) % (i + 1)) : i;
+        depth[i + 1] = depth[parent] + 1;
+        sequence->n_proposal = i + 1;
+        sequence->proposal[i] = (pico_proposal){.token = (int32_t)(next_random(s) % s->n_vocab),
+                                                .parent = (int32_t)parent - 1};
+        if (n_child[parent]++ != 0) {
+            continue;
+        }
+        sequence->proposal[i] =
+            (pico_proposal){.token = s->host->sampling->draw(sequence->sampling, &dist,
+                                                             depth[parent], PICO_RANDOM_DRAFT),
+                            .parent = (int32_t)parent - 1,
+                            .q_begin = sequence->n_q,
+                            .q_count = width};
         for (uint32_t j = 0; j < width; j++) {
             sequence->q_token[sequence->n_q] = token[j];
             sequence->q_p[sequence->n_q++] = s->options.q == Q_WRONG ? 1.0 / width : p[j];
         }
-        sequence->n_proposal = i + 1;
     }
 }
 
