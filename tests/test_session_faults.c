@@ -284,10 +284,16 @@ static void a_failing_commit_leaves_the_timeline(void **state) {
     kit_chunks(&k, 0, 80, 1, 32, want);
     assert_int_equal(pico_session_truncate(k.session, 0, 62, NULL), PICO_OK);
     kit_chain(&k, rows, 0, 0, 62, 4); /* across a page */
-    rows[3] = rows[1];                /* 0-1-2 and 0-3 */
+    rows[3] =
+        rows[2]; /* 0-1-3 and 0-2; what begins with the first row and its first child is kept */
+    rows[2] =
+        rows[1]; /* without a copy, what branches off, here behind the page's end, needs one */
+    rows[1].token = (rows[1].token + 1) % (int32_t)vocab;
+    rows[3].prev = rows[2].token;
+    rows[3].parent = 2;
     kit_forward(&k, rows, 4, got);
     for (int64_t n = 0; n < 2; n++) {
-        const uint32_t path[3] = {0, 1, 2};
+        const uint32_t path[3] = {0, 2, 3};
         fault_arm(&k.rig.fault, FAULT_KV_COPY, n);
         assert_int_not_equal(pico_session_commit(k.session, 0, path, 3, NULL), PICO_OK);
         assert_int_equal(pico_session_length(k.session, 0), 62);

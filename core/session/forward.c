@@ -93,12 +93,6 @@ static pico_status check_row(pico_session *session, const pico_row *rows, uint32
         return pico_fail(err, PICO_E_INVALID, "row %u: parent %d is no earlier row of its slot", i,
                          row->parent);
     }
-    if (slot->n_row == 0) {
-        slot->first = i;
-        slot->is_tree = 0;
-    } else if (row->parent != (int32_t)slot->last) {
-        slot->is_tree = 1;
-    }
     uint32_t depth = row->parent < 0 ? 1 : session->row[row->parent].depth + 1;
     if (row->pos != (int32_t)(slot->length + depth - 1)) {
         return pico_fail(err, PICO_E_INVALID, "row %u: position %d where %u comes next", i,
@@ -108,11 +102,18 @@ static pico_status check_row(pico_session *session, const pico_row *rows, uint32
         return pico_fail(err, PICO_E_LIMIT, "slot %u is full: %u positions", row->slot,
                          session->params.max_positions);
     }
-    slot->last = i;
-    slot->n_row++;
+    const int on_stem = slot->n_row == 0 || row->parent == (int32_t)slot->tip;
     session->row[i] = (pico_session_row){
-        .slot = row->slot, .parent = row->parent, .depth = depth, .tree_index = -1};
+        .slot = row->slot, .parent = row->parent, .depth = depth, .tree_index = on_stem ? -1 : 0};
+    slot->n_stem = slot->n_row == 0 ? 1 : slot->n_stem + (uint32_t)on_stem;
+    slot->tip = on_stem ? i : slot->tip;
+    slot->n_row++;
     return PICO_OK;
+}
+
+/* Whether the slot's rows are more than a chain. */
+static int is_tree(const pico_session_slot *slot) {
+    return slot->n_stem != slot->n_row;
 }
 
 static pico_status check_rows(pico_session *session, const pico_row *rows, uint32_t n,
@@ -122,7 +123,7 @@ static pico_status check_rows(pico_session *session, const pico_row *rows, uint3
                          session->params.max_rows);
     }
     for (uint32_t s = 0; s < session->params.n_slots; s++) {
-        session->slot[s].n_row = 0;
+        session->slot[s].n_row = session->slot[s].n_stem = 0;
     }
     *n_out = 0;
     session->n_row = 0;
@@ -141,7 +142,7 @@ static pico_status check_rows(pico_session *session, const pico_row *rows, uint3
     }
     for (uint32_t s = 0; s < session->params.n_slots; s++) {
         const pico_session_slot *slot = &session->slot[s];
-        if (slot->n_row > PICO_DECODE_ROWS_MAX && slot->is_tree) {
+        if (slot->n_row > PICO_DECODE_ROWS_MAX && is_tree(slot)) {
             return pico_fail(err, PICO_E_LIMIT, "a tree of %u rows; at most %u are possible",
                              slot->n_row, PICO_DECODE_ROWS_MAX);
         }
@@ -202,15 +203,15 @@ static pico_status grow(pico_session *session, uint32_t slot, uint32_t group, ui
     return status;
 }
 
+/* The stem goes straight into the pages, as a chain does: in a tree it is what is most likely to be
+ * kept. The other rows see it there as far as their path follows it. */
 static pico_status place_rows(pico_session *session, const pico_row *rows, uint32_t n) {
     for (uint32_t s = 0; s < session->params.n_slots; s++) {
         pico_session_slot *slot = &session->slot[s];
         slot->n_tree = 0;
-        if (slot->n_row == 0 || slot->is_tree) {
-            continue;
-        }
-        for (uint32_t g = 0; g < session->n_group; g++) {
-            pico_status status = grow(session, s, g, slot->n_row);
+        for (uint32_t g = 0; slot->n_row != 0 && g < session->n_group; g++) {
+            pico_pages_truncate(&session->group[g], s, slot->length); /* of a tree that was left */
+            pico_status status = grow(session, s, g, slot->n_stem);
             if (status != PICO_OK) {
                 return status;
             }
@@ -218,9 +219,11 @@ static pico_status place_rows(pico_session *session, const pico_row *rows, uint3
     }
     for (uint32_t i = 0; i < n; i++) {
         pico_session_slot *slot = &session->slot[rows[i].slot];
-        session->row[i].base = slot->is_tree ? (int32_t)slot->length : rows[i].pos + 1;
-        if (slot->is_tree) {
-            session->row[i].tree_index = (int32_t)slot->n_tree++;
+        pico_session_row *row = &session->row[i];
+        row->base = rows[i].pos + 1;
+        if (row->tree_index >= 0) {
+            row->tree_index = (int32_t)slot->n_tree++;
+            row->base = row->parent < 0 ? (int32_t)slot->length : session->row[row->parent].base;
         }
     }
     return PICO_OK;
@@ -265,13 +268,14 @@ static uint64_t fill_words(pico_session *session, const pico_row *rows, uint32_t
             words[at.cell + (uint64_t)g * n + d] = cell_of(session, g, &rows[i], place);
         }
         if (place->tree_index >= 0) {
+            const uint32_t n_own = (uint32_t)(rows[i].pos + 1 - place->base);
             int32_t at_row = (int32_t)i;
-            for (uint32_t depth = place->depth; depth > 0; depth--) {
-                words[at.anc_cell + n_anc + depth - 1] =
+            for (uint32_t k = n_own; k > 0; k--) {
+                words[at.anc_cell + n_anc + k - 1] =
                     cell_of(session, 0, &rows[at_row], &session->row[at_row]);
                 at_row = rows[at_row].parent;
             }
-            n_anc += place->depth;
+            n_anc += n_own;
         }
     }
     words[at.anc_begin + n] = (int32_t)n_anc;
@@ -367,7 +371,7 @@ pico_status pico_session_forward(pico_session *session, const pico_row *rows, ui
     }
     for (uint32_t s = 0; s < session->params.n_slots; s++) {
         pico_session_slot *slot = &session->slot[s];
-        if (slot->n_row != 0 && !slot->is_tree) {
+        if (!is_tree(slot)) {
             slot->length += slot->n_row;
         }
     }
@@ -387,7 +391,7 @@ static int is_step(const pico_session *session, uint32_t slot, const uint32_t *p
     }
     const pico_session_row *row = &session->row[path[i]];
     int32_t parent = i == 0 ? -1 : (int32_t)path[i - 1];
-    return row->slot == slot && row->tree_index >= 0 && row->parent == parent;
+    return row->slot == slot && row->parent == parent;
 }
 
 pico_status pico_session_commit(pico_session *session, uint32_t slot_index, const uint32_t *path,
@@ -407,25 +411,34 @@ pico_status pico_session_commit(pico_session *session, uint32_t slot_index, cons
         return PICO_OK;
     }
     pico_status status = PICO_OK;
+    uint32_t n_stem = 0;
+    while (n_stem < n && session->row[path[n_stem]].tree_index < 0) {
+        n_stem++;
+    }
     for (uint32_t g = 0; status == PICO_OK && g < session->n_group; g++) {
         const pico_pages *pages = &session->group[g];
-        status = grow(session, slot_index, g, n);
-        for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
-            session->host_words[i] = pages->scratch[slot_index] * (int32_t)PICO_PAGE_POSITIONS +
-                                     session->row[path[i]].tree_index;
-            session->host_words[n + i] = pico_pages_cell(pages, slot_index, slot->length + i);
+        status = n_stem < n ? grow(session, slot_index, g, n) : PICO_OK;
+        for (uint32_t i = n_stem; status == PICO_OK && i < n; i++) {
+            session->host_words[i - n_stem] =
+                pages->scratch[slot_index] * (int32_t)PICO_PAGE_POSITIONS +
+                session->row[path[i]].tree_index;
+            session->host_words[n - n_stem + i - n_stem] =
+                pico_pages_cell(pages, slot_index, slot->length + i);
         }
-        if (status == PICO_OK) {
-            status = copy_cells(session, g, n);
+        if (status == PICO_OK && n_stem < n) {
+            status = copy_cells(session, g, n - n_stem);
         }
     }
     if (status != PICO_OK) {
-        for (uint32_t g = 0; g < session->n_group; g++) {
-            pico_pages_truncate(&session->group[g], slot_index, slot->length);
+        for (uint32_t g = 0; g < session->n_group; g++) { /* the tree stays as it is */
+            pico_pages_truncate(&session->group[g], slot_index, slot->length + slot->n_stem);
         }
         return pico_fail(err, status, "slot %u: the accepted rows cannot be kept", slot_index);
     }
     slot->length += n;
     slot->n_tree = 0;
+    for (uint32_t g = 0; g < session->n_group; g++) {
+        pico_pages_truncate(&session->group[g], slot_index, slot->length);
+    }
     return PICO_OK;
 }

@@ -10,7 +10,7 @@ typedef struct pico_session_row {
     uint32_t slot;
     int32_t parent;
     int32_t base;       /* see pico_batch */
-    int32_t tree_index; /* place in its slot's scratch page, -1: a chain row */
+    int32_t tree_index; /* place in its slot's scratch page, -1: in the pages, as rows of a chain */
     uint32_t depth;     /* rows from the root of the tree to it */
     uint32_t out;       /* output row, if it wants one */
 } pico_session_row;
@@ -20,9 +20,9 @@ typedef struct pico_session_slot {
     uint32_t n_tree; /* rows of the last forward that wait in the scratch page */
     /* of the call being prepared */
     uint32_t n_row;
-    uint32_t first; /* its first row */
-    uint32_t last;  /* its last row so far */
-    uint32_t is_tree;
+    uint32_t
+        n_stem; /* rows of the stem: the first row, its first child, the first child of that ... */
+    uint32_t tip; /* the last row of the stem so far */
 } pico_session_slot;
 
 enum { PICO_STEPS = 32, PICO_STEP_RUNS = 4 };

@@ -36,6 +36,8 @@ typedef struct walk {
     uint32_t n_row, head, n_head;
     int32_t start, stop; /* the first position in any window, and behind the last */
     int more_heads;      /* the next walk will be that of the next KV head */
+    int32_t gathered;    /* page of the table that scratch.gather begins with; -1: none */
+    int32_t n_gathered;  /* positions of it */
     const float *q[CPU_ATTN_QUERIES];
     cpu_span span[CPU_ATTN_QUERIES];
 } walk;
@@ -62,16 +64,23 @@ static const uint8_t *page_of(const attend_job *job, int32_t page, uint32_t kv_h
 }
 
 /* Page p of a tree row: the positions before its base from the page table, the others from its list
- * of cells. */
-static const uint8_t *gather_page(const walk *w, int32_t p) {
+ * of cells. What the row before has gathered from the same page of the table is there already. */
+static const uint8_t *gather_page(walk *w, int32_t p) {
     const attend_job *job = w->job;
     const int32_t base = job->base[w->row], stop = n_visible(job, w->row);
     const int32_t *cell = job->anc_cell + job->anc_begin[w->row];
-    for (int32_t i = 0; i < POSITIONS && p * POSITIONS + i < stop; i++) {
+    const int32_t table =
+        p * POSITIONS < base ? cpu_row_i32(&job->table, job->slot[w->row])[p] : -1;
+    const int32_t n_base = clip((int64_t)base - p * POSITIONS);
+    int32_t i = table >= 0 && table == w->gathered ? w->n_gathered : 0;
+    i = i < n_base ? i : n_base;
+    w->gathered = table;
+    w->n_gathered = n_base;
+    for (; i < POSITIONS && p * POSITIONS + i < stop; i++) {
         const int32_t at = p * POSITIONS + i;
         int32_t from, offset;
         if (at < base) {
-            from = cpu_row_i32(&job->table, job->slot[w->row])[p];
+            from = table;
             offset = i;
             if (from < 0) {
                 continue;
@@ -194,6 +203,7 @@ static void attend_units(void *arg, uint64_t begin, uint64_t end, uint32_t threa
         w.head = w.kv_head * job->group + job->group * sub / job->n_sub;
         w.n_head = w.kv_head * job->group + job->group * (sub + 1) / job->n_sub - w.head;
         w.more_heads = u + 1 < end && sub + 1 == job->n_sub && w.kv_head + 1 < job->kv.n_head;
+        w.gathered = -1;
         for (w.row = first; w.row < stop; w.row += w.n_row) { /* runs of one sequence */
             w.n_row = 1;
             while (tree_cells(job, w.row) == 0 && w.row + w.n_row < stop &&
