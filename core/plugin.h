@@ -959,6 +959,9 @@ typedef struct pico_sampler_ops {
 typedef struct pico_model pico_model;     /* opaque, the host's */
 typedef struct pico_session pico_session; /* opaque, the host's */
 
+/* A draft. The drafts of a tree are best proposed in the order of their promise, so that a smaller
+ * room means fewer of the same: that is what the host learns from. With REJECTION the first draft at a
+ * node is tried against q; another one is followed if what is drawn instead is its token. */
 typedef struct pico_proposal {
     int32_t token;
     int32_t parent;   /* index of an earlier proposal of this sequence, or -1: the newest token */

@@ -100,6 +100,41 @@ static void drafts_never_change_the_text(void **state) {
     }
 }
 
+/* ---- trees ---- */
+
+/* More candidates a place mean fewer rounds for the same text. Of one candidate there are no more
+ * drafts than places, of several as many as there is room for. */
+static void trees_save_rounds(void **state) {
+    static const uint32_t ways[] = {0, 2, 5}; /* temperatures 0, 0.7, 1.5 */
+    static dk_result got[SK_REQUESTS];
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t n_round[3], n_most[3];
+        for (uint32_t b = 0; b < 3; b++) {
+            static const char *const branch[] = {"decoder.spec_draft.branch=1",
+                                                 "decoder.spec_draft.branch=3",
+                                                 "decoder.spec_draft.branch=8"};
+            int32_t prompt[SK_REQUESTS][128];
+            pico_request request[SK_REQUESTS];
+            dk_options options;
+            dk d;
+            sk_options(&options, &sk_ways[ways[i]], SK_WITH_HEADS, &sk_drafters[3], 15);
+            sk_add_set(&options, branch[b]);
+            dk_open(&d, *state, &options);
+            sk_requests(d.n_vocab, prompt, request);
+            sk_run(&d, 1, request, got);
+            const pico_decode_stats *stats = pico_decode_statistics(d.decode);
+            n_round[b] = stats->n_decode_round;
+            n_most[b] = 0;
+            for (uint32_t k = 0; k <= PICO_DRAFT_MAX; k++) {
+                n_most[b] = stats->n_by_drafts[k] != 0 ? k : n_most[b];
+            }
+            dk_close(&d);
+        }
+        assert_true(n_round[1] < n_round[0] && n_round[2] < n_round[0]);
+        assert_true(n_most[0] < 4 && n_most[1] > n_most[0] && n_most[2] == 15);
+    }
+}
+
 /* ---- the target as its own draft model ---- */
 
 typedef struct stretch {
@@ -291,6 +326,7 @@ static void models_that_do_not_fit_are_refused(void **state) {
 int main(void) {
     struct CMUnitTest tests[] = {
         cmocka_unit_test(drafts_never_change_the_text),
+        cmocka_unit_test(trees_save_rounds),
         cmocka_unit_test(the_target_is_always_right),
         cmocka_unit_test(answers_end_inside_accepted_runs),
         cmocka_unit_test(a_failed_round_changes_nothing),
