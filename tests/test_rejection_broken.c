@@ -29,7 +29,7 @@ static int no_residual(pico_dist *p, const int32_t *q_token, const double *q_p, 
 
 static void a_broken_residual_is_found_out(void **state) {
     rk_counts counts;
-    rk_draw(*state, "decoder.scripted.q=true", 200000, &counts);
+    rk_draw(*state, &(rk_drafter){.q = "decoder.scripted.q=true"}, 200000, &counts);
     double p = rk_p_value(&counts);
     print_message("%llu draws, %.1f %% of the drafts accepted, p = %g\n",
                   (unsigned long long)counts.n, 100 * counts.accepted, p);

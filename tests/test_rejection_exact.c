@@ -20,7 +20,7 @@ static void a_million_draws_fit(void **state) {
     const char *const ways[] = {"decoder.scripted.q=true", "decoder.scripted.q=none"};
     for (uint32_t i = 0; i < 2; i++) {
         rk_counts counts;
-        rk_draw(*state, ways[i], i == 0 ? 1000000 : 200000, &counts);
+        rk_draw(*state, &(rk_drafter){.q = ways[i]}, i == 0 ? 1000000 : 200000, &counts);
         double p = rk_p_value(&counts);
         print_message("%s: %llu draws, %.1f %% of the drafts accepted, p = %.3f\n", ways[i],
                       (unsigned long long)counts.n, 100 * counts.accepted, p);
@@ -32,8 +32,24 @@ static void a_million_draws_fit(void **state) {
 
 static void a_misstated_draft_does_not(void **state) {
     rk_counts counts;
-    rk_draw(*state, "decoder.scripted.q=wrong", 100000, &counts);
+    rk_draw(*state, &(rk_drafter){.q = "decoder.scripted.q=wrong"}, 100000, &counts);
     assert_true(rk_p_value(&counts) < 1e-9);
+}
+
+/* A draft head that thinks the opposite of the model, with all tokens and with three of the five: what
+ * it does not know still comes as often as it must. */
+static void heads_that_know_some_tokens_fit(void **state) {
+    const int32_t known[] = {1, 3, 4};
+    const rk_drafter drafters[] = {{.n_known = 0}, {.known = known, .n_known = 3}};
+    for (uint32_t i = 0; i < 2; i++) {
+        rk_counts counts;
+        rk_draw(*state, &drafters[i], 300000, &counts);
+        double p = rk_p_value(&counts);
+        print_message("draft head, %u tokens known: %.1f %% of the drafts accepted, p = %.3f\n",
+                      i == 0 ? RK_VOCAB : drafters[i].n_known, 100 * counts.accepted, p);
+        assert_true(counts.accepted > 0.05 && counts.accepted < 0.8);
+        assert_true(p > 0.01);
+    }
 }
 
 int main(void) {
@@ -41,6 +57,7 @@ int main(void) {
     (void)kit_variants(variants);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(a_million_draws_fit, &variants[1]),
+        cmocka_unit_test_prestate(heads_that_know_some_tokens_fit, &variants[1]),
         cmocka_unit_test_prestate(a_misstated_draft_does_not, &variants[1]),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
