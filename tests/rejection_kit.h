@@ -7,6 +7,7 @@
 #define PICO_TESTS_REJECTION_KIT_H
 
 #include "decode_kit.h"
+#include "transform/heads.h"
 
 enum { RK_VOCAB = 5, RK_PAIRS = RK_VOCAB * RK_VOCAB, RK_SLOTS = 64, RK_TOKENS = 500 };
 
@@ -18,22 +19,58 @@ typedef struct rk_counts {
     double accepted; /* share of the drafts */
 } rk_counts;
 
-/* q: how the scripted drafter states its distribution. */
-static inline void rk_draw(const kit_variant *variant, const char *q, int is_tree, uint64_t n_draws,
+/* Gives the model a draft head that shares the output matrix and knows n_known tokens (0: all), with the
+ * model's logits times -1 in one slot and times -0.5 in the next. */
+static inline void rk_add_head(pico_model_file *file, const int32_t *known, uint32_t n_known) {
+    const pico_heads_shape shape = {.n_draft = 3, .draft_hidden = 2, .draft_is_shared = 1};
+    pico_error err = {0};
+    if (pico_heads_add(file, &shape, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    int32_t *id = pico_arena_alloc(&file->arena, n_known, sizeof *id);
+    assert_non_null(id);
+    for (uint32_t i = 0; i < n_known; i++) {
+        id[i] = known[i];
+    }
+    file->desc.n_draft_vocab = n_known;
+    file->desc.draft_vocab = id;
+    /* the hidden row is ones, and logits come from its first value */
+    const pico_weight_desc *fc1 = &pico_model_file_find(file, "draft_fc1.weight")->data;
+    const pico_weight_desc *fc2 = &pico_model_file_find(file, "draft_fc2.weight")->data;
+    ((float *)(uintptr_t)fc1->codes)[0] = 1;
+    for (int64_t slot = 0; slot < 3; slot++) {
+        ((float *)(uintptr_t)fc2->codes)[slot * file->desc.n_embd * fc2->cols] =
+            slot == 2 ? -1.5f : -2.0f;
+    }
+}
+
+typedef struct rk_drafter {
+    const char *q; /* how the scripted drafter states its distribution; NULL: the model drafts */
+    const int32_t *known; /* (n_known) what the model's draft head knows; none: all */
+    uint32_t n_known;
+    int is_tree;
+} rk_drafter;
+
+static inline void rk_draw(const kit_variant *variant, const rk_drafter *drafter, uint64_t n_draws,
                            rk_counts *out) {
-    const char *const set[] = {
-        "sampler.standard.temperature=1",
-        "sampler.standard.top_k=0",
-        "sampler.standard.top_p=1",
-        is_tree ? "decoder.scripted.draft_n=6" : "decoder.scripted.draft_n=3",
-        is_tree ? "decoder.scripted.shape=tree" : "decoder.scripted.shape=chain",
-        q,
-        variant->set[0][0] == '\0' ? NULL : variant->set[0],
-        NULL};
+    const int is_scripted = drafter->q != NULL;
+    const char *const set[] = {"sampler.standard.temperature=1",
+                               "sampler.standard.top_k=0",
+                               "sampler.standard.top_p=1",
+                               is_scripted ? drafter->q : "decoder.spec_draft.heads=draft",
+                               !is_scripted       ? "decoder.spec_draft.heads=draft"
+                               : drafter->is_tree ? "decoder.scripted.draft_n=6"
+                                                  : "decoder.scripted.draft_n=3",
+                               !is_scripted       ? drafter->is_tree ? "decoder.spec_draft.branch=3"
+                                                                     : "decoder.spec_draft.branch=1"
+                               : drafter->is_tree ? "decoder.scripted.shape=tree"
+                                                  : "decoder.scripted.shape=chain",
+                               variant->set[0][0] == '\0' ? NULL : variant->set[0],
+                               NULL};
     rig_setup setup = {.search = PICO_BUILD_DIR "/plugins",
                        .backend = variant->backend,
                        .sampler = "standard",
-                       .decoder = DK_SCRIPTED,
+                       .decoder = is_scripted ? DK_SCRIPTED : "spec_draft",
                        .set = set,
                        .n_threads = 1};
     rig r;
@@ -44,8 +81,13 @@ static inline void rk_draw(const kit_variant *variant, const char *q, int is_tre
     int32_t prompt[1] = {2};
     memset(out, 0, sizeof *out);
     if (rig_open(&r, &setup, &err) != PICO_OK ||
-        fixed_model_file(rk_logits, RK_VOCAB, &file, &err) != PICO_OK ||
-        rig_model_open(&r, file, PICO_DTYPE_F32, &model, &err) != PICO_OK) {
+        fixed_model_file(rk_logits, RK_VOCAB, &file, &err) != PICO_OK) {
+        fail_msg("%s", err.message);
+    }
+    if (!is_scripted) {
+        rk_add_head(file, drafter->known, drafter->n_known);
+    }
+    if (rig_model_open(&r, file, PICO_DTYPE_F32, &model, &err) != PICO_OK) {
         fail_msg("%s", err.message);
     }
     pico_decode_params params = {.sampler = &r.sampler.loaded->ops.sampler,

@@ -30,7 +30,8 @@ static int no_residual(pico_dist *p, const int32_t *q_token, const double *q_p, 
 static void a_broken_residual_is_found_out(void **state) {
     for (uint32_t i = 0; i < 2; i++) { /* chains, trees */
         rk_counts counts;
-        rk_draw(*state, "decoder.scripted.q=true", i == 1, 200000, &counts);
+        const rk_drafter drafter = {.q = "decoder.scripted.q=true", .is_tree = i == 1};
+        rk_draw(*state, &drafter, 200000, &counts);
         double p = rk_p_value(&counts);
         print_message("%llu draws, %.1f %% of the drafts accepted, p = %g\n",
                       (unsigned long long)counts.n, 100 * counts.accepted, p);

@@ -22,23 +22,37 @@ static pico_status next_batch(void *arg, uint32_t n_seq, uint32_t length, int32_
     return PICO_OK;
 }
 
-static int open_trainer(pico_train_run *run) {
+/* The model as it is to be trained: fresh, or the file with what [shape] adds to it. */
+static int open_model(pico_train_run *run, pico_model_file **out) {
     const pico_config *config = run->cli->config;
-    const char *name = pico_config_string(config, "trainer", "plugin");
-    const uint32_t needs = PICO_RUNTIME_MODEL | PICO_RUNTIME_TOKENIZER;
-    int code = PICO_EXIT_OK;
-    pico_model_file *file = NULL; /* made, not opened */
     const char *path = pico_config_path(config, "model", "path");
+    int code = PICO_EXIT_OK;
+    *out = NULL;
     if (!run->is_fresh && (path == NULL || *path == '\0')) {
         return pico_cli_usage(run->cli, "no model: give -m MODEL, or --depth N and --tokenizer "
                                         "FILE for a fresh one");
     }
-    if (run->is_fresh && pico_fresh_open(config, &file, &code, &run->err) != PICO_OK) {
+    const pico_status status =
+        run->is_fresh ? pico_fresh_open(config, out, &code, &run->err)
+                      : pico_extended_open(config, out, &run->new_heads, &code, &run->err);
+    if (status != PICO_OK) {
         return pico_cli_fail(run->cli, code, "%s", run->err.message);
     }
-    if (file != NULL && pico_train_choose_draft_vocab(run, file) != PICO_OK) {
-        pico_model_file_close(file);
+    if (pico_train_choose_draft_vocab(run, *out) != PICO_OK) {
+        pico_model_file_close(*out);
         return pico_cli_fail_error(run->cli, &run->err);
+    }
+    return PICO_EXIT_OK;
+}
+
+static int open_trainer(pico_train_run *run) {
+    const pico_config *config = run->cli->config;
+    const char *name = pico_config_string(config, "trainer", "plugin");
+    const uint32_t needs = PICO_RUNTIME_MODEL | PICO_RUNTIME_TOKENIZER;
+    pico_model_file *file;
+    int code = open_model(run, &file);
+    if (code != PICO_EXIT_OK) {
+        return code;
     }
     if (pico_runtime_open(&run->runtime, config, needs, file, &code, &run->err) != PICO_OK) {
         pico_model_file_close(file);
@@ -93,6 +107,13 @@ static pico_status resume(pico_train_run *run) {
     return status;
 }
 
+static pico_status draw_values(pico_train_run *run) {
+    if (run->is_fresh || strcmp(pico_train_text_of(run, "init"), "random") == 0) {
+        return pico_train_reset(run->train, run->at.seed, &run->err);
+    }
+    return pico_train_reset_heads(run->train, run->new_heads, run->at.seed, &run->err);
+}
+
 static pico_status open_rest(pico_train_run *run) {
     const int goes_on = pico_train_on(run, "resume");
     const uint64_t eval_rows = (uint64_t)pico_train_int(run, "eval_rows");
@@ -122,14 +143,10 @@ static pico_status open_rest(pico_train_run *run) {
                                 .length = run->length,
                                 .packing = pico_train_packing(run),
                                 .best = INFINITY};
-    if (status == PICO_OK && goes_on) {
-        return resume(run);
+    if (status == PICO_OK) { /* even a run that goes on: its state has what is trained alone */
+        status = draw_values(run);
     }
-    if (status == PICO_OK &&
-        (run->is_fresh || strcmp(pico_train_text_of(run, "init"), "random") == 0)) {
-        status = pico_train_reset(run->train, run->at.seed, &run->err);
-    }
-    return status;
+    return status == PICO_OK && goes_on ? resume(run) : status;
 }
 
 static pico_status open_log(pico_train_run *run) {
@@ -196,6 +213,7 @@ const pico_command pico_command_train = {
     .details =
         "--depth N makes a fresh model of N layers; its other numbers are set with "
         "shape.KEY=VALUE.\n"
+        "With -m, shape.mtp_heads and shape.draft_slots give the model heads that it has not.\n"
         "FOLDER gets last.gguf and best.gguf (lowest bits per byte on held-out text), last.state,\n"
         "from which --resume goes on bit for bit, and log.csv or log.jsonl. The first Ctrl-C "
         "writes\n"

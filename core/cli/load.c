@@ -51,10 +51,10 @@ pico_open_params pico_load_params(const pico_config *config) {
                                   (uint32_t)pico_config_int(config, "model", "generation")};
 }
 
-pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
+pico_status pico_load_file(const pico_config *config, pico_model_file **out, int *exit_code,
                            pico_error *err) {
-    const char *path = pico_config_path(runtime->config, "model", "path");
-    pico_open_params params = pico_load_params(runtime->config);
+    const char *path = pico_config_path(config, "model", "path");
+    pico_open_params params = pico_load_params(config);
     if (path == NULL || *path == '\0') {
         *exit_code = PICO_EXIT_USAGE;
         return pico_fail(err, PICO_E_INVALID,
@@ -62,7 +62,7 @@ pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *ex
     }
     pico_status status = pico_model_file_open_with(path, &params, out, err);
     if (status != PICO_OK && err != NULL) {
-        pico_load_advise(runtime->config, path, err);
+        pico_load_advise(config, path, err);
     }
     *exit_code = model_code(status);
     return status;
@@ -98,7 +98,7 @@ pico_status pico_load_model(pico_runtime *runtime, pico_model_file *file, uint32
     pico_model_file *opened = NULL;
     pico_status status = PICO_OK;
     if (file == NULL) {
-        status = pico_load_file(runtime, &opened, exit_code, err);
+        status = pico_load_file(runtime->config, &opened, exit_code, err);
         file = opened;
     }
     if (status == PICO_OK && file->desc.n_layer == 0) {

@@ -17,7 +17,7 @@ pico_status pico_runtime_instance(pico_runtime *runtime, uint32_t kind, const ch
 /* [model] tokenizer and generation. */
 pico_open_params pico_load_params(const pico_config *config);
 /* Opens [model] path with [model] tokenizer. */
-pico_status pico_load_file(pico_runtime *runtime, pico_model_file **out, int *exit_code,
+pico_status pico_load_file(const pico_config *config, pico_model_file **out, int *exit_code,
                            pico_error *err);
 /* Adds to the message of a model or tokenizer file that could not be opened what to do about it. */
 void pico_load_advise(const pico_config *config, const char *path, pico_error *err);

@@ -41,7 +41,11 @@ int pico_fresh_is_wanted(const pico_config *config);
 /* Makes it, with the vocabulary of [model] tokenizer. *code: the exit code of a failure. */
 pico_status pico_fresh_open(const pico_config *config, pico_model_file **out, int *code,
                             pico_error *err);
-/* One line about it. */
+/* Opens [model] path, with the heads that [shape] adds; *heads: which (PICO_TRAIN_x of train.h), for
+ * whoever draws their values. */
+pico_status pico_extended_open(const pico_config *config, pico_model_file **out, uint32_t *heads,
+                               int *code, pico_error *err);
+/* One line about a fresh one. */
 void pico_fresh_say(pico_log *log, const pico_model *model);
 
 /* Where a run is, beside what the trainer saves. */

@@ -1,6 +1,7 @@
 /*
- * The model that [shape] describes, for training: the shape from numbers, the vocabulary from a file.
- * It refuses to guess a vocabulary, and a shape beside a model file.
+ * The model that [shape] describes, for training: the shape from numbers, the vocabulary from a file;
+ * or a model file with the heads that [shape] adds. It refuses to guess a vocabulary, and any other
+ * shape beside a model file.
  */
 #include <string.h>
 
@@ -9,6 +10,7 @@
 #include "cli/train_files.h"
 #include "formats/reader.h"
 #include "model/fresh.h"
+#include "transform/heads.h"
 
 static uint32_t number(const pico_config *config, const char *key) {
     const int64_t value = pico_config_int(config, "shape", key);
@@ -102,6 +104,66 @@ pico_status pico_fresh_open(const pico_config *config, pico_model_file **out, in
 cleanup:
     pico_arena_free(&arena);
     return status;
+}
+
+/* What describes a fresh model says nothing of one that is opened. */
+static pico_status check_extension(const pico_config *config, const pico_heads_shape *heads,
+                                   pico_error *err) {
+    static const char *const of_fresh[] = {"family", "n_embd",  "n_head",  "n_kv_head",
+                                           "n_ff",   "context", "windows", "tied_head"};
+    static const char *const of_draft[] = {"draft_head", "draft_vocab", "draft_hidden"};
+    for (size_t i = 0; i < sizeof of_fresh / sizeof *of_fresh; i++) {
+        if (pico_config_is_set(config, "shape", of_fresh[i])) {
+            return pico_fail(err, PICO_E_INVALID,
+                             "%s says what a fresh model is like, and %s is opened: leave one of "
+                             "them out, or ask for a fresh one (--depth)",
+                             pico_config_origin(config, "shape", of_fresh[i]),
+                             pico_config_path(config, "model", "path"));
+        }
+    }
+    for (size_t i = 0; heads->n_draft == 0 && i < sizeof of_draft / sizeof *of_draft; i++) {
+        if (pico_config_is_set(config, "shape", of_draft[i])) {
+            return pico_fail(
+                err, PICO_E_INVALID,
+                "%s is about a draft head, and none is added: [shape] draft_slots says "
+                "how many tokens it guesses",
+                pico_config_origin(config, "shape", of_draft[i]));
+        }
+    }
+    return PICO_OK;
+}
+
+pico_status pico_extended_open(const pico_config *config, pico_model_file **out, uint32_t *heads,
+                               int *code, pico_error *err) {
+    const pico_heads_shape shape = {
+        .n_mtp_head = number(config, "mtp_heads"),
+        .n_draft = number(config, "draft_slots"),
+        .draft_hidden = number(config, "draft_hidden"),
+        .draft_is_shared = strcmp(pico_config_string(config, "shape", "draft_head"), "shared") == 0,
+    };
+    *out = NULL;
+    *heads = (shape.n_mtp_head != 0 ? PICO_TRAIN_MTP_HEADS : 0u) |
+             (shape.n_draft != 0 ? PICO_TRAIN_DRAFT_HEAD : 0u);
+    *code = PICO_EXIT_USAGE;
+    pico_status status = check_extension(config, &shape, err);
+    if (status == PICO_OK) {
+        status = pico_load_file(config, out, code, err);
+    }
+    if (status != PICO_OK || *heads == 0) {
+        return status;
+    }
+    if ((*out)->desc.n_layer == 0) {
+        return PICO_OK; /* a vocabulary: whoever loads it says so */
+    }
+    pico_error inner = {0};
+    status = pico_heads_add(*out, &shape, &inner);
+    if (status != PICO_OK) {
+        *code = pico_exit_code(status);
+        pico_model_file_close(*out);
+        *out = NULL;
+        return pico_fail(err, status, "[shape]: %s", inner.message);
+    }
+    return PICO_OK;
 }
 
 void pico_fresh_say(pico_log *log, const pico_model *model) {

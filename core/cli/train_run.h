@@ -17,8 +17,9 @@ typedef struct pico_train_run {
     pico_runtime runtime;
     pico_instance trainer;
     const pico_trainer_ops *ops;
-    int begun;    /* 1: end is due */
-    int is_fresh; /* 1: the model is made, not opened */
+    int begun;          /* 1: end is due */
+    int is_fresh;       /* 1: the model is made, not opened */
+    uint32_t new_heads; /* PICO_TRAIN_x that were added to a model that was opened */
     pico_train *train;
     pico_texts texts, held_texts;
     pico_train_tokens tokens; /* of the documents to learn from, then of those held out */
@@ -56,7 +57,7 @@ static inline int pico_train_on(const pico_train_run *run, const char *key) {
 
 /* Reads what [trainer] data and validation name; refuses what is no text before a model is opened. */
 pico_status pico_train_read_texts(pico_train_run *run);
-/* Of a model that is being made, not opened yet: the tokens that its draft head knows ([shape]
+/* Of a file that is no model yet: the tokens that its draft head knows ([shape]
  * draft_vocab), counted in the tokens of the texts, which are gone then. */
 pico_status pico_train_choose_draft_vocab(pico_train_run *run, pico_model_file *file);
 /* Their tokens and rows, when the trainer has begun. The texts are gone then. */

@@ -115,9 +115,10 @@ static const pico_config_key keys[] = {
     KEY("shape", "tied_head", PICO_OPT_BOOL, "off", NULL, NULL,
         "make logits with the embeddings", PLAIN),
     KEY("shape", "mtp_heads", PICO_OPT_INT, "0", NULL, NULL,
-        "heads for the tokens after the next one", RANGE(0, 64)),
+        "heads for the tokens after the next one, of a fresh model or added to the one that is opened",
+        RANGE(0, 64)),
     KEY("shape", "draft_slots", PICO_OPT_INT, "0", NULL, NULL,
-        "slots of a draft head", RANGE(0, 64)),
+        "slots of a draft head, of a fresh model or added to the one that is opened", RANGE(0, 64)),
     KEY("shape", "draft_head", PICO_OPT_ENUM, "full", NULL, NULL,
         "how it makes logits: full: with a matrix of its own for each slot; shared: with the output "
         "matrix",

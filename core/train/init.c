@@ -79,25 +79,39 @@ static double draw(const recipe *r, const pico_random_key *key, uint64_t i, uint
     return r->value * sqrt(-2 * log(u)) * cos(turn);
 }
 
+static pico_status reset_param(pico_train *t, uint32_t index, uint64_t seed, pico_error *err) {
+    train_param *p = &t->param[index];
+    const recipe r = recipe_of(t, p);
+    const pico_random_key key = {.seed = seed, .sample = index, .purpose = PICO_RANDOM_PLUGIN + 1};
+    const uint64_t n = (uint64_t)(p->rows * p->cols);
+    float *values = malloc((size_t)n * sizeof *values);
+    if (values == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "%s: out of memory", p->name);
+    }
+    for (uint64_t j = 0; j < n; j++) {
+        values[j] = (float)draw(&r, &key, j, n);
+    }
+    const pico_status status =
+        t->ops->buffer_write(t->self, p->value.buffer, p->value.offset, values, n * sizeof *values);
+    free(values);
+    p->redrawn = 1;
+    return status == PICO_OK ? status : pico_fail(err, status, "%s cannot be written", p->name);
+}
+
 pico_status pico_train_reset(pico_train *t, uint64_t seed, pico_error *err) {
     pico_status status = PICO_OK;
     for (uint32_t i = 0; status == PICO_OK && i < t->n_param; i++) {
-        const train_param *p = &t->param[i];
-        const recipe r = recipe_of(t, p);
-        const pico_random_key key = {.seed = seed, .sample = i, .purpose = PICO_RANDOM_PLUGIN + 1};
-        const uint64_t n = (uint64_t)(p->rows * p->cols);
-        float *values = malloc((size_t)n * sizeof *values);
-        if (values == NULL) {
-            return pico_fail(err, PICO_E_NOMEM, "%s: out of memory", p->name);
+        status = reset_param(t, i, seed, err);
+    }
+    return status;
+}
+
+pico_status pico_train_reset_heads(pico_train *t, uint32_t heads, uint64_t seed, pico_error *err) {
+    pico_status status = PICO_OK;
+    for (uint32_t i = 0; status == PICO_OK && i < t->n_param; i++) {
+        if (train_head_kind(t->param[i].name) & heads) {
+            status = reset_param(t, i, seed, err);
         }
-        for (uint64_t j = 0; j < n; j++) {
-            values[j] = (float)draw(&r, &key, j, n);
-        }
-        status = t->ops->buffer_write(t->self, p->value.buffer, p->value.offset, values,
-                                      n * sizeof *values);
-        status =
-            status == PICO_OK ? status : pico_fail(err, status, "%s cannot be written", p->name);
-        free(values);
     }
     return status;
 }

@@ -18,6 +18,7 @@ typedef struct train_param {
     const char *name;
     uint32_t group, trained, optimizer;
     uint32_t is_vector;
+    uint32_t redrawn; /* 1: the values are no longer those of the file */
     int64_t rows, cols;
     pico_tensor value, grad; /* (rows, cols) */
     pico_tensor state[2];    /* m and v of AdamW; m and second of Muon */
@@ -130,6 +131,8 @@ pico_status train_params_open(pico_train *t, pico_error *err);
 pico_status train_params_fill(pico_train *t, pico_error *err); /* from the model's file */
 /* The parameter called name, NULL if there is none. */
 train_param *train_find(const pico_train *t, const char *name);
+/* PICO_TRAIN_x_HEAD(S) of train.h; 0: no part of an extra head. */
+uint32_t train_head_kind(const char *name);
 
 /* activations.c */
 pico_status train_activations_open(pico_train *t, pico_error *err);

@@ -19,8 +19,10 @@ train_param *train_find(const pico_train *t, const char *name) {
     return NULL;
 }
 
-static int is_extra_head(const char *name) {
-    return strncmp(name, "mtp.", 4) == 0 || strncmp(name, "draft_", 6) == 0;
+uint32_t train_head_kind(const char *name) {
+    return strncmp(name, "mtp.", 4) == 0     ? PICO_TRAIN_MTP_HEADS
+           : strncmp(name, "draft_", 6) == 0 ? PICO_TRAIN_DRAFT_HEAD
+                                             : 0;
 }
 
 static uint32_t group_of(const pico_file_tensor *tensor) {
@@ -37,7 +39,7 @@ static uint32_t group_of(const pico_file_tensor *tensor) {
     if (strcmp(name, "token_embd.weight") == 0 || strcmp(name, "position_embd.weight") == 0) {
         return PICO_PARAM_EMBED;
     }
-    if (strcmp(name, "output.weight") == 0 || is_extra_head(name)) {
+    if (strcmp(name, "output.weight") == 0 || train_head_kind(name) != 0) {
         return PICO_PARAM_HEAD;
     }
     if (inner != NULL && strstr(inner, ".value_embd.") != NULL) {
@@ -50,7 +52,7 @@ static int is_trained(const pico_train *t, const char *name) {
     if (t->params.flags & PICO_TRAIN_FROZEN) {
         return 0;
     }
-    return (t->params.flags & PICO_TRAIN_HEADS) == 0 || is_extra_head(name);
+    return (t->params.flags & PICO_TRAIN_HEADS) == 0 || train_head_kind(name) != 0;
 }
 
 static void name_layers(pico_train *t) {

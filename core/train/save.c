@@ -137,6 +137,9 @@ pico_status pico_train_write(pico_train *t, const char *path, pico_error *err) {
     for (uint32_t i = 0; i < file->n_tensor; i++) {
         const train_param *p = &t->param[i];
         tensors[i] = file->tensor[i];
+        if (!p->trained && !p->redrawn) {
+            continue;
+        }
         tensors[i].bytes = tensor_bytes(&p->value);
         tensors[i].data = (pico_weight_desc){.codes = (const char *)values + p->value.offset,
                                              .codes_bytes = tensors[i].bytes,

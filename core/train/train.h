@@ -21,12 +21,16 @@ typedef pico_status (*pico_batch_fn)(void *arg, uint32_t n_seq, uint32_t length,
                                      pico_error *err);
 void pico_train_set_source(pico_train *train, pico_batch_fn fn, void *arg);
 
-/* Writes the model with its values as they are now, in F32, as GGUF, atomically. Whatever else the
- * model's file says is kept. */
+/* Writes the model with its values as they are now as GGUF, atomically: in F32 what has been trained
+ * or drawn, as it lies in the model's file what is frozen. Whatever else that file says is kept. */
 pico_status pico_train_write(pico_train *train, const char *path, pico_error *err);
 
 /* Draws fresh values for every parameter, frozen ones too, as nanochat initialises its models. */
 pico_status pico_train_reset(pico_train *train, uint64_t seed, pico_error *err);
+/* The same for extra heads alone. */
+enum { PICO_TRAIN_MTP_HEADS = 1, PICO_TRAIN_DRAFT_HEAD = 2 };
+pico_status pico_train_reset_heads(pico_train *train, uint32_t heads, uint64_t seed,
+                                   pico_error *err);
 
 /* Rows of one forward at most, and the longest sequence. */
 void pico_train_extent(const pico_train *train, uint32_t *max_rows, uint32_t *max_length);
@@ -35,7 +39,7 @@ void pico_train_extent(const pico_train *train, uint32_t *max_rows, uint32_t *ma
  * tests. */
 pico_tensor pico_train_hidden(const pico_train *train);
 void pico_train_rope(const pico_train *train, pico_tensor *cosine, pico_tensor *sine);
-/* Bytes of the model's values, and so nearly of the file that pico_train_write makes. */
+/* Bytes of the model's values in F32: no less than those in the file that pico_train_write makes. */
 uint64_t pico_train_model_bytes(const pico_train *train);
 /* Bytes on the device: parameters, gradients, activations. */
 uint64_t pico_train_bytes(const pico_train *train);

@@ -1,6 +1,7 @@
 /* The vectors of packed_impl.h with AVX2: 16 sums are two registers. */
 #include <immintrin.h>
 
+#define SETS_OF_ONE_ROW 1
 #define CODE_OFFSET 0
 #define WIDE 1
 #define NARROW 1
@@ -36,6 +37,9 @@ INLINE qv q_high(qv both) {
 }
 INLINE iv i_set(int32_t x) {
     return (iv){{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}};
+}
+INLINE iv i_add(iv a, iv b) {
+    return (iv){{_mm256_add_epi32(a.half[0], b.half[0]), _mm256_add_epi32(a.half[1], b.half[1])}};
 }
 INLINE __m256i four_of(const int8_t *x) {
     int32_t four;

@@ -1,4 +1,5 @@
 /* The vectors of packed_impl.h in plain C. */
+#define SETS_OF_ONE_ROW 1
 #define CODE_OFFSET 0
 #define WIDE 1
 #define NARROW 1
@@ -43,6 +44,10 @@ INLINE iv i_set(int32_t x) {
     iv y;
     EACH16 y.at[i] = x;
     return y;
+}
+INLINE iv i_add(iv a, iv b) {
+    EACH16 a.at[i] += b.at[i];
+    return a;
 }
 INLINE iv i_dot(iv sum, qv codes, const int8_t *x) {
     EACH16 {

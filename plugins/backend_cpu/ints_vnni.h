@@ -1,6 +1,7 @@
 /* The vectors of packed_impl.h with AVX-512 VNNI: products of unsigned by signed bytes. */
 #include <immintrin.h>
 
+#define SETS_OF_ONE_ROW 2
 #define CODE_OFFSET 128
 #define WIDE 4   /* panels at once with 3 or 4 rows of x */
 #define NARROW 2 /* and with more */
@@ -28,11 +29,16 @@ INLINE qv q_high(qv both) {
 INLINE iv i_set(int32_t x) {
     return _mm512_set1_epi32(x);
 }
-/* + the products of four codes of each row with four of x */
+INLINE iv i_add(iv a, iv b) {
+    return _mm512_add_epi32(a, b);
+}
+/* + the products of four codes of each row with four of x. The instruction adds in place; with the
+ * intrinsic gcc 12 copies each sum to another register and back, and some of them to memory. */
 INLINE iv i_dot(iv sum, qv codes, const int8_t *x) {
     int32_t four;
     memcpy(&four, x, 4);
-    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(_mm512_set1_epi32(four)));
+    return sum;
 }
 INLINE iv i_dot_signed(iv sum, qv codes, const int8_t *x) {
     return i_dot(sum, codes, x);

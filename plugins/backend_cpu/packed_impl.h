@@ -36,28 +36,50 @@ typedef struct packed_rows { /* where M rows of x are; S panels from w[0] on */
     const int8_t *x[8];
 } packed_rows;
 
-/* n steps of 4 columns (of 8 with nibbles), from block offset `at` on. */
-INLINE void steps(uint32_t kind, int S, int M, int n, const packed_rows *p, int64_t at,
-                  int64_t x_at, int64_t ahead, iv acc[8][CPU_STRIP_PANELS]) {
+/* How many sums there are for each output: with one row of x a single one would be waited for. Sums of
+ * integers are the same in any order. */
+INLINE int sets_of(int M) {
+    return M == 1 ? SETS_OF_ONE_ROW : 1;
+}
+
+/* Step i of 4 columns (of 8 with nibbles), from block offset `at` on; quiet: without prefetches, which
+ * take the time of loads. */
+INLINE void step(uint32_t kind, int S, int M, int i, int quiet, const packed_rows *p, int64_t at,
+                 int64_t x_at, int64_t ahead, iv acc[8][CPU_STRIP_PANELS]) {
     const int nibbles = kind == CPU_PACK_Q4;
-    for (int i = 0; i < n; i++) {
-        UNROLL for (int s = 0; s < S; s++) {
-            const uint8_t *at_w = p->w[s] + at + 64 * i;
+    UNROLL for (int s = 0; s < S; s++) {
+        const uint8_t *at_w = p->w[s] + at + 64 * i;
+        if (!quiet) {
             prefetch(at_w + ahead);
-            if (nibbles) {
-                const qv both = q_load(at_w);
-                const qv low = q_low(both), high = q_high(both);
-                UNROLL for (int m = 0; m < M; m++) {
-                    acc[m][s] = i_dot(acc[m][s], low, p->x[m] + x_at + 8 * i);
-                    acc[m][s] = i_dot(acc[m][s], high, p->x[m] + x_at + 8 * i + 4);
-                }
-            } else {
-                const qv codes = q_signed(q_load(at_w));
-                UNROLL for (int m = 0; m < M; m++) {
-                    acc[m][s] = i_dot_signed(acc[m][s], codes, p->x[m] + x_at + 4 * i);
-                }
+        }
+        if (nibbles) {
+            const qv both = q_load(at_w);
+            const qv low = q_low(both), high = q_high(both);
+            UNROLL for (int m = 0; m < M; m++) {
+                acc[m][s] = i_dot(acc[m][s], low, p->x[m] + x_at + 8 * i);
+                acc[m][s] = i_dot(acc[m][s], high, p->x[m] + x_at + 8 * i + 4);
+            }
+        } else {
+            const qv codes = q_signed(q_load(at_w));
+            UNROLL for (int m = 0; m < M; m++) {
+                acc[m][s] = i_dot_signed(acc[m][s], codes, p->x[m] + x_at + 4 * i);
             }
         }
+    }
+}
+
+/* n of them */
+INLINE void steps(uint32_t kind, int S, int M, int n, int quiet, const packed_rows *p, int64_t at,
+                  int64_t x_at, int64_t ahead, iv acc[8][CPU_STRIP_PANELS]) {
+    const int sets = sets_of(M);
+    int i = 0;
+    for (; i + sets <= n; i += sets) {
+        UNROLL for (int k = 0; k < sets; k++) {
+            step(kind, S, M, i + k, quiet, p, at, x_at, ahead, acc + k);
+        }
+    }
+    for (; sets > 1 && i < n; i++) {
+        step(kind, S, M, i, quiet, p, at, x_at, ahead, acc);
     }
 }
 
@@ -67,6 +89,9 @@ INLINE void start(uint32_t kind, int S, int M, const cpu_strips *job, int64_t gr
         const int32_t sum = job->sum[m * (int64_t)job->w->n_group + group];
         UNROLL for (int s = 0; s < S; s++) {
             acc[m][s] = i_set((int32_t)(0u - (uint32_t)offset_of(kind) * (uint32_t)sum));
+            UNROLL for (int k = 1; k < sets_of(M); k++) {
+                acc[m + k][s] = i_set(0);
+            }
         }
     }
 }
@@ -77,6 +102,9 @@ INLINE void add_group(int S, int M, const cpu_strips *job, int64_t group, const 
     UNROLL for (int m = 0; m < M; m++) {
         const fv of_x = f_set(job->scale[m * (int64_t)job->w->n_group + group]);
         UNROLL for (int s = 0; s < S; s++) {
+            UNROLL for (int k = 1; k < sets_of(M); k++) {
+                acc[m][s] = i_add(acc[m][s], acc[m + k][s]);
+            }
             sum[m][s] = f_fma(f_of_i(acc[m][s]), f_mul(scale[s], of_x), sum[m][s]);
         }
     }
@@ -105,8 +133,8 @@ INLINE void store(int S, int M, const cpu_strips *job, int64_t panel, fv sum[8][
     }
 }
 
-/* S panels from `panel` of the job on, by M rows of x. kind, S and M are constants. */
-INLINE void product(uint32_t kind, int S, int M, const cpu_strips *job, int64_t panel,
+/* S panels from `panel` of the job on, by M rows of x. kind, S, M and quiet are constants. */
+INLINE void product(uint32_t kind, int S, int M, int quiet, const cpu_strips *job, int64_t panel,
                     int first_row, uint32_t ask) {
     const cpu_packed *w = job->w;
     const cpu_strips rows = {.w = w,
@@ -141,11 +169,11 @@ INLINE void product(uint32_t kind, int S, int M, const cpu_strips *job, int64_t 
         const int64_t ahead = ask ? PREFETCH_AHEAD + (at >= end ? next : 0) : 0;
         const int64_t x_at = b * w->block_k;
         if (kind == CPU_PACK_I8) {
-            steps(kind, S, M, 16, &p, at, x_at, ahead, acc);
+            steps(kind, S, M, 16, quiet, &p, at, x_at, ahead, acc);
         } else if (kind == CPU_PACK_GROUP8) {
             const int n = (int)(w->block_k / 4);
             start(kind, S, M, &rows, b, acc);
-            steps(kind, S, M, n, &p, at, x_at, ahead, acc);
+            steps(kind, S, M, n, quiet, &p, at, x_at, ahead, acc);
             UNROLL for (int s = 0; s < S; s++) {
                 scale[s] = f_load((const float *)(const void *)(p.w[s] + at + 64 * (int64_t)n));
             }
@@ -154,7 +182,7 @@ INLINE void product(uint32_t kind, int S, int M, const cpu_strips *job, int64_t 
             const int n = kind == CPU_PACK_Q4 ? 4 : 8;
             UNROLL for (int g = 0; g < 2; g++) {
                 start(kind, S, M, &rows, 2 * b + g, acc);
-                steps(kind, S, M, n, &p, at + 64 * n * g, x_at + 32 * g, ahead, acc);
+                steps(kind, S, M, n, quiet, &p, at + 64 * n * g, x_at + 32 * g, ahead, acc);
                 UNROLL for (int s = 0; s < S; s++) {
                     const uint8_t *half = p.w[s] + at + 128 * (int64_t)n + 32 * g;
                     scale[s] = f_load_f16((const uint16_t *)(const void *)half);
@@ -162,7 +190,9 @@ INLINE void product(uint32_t kind, int S, int M, const cpu_strips *job, int64_t 
                 add_group(S, M, &rows, 2 * b + g, scale, acc, sum);
             }
             UNROLL for (int s = 0; s < S; s++) {
-                prefetch(p.w[s] + at + 128 * (int64_t)n + ahead);
+                if (!quiet) {
+                    prefetch(p.w[s] + at + 128 * (int64_t)n + ahead);
+                }
             }
         }
     }
@@ -180,7 +210,12 @@ INLINE void product(uint32_t kind, int S, int M, const cpu_strips *job, int64_t 
 INLINE void strip_of(uint32_t kind, int S, int M, const cpu_strips *job, int64_t strip,
                      int first_row, uint32_t ask) {
     for (int64_t s = 0; s < CPU_STRIP_PANELS; s += S) {
-        product(kind, S, M, job, strip * CPU_STRIP_PANELS + s, first_row, ask);
+        const int64_t panel = strip * CPU_STRIP_PANELS + s;
+        if (M <= 2 && !ask) { /* with more rows there are more products than loads */
+            product(kind, S, M, 1, job, panel, first_row, 0);
+        } else {
+            product(kind, S, M, 0, job, panel, first_row, ask);
+        }
     }
 }
 
