@@ -51,18 +51,37 @@ static const float *edited(pico_slot *slot, const float *logits, const int32_t *
     return row;
 }
 
-static pico_status best_token(const pico_decode *decode, const float *row, pico_dist *out,
-                              pico_error *err) {
-    float most = -INFINITY;
-    uint32_t best = 0;
-    for (uint32_t i = 0; i < decode->n_vocab; i++) {
-        if (row[i] > most) { /* never true of a NaN */
-            most = row[i];
-            best = i;
+/* The largest of n values, NaN left out; the compiler makes vectors of it. */
+static float largest(const float *row, uint32_t n) {
+    enum { LANES = 16 };
+    float lane[LANES], most = -INFINITY;
+    uint32_t i = 0;
+    for (uint32_t j = 0; j < LANES; j++) {
+        lane[j] = -INFINITY;
+    }
+    for (; i + LANES <= n; i += LANES) {
+        for (uint32_t j = 0; j < LANES; j++) {
+            lane[j] = row[i + j] > lane[j] ? row[i + j] : lane[j]; /* never true of a NaN */
         }
     }
+    for (; i < n; i++) {
+        lane[0] = row[i] > lane[0] ? row[i] : lane[0];
+    }
+    for (uint32_t j = 0; j < LANES; j++) {
+        most = lane[j] > most ? lane[j] : most;
+    }
+    return most;
+}
+
+static pico_status best_token(const pico_decode *decode, const float *row, pico_dist *out,
+                              pico_error *err) {
+    const float most = largest(row, decode->n_vocab);
+    uint32_t best = 0;
     if (!(most > -INFINITY)) {
         return pico_fail(err, PICO_E_INVALID, "no logit is a number above -inf");
+    }
+    while (row[best] != most) { /* of equals the first */
+        best++;
     }
     out->n = 1;
     out->token[0] = (int32_t)best;

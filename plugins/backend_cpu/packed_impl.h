@@ -37,9 +37,9 @@ typedef struct packed_rows { /* where M rows of x are; S panels from w[0] on */
 } packed_rows;
 
 /* How many sums there are for each output: with one row of x a single one would be waited for. Sums of
- * integers are the same in any order. */
-INLINE int sets_of(int M) {
-    return M == 1 ? SETS_OF_ONE_ROW : 1;
+ * integers are the same in any order. Those over a group alone are too short to gain by it. */
+INLINE int sets_of(uint32_t kind, int M) {
+    return M == 1 && kind == CPU_PACK_I8 ? SETS_OF_ONE_ROW : 1;
 }
 
 /* Step i of 4 columns (of 8 with nibbles), from block offset `at` on; quiet: without prefetches, which
@@ -71,7 +71,7 @@ INLINE void step(uint32_t kind, int S, int M, int i, int quiet, const packed_row
 /* n of them */
 INLINE void steps(uint32_t kind, int S, int M, int n, int quiet, const packed_rows *p, int64_t at,
                   int64_t x_at, int64_t ahead, iv acc[8][CPU_STRIP_PANELS]) {
-    const int sets = sets_of(M);
+    const int sets = sets_of(kind, M);
     int i = 0;
     for (; i + sets <= n; i += sets) {
         UNROLL for (int k = 0; k < sets; k++) {
@@ -89,7 +89,7 @@ INLINE void start(uint32_t kind, int S, int M, const cpu_strips *job, int64_t gr
         const int32_t sum = job->sum[m * (int64_t)job->w->n_group + group];
         UNROLL for (int s = 0; s < S; s++) {
             acc[m][s] = i_set((int32_t)(0u - (uint32_t)offset_of(kind) * (uint32_t)sum));
-            UNROLL for (int k = 1; k < sets_of(M); k++) {
+            UNROLL for (int k = 1; k < sets_of(kind, M); k++) {
                 acc[m + k][s] = i_set(0);
             }
         }
@@ -97,12 +97,12 @@ INLINE void start(uint32_t kind, int S, int M, const cpu_strips *job, int64_t gr
 }
 
 /* sum += scale of the weights * scale of x * codes, for one group */
-INLINE void add_group(int S, int M, const cpu_strips *job, int64_t group, const fv scale[],
-                      iv acc[8][CPU_STRIP_PANELS], fv sum[8][CPU_STRIP_PANELS]) {
+INLINE void add_group(uint32_t kind, int S, int M, const cpu_strips *job, int64_t group,
+                      const fv scale[], iv acc[8][CPU_STRIP_PANELS], fv sum[8][CPU_STRIP_PANELS]) {
     UNROLL for (int m = 0; m < M; m++) {
         const fv of_x = f_set(job->scale[m * (int64_t)job->w->n_group + group]);
         UNROLL for (int s = 0; s < S; s++) {
-            UNROLL for (int k = 1; k < sets_of(M); k++) {
+            UNROLL for (int k = 1; k < sets_of(kind, M); k++) {
                 acc[m][s] = i_add(acc[m][s], acc[m + k][s]);
             }
             sum[m][s] = f_fma(f_of_i(acc[m][s]), f_mul(scale[s], of_x), sum[m][s]);
@@ -177,7 +177,7 @@ INLINE void product(uint32_t kind, int S, int M, int quiet, const cpu_strips *jo
             UNROLL for (int s = 0; s < S; s++) {
                 scale[s] = f_load((const float *)(const void *)(p.w[s] + at + 64 * (int64_t)n));
             }
-            add_group(S, M, &rows, b, scale, acc, sum);
+            add_group(kind, S, M, &rows, b, scale, acc, sum);
         } else {
             const int n = kind == CPU_PACK_Q4 ? 4 : 8;
             UNROLL for (int g = 0; g < 2; g++) {
@@ -187,7 +187,7 @@ INLINE void product(uint32_t kind, int S, int M, int quiet, const cpu_strips *jo
                     const uint8_t *half = p.w[s] + at + 128 * (int64_t)n + 32 * g;
                     scale[s] = f_load_f16((const uint16_t *)(const void *)half);
                 }
-                add_group(S, M, &rows, 2 * b + g, scale, acc, sum);
+                add_group(kind, S, M, &rows, 2 * b + g, scale, acc, sum);
             }
             UNROLL for (int s = 0; s < S; s++) {
                 if (!quiet) {
@@ -201,7 +201,7 @@ INLINE void product(uint32_t kind, int S, int M, int quiet, const cpu_strips *jo
             scale[s] =
                 f_load(w->row_scale + (job->first * CPU_STRIP_PANELS + panel + s) * CPU_PANEL);
         }
-        add_group(S, M, &rows, 0, scale, acc, sum);
+        add_group(kind, S, M, &rows, 0, scale, acc, sum);
     }
     store(S, M, &rows, panel, sum);
 }

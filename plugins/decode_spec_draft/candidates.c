@@ -143,7 +143,9 @@ static pico_status draw_all(spec_draft *me, const pico_sequence *sequence, draft
             break;
         }
         place->token[place->n++] = token;
-        forget(&me->dist, token);
+        if (place->n < me->n_branch) {
+            forget(&me->dist, token);
+        }
     }
     return status;
 }
