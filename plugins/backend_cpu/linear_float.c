@@ -7,6 +7,8 @@
 
 #include "linear.h"
 
+#define STEP_ROWS 16 /* rows of weights that all tiles of x meet before the next ones */
+
 typedef struct float_job {
     linear_job *job;
     const float *packed; /* tiles of (k / 16, width, 16); with one row that row itself */
@@ -81,8 +83,9 @@ static void run_rows(const float_job *f, const linear_part *part, int64_t first,
     float *expanded = cpu_scratch_of(job->cpu, thread).expanded;
     const int64_t padded = cpu_pad16(job->k);
     const int direct = is_direct(job, weight);
-    /* Several tiles: a few weight rows at a time, which the first-level cache then holds. */
-    const int64_t step = !direct ? CPU_EXPAND_ROWS : f->n_tile == 1 ? n : 4;
+    /* Several tiles: some weight rows at a time, so that a tile of x is read into the first-level cache
+     * once for all of them. */
+    const int64_t step = !direct ? CPU_EXPAND_ROWS : f->n_tile == 1 ? n : STEP_ROWS;
     for (int64_t r = 0; r < n; r += step) {
         const int64_t rows = n - r < step ? n - r : step;
         const linear_target at = {to.y + r, to.stride};
@@ -168,16 +171,20 @@ static void run_block(float_job *f) {
                  unit_bytes / 40 + work / 50 + expand, unit_range, f);
 }
 
-/* Rows of x that one pass over the weights serves. */
-static int64_t block_rows(const linear_job *job) {
-    const int64_t rows = CPU_PACK_FLOATS / cpu_pad16(job->k);
-    return rows < CPU_PACK_MIN_ROWS ? CPU_PACK_MIN_ROWS
-                                    : (rows > CPU_MAX_MROWS ? CPU_MAX_MROWS : rows);
+/* Rows of x that one pass over the weights serves: about the same in each pass, in whole tiles. */
+static int64_t block_rows(const linear_job *job, int64_t n_rows) {
+    const int64_t tile = (int64_t)job->cpu->kernels->dot->tile;
+    int64_t most = CPU_PACK_FLOATS / cpu_pad16(job->k);
+    most = most < CPU_PACK_MIN_ROWS ? CPU_PACK_MIN_ROWS
+                                    : (most > CPU_MAX_MROWS ? CPU_MAX_MROWS : most);
+    const int64_t passes = (n_rows + most - 1) / most;
+    const int64_t even = ((n_rows + passes - 1) / passes + tile - 1) / tile * tile;
+    return even < most ? even : most;
 }
 
 void linear_float(linear_job *job, int64_t n_rows) {
     float_job f = {.job = job};
-    const int64_t block = block_rows(job), begin = job->row;
+    const int64_t block = block_rows(job, n_rows), begin = job->row;
     for (int64_t done = 0; done < n_rows; done += block) {
         job->row = begin + done;
         job->n_row = n_rows - done < block ? n_rows - done : block;

@@ -11,6 +11,9 @@
 #define FEW_CODES 5   /* rows of codes up to which vectors are faster */
 #define UNIT_STRIPS 2 /* strips of 64 outputs that share a walk over many rows of x */
 #define MOST_ROWS 512 /* rows of x, parts counted, that share a walk over the weights */
+#define MANY_ROWS                                                                                  \
+    256 /* the same, where their tiles fit in the second-level cache and more do not */
+#define CACHED_BYTES ((int64_t)3 << 19) /* of that cache, which has 2 MB in processors with tiles */
 
 typedef struct tile_job {
     linear_job *job;
@@ -86,7 +89,6 @@ static void finish(const tile_job *t, const linear_part *part, int64_t strip, ui
         const linear_target to = linear_target_of(job, part, at, thread);
         const cpu_tile_out out = {.w = w,
                                   .first = at,
-                                  .n_panel = CPU_STRIP_PANELS,
                                   .n_x = (uint32_t)job->n_row,
                                   .n_part = t->n_part,
                                   .squares = squares,
@@ -103,35 +105,53 @@ static void finish(const tile_job *t, const linear_part *part, int64_t strip, ui
     }
 }
 
+/* Where blocks of k, as tiles see them, begin in a panel of w: `count` of them, or their bytes. */
+static uint64_t bytes_of_blocks(const cpu_packed *w, int64_t count) {
+    return widens(w) ? (uint64_t)(count * 32 / (int64_t)w->block_k) * w->block_bytes
+                     : (uint64_t)count * CPU_TILE_BYTES;
+}
+
 /* n strips of a part, n at most UNIT_STRIPS, by many rows: k in pieces whose tiles of weights stay in
- * the first-level cache while the rows pass. */
+ * the first-level cache while the rows pass, and those of the next piece come to the second. `then`:
+ * the panels of the unit after this one, or NULL. */
 static void many_rows(const tile_job *t, const linear_part *part, int64_t strip, int64_t n,
-                      uint32_t thread) {
+                      const uint8_t *then, uint32_t thread) {
     const cpu_tile_kernels *tile = t->job->cpu->kernels->tile;
     const cpu_packed *w = &part->weight->packed;
     const cpu_scratch scratch = cpu_scratch_of(t->job->cpu, thread);
     const int64_t n_panel = n * CPU_STRIP_PANELS, n_square = t->n_tile / 2;
     const uint64_t pair_bytes = (uint64_t)n_square * 4 * CPU_TILE_BYTES;
-    const uint64_t group_bytes = (uint64_t)t->n_block * CPU_TILE_BYTES;
     const int64_t all = t->n_tile == 2 ? t->n_block : CPU_TILE_K; /* few rows: one piece */
     const int64_t step = widens(w) ? CPU_TILE_K : all;
+    const uint8_t *panels = w->panels + (uint64_t)(strip * CPU_STRIP_PANELS) * w->panel_bytes;
+    cpu_tile_block block = {.kind = t->kind,
+                            .group_bytes = (uint64_t)t->n_block * CPU_TILE_BYTES,
+                            .n_pair = n_square,
+                            .next_stride = w->panel_bytes,
+                            .stream = t->prefetch && !widens(w)};
     for (int64_t b = 0; b < t->n_block; b += step) {
-        const int64_t blocks = t->n_block - b < step ? t->n_block - b : step;
+        block.first = b == 0;
+        block.n_block = t->n_block - b < step ? t->n_block - b : step;
+        block.x = t->tiles + b * CPU_TILE_BYTES;
         for (int64_t p = 0; p < n_panel; p += 2) {
-            const uint8_t *panel =
-                w->panels + (uint64_t)(strip * CPU_STRIP_PANELS + p) * w->panel_bytes;
-            uint64_t stride = w->panel_bytes;
+            const uint8_t *panel = panels + (uint64_t)p * w->panel_bytes;
+            const int64_t after = b + step < t->n_block ? b + step : 0;
+            block.next = p + 2 < n_panel ? panel + 2 * w->panel_bytes + bytes_of_blocks(w, b)
+                         : after > 0     ? panels + bytes_of_blocks(w, after)
+                                         : then;
+            block.next_bytes = bytes_of_blocks(w, block.n_block);
             if (widens(w)) {
-                stride = CPU_TILE_K * CPU_TILE_BYTES;
-                tile->widen(w, panel, b, blocks, scratch.widened);
-                tile->widen(w, panel + w->panel_bytes, b, blocks, scratch.widened + stride);
-                panel = scratch.widened;
+                const uint64_t stride = CPU_TILE_K * CPU_TILE_BYTES;
+                tile->widen(w, panel, b, block.n_block, scratch.widened);
+                tile->widen(w, panel + w->panel_bytes, b, block.n_block, scratch.widened + stride);
+                block.panels = scratch.widened;
+                block.panel_bytes = stride;
             } else {
-                panel += b * CPU_TILE_BYTES;
+                block.panels = panel + b * CPU_TILE_BYTES;
+                block.panel_bytes = w->panel_bytes;
             }
-            tile->block(t->kind, t->tiles + b * CPU_TILE_BYTES, group_bytes, n_square, panel,
-                        stride, blocks, b == 0, t->prefetch && !widens(w),
-                        scratch.sums + (uint64_t)p / 2 * pair_bytes);
+            block.c = scratch.sums + (uint64_t)p / 2 * pair_bytes;
+            tile->block(&block);
         }
     }
     finish(t, part, strip, (uint32_t)n_panel, 1, thread, scratch.sums, pair_bytes);
@@ -150,13 +170,22 @@ static int64_t units_of(const tile_job *t, const linear_part *part) {
     return (part->weight->packed.n_strip + t->unit - 1) / t->unit;
 }
 
-static void one_unit(const tile_job *t, const linear_part *part, int64_t unit, uint32_t thread) {
+/* The panels of a unit of a part; NULL: it has none of that number. */
+static const uint8_t *panels_of(const tile_job *t, const linear_part *part, int64_t unit) {
+    const cpu_packed *w = &part->weight->packed;
+    const int64_t strip = unit * t->unit;
+    return strip >= w->n_strip ? NULL
+                               : w->panels + (uint64_t)strip * CPU_STRIP_PANELS * w->panel_bytes;
+}
+
+static void one_unit(const tile_job *t, const linear_part *part, int64_t unit, const uint8_t *then,
+                     uint32_t thread) {
     const int64_t strip = unit * t->unit, left = part->weight->packed.n_strip - strip;
     const int64_t n = left < t->unit ? left : t->unit;
     if (t->n_tile == 1) {
         one_group(t, part, strip, thread);
     } else {
-        many_rows(t, part, strip, n, thread);
+        many_rows(t, part, strip, n, then, thread);
     }
 }
 
@@ -171,9 +200,12 @@ static void unit_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
         const int64_t units = units_of(t, part);
         const int64_t from = (int64_t)begin > base ? (int64_t)begin - base : 0;
         for (int64_t u = from; u < (int64_t)end - base && u < units; u++) {
-            one_unit(t, part, u, thread);
+            const uint8_t *then = panels_of(t, part, u + 1);
             if (job->gate && job->n_part == 2) {
-                one_unit(t, part + 1, u, thread);
+                one_unit(t, part, u, panels_of(t, part + 1, u), thread);
+                one_unit(t, part + 1, u, then, thread);
+            } else {
+                one_unit(t, part, u, then, thread);
             }
         }
         base += units;
@@ -211,6 +243,10 @@ void linear_tiles(linear_job *job, int64_t n_rows) {
     t.n_block = t.kind == CPU_PACK_I8 ? w->n_block : (job->k + 31) / 32;
     int64_t most = (int64_t)((job->cpu->pack_bytes - 4096) / ((uint64_t)t.n_block * 64));
     most = (most < MOST_ROWS ? most : MOST_ROWS) / 32 * 32;
+    const int64_t cached = CACHED_BYTES / (t.n_block * 64);
+    if (cached < most && cached >= MANY_ROWS && !widens(w)) {
+        most = MANY_ROWS;
+    }
     const int64_t block = most / t.n_part;
     t.scale = (float *)(void *)job->cpu->pack;
     t.tiles = job->cpu->pack + 4096;

@@ -81,8 +81,7 @@ typedef struct cpu_packed_kernels {
 /* What a piece of work leaves: sums of n_x rows of x, each in n_part parts, for n_panel panels. */
 typedef struct cpu_tile_out {
     const cpu_packed *w;
-    int64_t first; /* output that column 0 of y is */
-    uint32_t n_panel;
+    int64_t first;        /* output that column 0 of y is */
     uint32_t n_x, n_part; /* part p of row m is row m + p * n_x of the sums */
     uint32_t squares;     /* 0: as `strip` leaves them, 1: as `block` does */
     uint32_t accumulate;
@@ -94,16 +93,29 @@ typedef struct cpu_tile_out {
     int64_t y_stride;
 } cpu_tile_out;
 
+/* Pairs of groups of x by 2 panels, over some blocks of k. What the panels after them hold is asked
+ * for on the way, evenly; with a single pair the panels' own bytes are, a little ahead. */
+typedef struct cpu_tile_block {
+    uint32_t kind;  /* CPU_PACK_BF16 or CPU_PACK_I8 */
+    uint32_t first; /* 1: sums begin here; 0: they are continued */
+    const uint8_t *x;
+    uint64_t group_bytes; /* from one group of 16 rows of x to the next */
+    int64_t n_pair;
+    const uint8_t *panels;
+    uint64_t panel_bytes; /* to the second panel */
+    int64_t n_block;
+    const uint8_t *next; /* what the next call reads of two panels, next_stride apart, or NULL */
+    uint64_t next_stride, next_bytes;
+    uint32_t stream; /* 1: with a single pair, the panels come from memory */
+    uint8_t *c;      /* (n_pair, 2 groups, 2 panels, 16, 16) */
+} cpu_tile_block;
+
 typedef struct cpu_tile_kernels {
     /* One group of 16 rows by the 4 panels of a strip, all of k: c (4, 16 rows, 16 outputs) of
      * F32, or of I32 for codes. */
     void (*strip)(uint32_t kind, const uint8_t *x, const uint8_t *panels, uint64_t panel_bytes,
                   int64_t n_block, uint32_t prefetch, void *c);
-    /* n pairs of groups by 2 panels, n_block blocks: for each pair c (2 groups, 2 panels, 16, 16),
-     * which is continued unless `first`. Groups of x are group_bytes apart. */
-    void (*block)(uint32_t kind, const uint8_t *x, uint64_t group_bytes, int64_t n,
-                  const uint8_t *panels, uint64_t panel_bytes, int64_t n_block, uint32_t first,
-                  uint32_t prefetch, void *c);
+    void (*block)(const cpu_tile_block *job);
     /* Before the first and after the last of these calls in a piece of work; rows: 16, or, where only
      * `strip` is called, what x has at most: the rest of c is not written then. */
     void (*begin)(uint32_t rows);

@@ -106,12 +106,23 @@ static void strip(uint32_t kind, const uint8_t *x, const uint8_t *panels, uint64
     }
 }
 
-/* 32 rows by 32 outputs */
-INLINE void square(uint32_t kind, int ask, const uint8_t *x, uint64_t group_bytes,
-                   const uint8_t *panels, uint64_t panel_bytes, int64_t n_block, int first,
-                   uint8_t *c) {
-    const uint8_t *x1 = x + group_bytes, *p1 = panels + panel_bytes;
-    if (first) {
+/* Lines [from, to) of both panels that come next, into the second-level cache. */
+INLINE void ask_next(const cpu_tile_block *job, uint64_t from, uint64_t to) {
+    for (uint64_t at = from; at < to; at += 64) {
+        _mm_prefetch((const char *)job->next + at, _MM_HINT_T1);
+        _mm_prefetch((const char *)job->next + job->next_stride + at, _MM_HINT_T1);
+    }
+}
+
+/* 32 rows by 32 outputs: pair i of the job. stream: the panels are asked for a little ahead. */
+INLINE void square(uint32_t kind, int stream, const cpu_tile_block *job, int64_t i) {
+    const uint8_t *x = job->x + (uint64_t)i * 2 * job->group_bytes, *x1 = x + job->group_bytes;
+    const uint8_t *p0 = job->panels, *p1 = p0 + job->panel_bytes;
+    uint8_t *c = job->c + i * (int64_t)(4 * CPU_TILE_BYTES);
+    const uint64_t turns = (uint64_t)(job->n_pair * job->n_block) * 64;
+    const uint64_t share = job->next == NULL ? 0 : (job->next_bytes + turns - 1) / turns * 64;
+    uint64_t asked = share * (uint64_t)(i * job->n_block);
+    if (job->first) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -122,19 +133,19 @@ INLINE void square(uint32_t kind, int ask, const uint8_t *x, uint64_t group_byte
         _tile_loadd(2, c + 2 * CPU_TILE_BYTES, 64);
         _tile_loadd(3, c + 3 * CPU_TILE_BYTES, 64);
     }
-    for (int64_t b = 0; b < n_block; b++) {
+    for (int64_t b = 0; b < job->n_block; b++) {
         const int64_t at = b * CPU_TILE_BYTES;
-        if (ask) {
-            const int64_t ahead =
-                at + AHEAD + (at + AHEAD >= (int64_t)panel_bytes ? (int64_t)panel_bytes : 0);
-            ask_for(panels + ahead);
+        if (stream) {
+            const int64_t size = (int64_t)job->panel_bytes;
+            const int64_t ahead = at + AHEAD + (at + AHEAD >= size ? size : 0);
+            ask_for(p0 + ahead);
             ask_for(p1 + ahead);
-        } else { /* x comes from the second-level cache */
-            ask_for(x + at + CPU_TILE_BYTES);
-            ask_for(x1 + at + CPU_TILE_BYTES);
+        } else if (asked < job->next_bytes) {
+            ask_next(job, asked, asked + share);
+            asked += share;
         }
         _tile_loadd(4, x + at, 64);
-        _tile_loadd(6, panels + at, 64);
+        _tile_loadd(6, p0 + at, 64);
         MULTIPLY(kind, 0, 4, 6);
         _tile_loadd(7, p1 + at, 64);
         MULTIPLY(kind, 1, 4, 7);
@@ -148,27 +159,21 @@ INLINE void square(uint32_t kind, int ask, const uint8_t *x, uint64_t group_byte
     _tile_stored(3, c + 3 * CPU_TILE_BYTES, 64);
 }
 
-INLINE void squares(uint32_t kind, const uint8_t *x, uint64_t group_bytes, int64_t n,
-                    const uint8_t *panels, uint64_t panel_bytes, int64_t n_block, uint32_t first,
-                    uint32_t prefetch, uint8_t *c) {
-    for (int64_t i = 0; i < n; i++) {
-        if (prefetch && i == 0) {
-            square(kind, 1, x, group_bytes, panels, panel_bytes, n_block, (int)first, c);
-        } else {
-            square(kind, 0, x, group_bytes, panels, panel_bytes, n_block, (int)first, c);
-        }
-        x += 2 * group_bytes;
-        c += 4 * CPU_TILE_BYTES;
+INLINE void squares(uint32_t kind, const cpu_tile_block *job) {
+    if (job->n_pair == 1 && job->stream) {
+        square(kind, 1, job, 0);
+        return;
+    }
+    for (int64_t i = 0; i < job->n_pair; i++) {
+        square(kind, 0, job, i);
     }
 }
 
-static void block(uint32_t kind, const uint8_t *x, uint64_t group_bytes, int64_t n,
-                  const uint8_t *panels, uint64_t panel_bytes, int64_t n_block, uint32_t first,
-                  uint32_t prefetch, void *c) {
-    if (kind == CPU_PACK_BF16) {
-        squares(CPU_PACK_BF16, x, group_bytes, n, panels, panel_bytes, n_block, first, prefetch, c);
+static void block(const cpu_tile_block *job) {
+    if (job->kind == CPU_PACK_BF16) {
+        squares(CPU_PACK_BF16, job);
     } else {
-        squares(CPU_PACK_I8, x, group_bytes, n, panels, panel_bytes, n_block, first, prefetch, c);
+        squares(CPU_PACK_I8, job);
     }
 }
 
@@ -274,52 +279,80 @@ static void narrow(const float *x, int64_t n, uint32_t n_part, uint8_t *tiles, i
 
 /* ---- sums to y ---- */
 
-INLINE const uint8_t *sums_of(const cpu_tile_out *out, uint32_t row, uint32_t panel) {
-    if (!out->squares) {
-        return out->c + panel * (uint64_t)CPU_TILE_BYTES + row * 64u;
+typedef struct strip_out {             /* what the rows of a strip have in common */
+    uint64_t offset[CPU_STRIP_PANELS]; /* of a panel's sums from those of the first */
+    __m512 scale[CPU_STRIP_PANELS], bias[CPU_STRIP_PANELS];
+    __mmask16 some[CPU_STRIP_PANELS]; /* outputs that exist */
+} strip_out;
+
+INLINE const uint8_t *sums_of(const cpu_tile_out *out, uint32_t row) {
+    return !out->squares ? out->c + row * 64u
+                         : out->c + row / 32 * (uint64_t)(4 * CPU_TILE_BYTES) +
+                               row / 16 % 2 * (uint64_t)(2 * CPU_TILE_BYTES) + row % 16 * 64u;
+}
+
+INLINE strip_out strip_out_of(const cpu_tile_out *out, uint32_t kind) {
+    strip_out strip;
+    const int64_t left = out->w->rows - out->first;
+    for (uint32_t p = 0; p < CPU_STRIP_PANELS; p++) {
+        const int64_t at = p * (int64_t)CPU_PANEL, n = left - at;
+        strip.offset[p] = out->squares ? p / 2 * out->pair_bytes + p % 2 * (uint64_t)CPU_TILE_BYTES
+                                       : p * (uint64_t)CPU_TILE_BYTES;
+        strip.some[p] = (__mmask16)(n >= 16 ? 0xffffu : n > 0 ? (1u << n) - 1 : 0u);
+        strip.scale[p] = kind == CPU_PACK_I8 ? _mm512_loadu_ps(out->w->row_scale + out->first + at)
+                                             : _mm512_setzero_ps();
+        strip.bias[p] = out->bias == NULL
+                            ? _mm512_setzero_ps()
+                            : _mm512_maskz_loadu_ps(strip.some[p], out->bias + out->first + at);
     }
-    return out->c + panel / 2 * out->pair_bytes + row / 32 * (uint64_t)(4 * CPU_TILE_BYTES) +
-           (row / 16 % 2 * 2 + panel % 2) * (uint64_t)CPU_TILE_BYTES + row % 16 * 64u;
+    return strip;
 }
 
 INLINE __m512 value_of(const cpu_tile_out *out, uint32_t kind, uint32_t n_part, uint32_t m,
-                       uint32_t panel) {
+                       uint64_t offset, __m512 of_panel) {
+    const void *at = sums_of(out, m) + offset;
     if (kind == CPU_PACK_I8) {
-        const float *of_rows = out->w->row_scale + out->first + panel * (uint32_t)CPU_PANEL;
-        const __m512 sum =
-            _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)sums_of(out, m, panel)));
-        const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(of_rows), _mm512_set1_ps(out->scale[m]));
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(at));
+        const __m512 scale = _mm512_mul_ps(of_panel, _mm512_set1_ps(out->scale[m]));
         return _mm512_fmadd_ps(sum, scale, _mm512_setzero_ps());
     }
-    __m512 sum = _mm512_loadu_ps((const void *)sums_of(out, m, panel));
+    __m512 sum = _mm512_loadu_ps(at);
     for (uint32_t p = 1; p < n_part; p++) {
-        sum = _mm512_add_ps(sum,
-                            _mm512_loadu_ps((const void *)sums_of(out, m + p * out->n_x, panel)));
+        const void *part = sums_of(out, m + p * out->n_x) + offset;
+        sum = _mm512_add_ps(sum, _mm512_loadu_ps(part));
     }
     return sum;
 }
 
-INLINE void finish_of(const cpu_tile_out *out, uint32_t kind, uint32_t n_part) {
-    const int64_t left = out->w->rows - out->first;
-    for (uint32_t m = 0; m < out->n_x; m++) { /* along y's rows, asking for those to come */
+/* whole: the strip has all its outputs. A constant, like kind and n_part. */
+INLINE void finish_rows(const cpu_tile_out *out, uint32_t kind, uint32_t n_part, int whole) {
+    const strip_out strip = strip_out_of(out, kind);
+    const int has_bias = out->bias != NULL;
+    for (uint32_t m = 0; m < out->n_x; m++) {
         float *y = out->y + m * out->y_stride;
-        for (uint32_t panel = 0; panel < out->n_panel; panel++, y += CPU_PANEL) {
-            const int64_t at = panel * (int64_t)CPU_PANEL;
-            if (at >= left) {
+        for (uint32_t p = 0; p < CPU_STRIP_PANELS; p++, y += CPU_PANEL) {
+            const __mmask16 some = whole ? (__mmask16)0xffff : strip.some[p];
+            if (!whole && some == 0) {
                 break;
             }
-            const __mmask16 some = (__mmask16)(left - at >= 16 ? 0xffffu : (1u << (left - at)) - 1);
-            __m512 value = value_of(out, kind, n_part, m, panel);
-            _mm_prefetch((const char *)((uintptr_t)y + (uintptr_t)out->y_stride * 32), _MM_HINT_T0);
-            if (out->bias != NULL) {
-                value =
-                    _mm512_add_ps(value, _mm512_maskz_loadu_ps(some, out->bias + out->first + at));
+            __m512 value = value_of(out, kind, n_part, m, strip.offset[p], strip.scale[p]);
+            __builtin_prefetch((const char *)((uintptr_t)y + (uintptr_t)out->y_stride * 32), 1, 3);
+            if (has_bias) {
+                value = _mm512_add_ps(value, strip.bias[p]);
             }
             if (out->accumulate) {
                 value = _mm512_add_ps(_mm512_maskz_loadu_ps(some, y), value);
             }
             _mm512_mask_storeu_ps(y, some, value);
         }
+    }
+}
+
+INLINE void finish_of(const cpu_tile_out *out, uint32_t kind, uint32_t n_part) {
+    if (out->w->rows - out->first >= CPU_STRIP) {
+        finish_rows(out, kind, n_part, 1);
+    } else {
+        finish_rows(out, kind, n_part, 0);
     }
 }
 
