@@ -113,6 +113,7 @@ typedef struct cuda_options {
 } cuda_options;
 
 struct cuda_train;
+struct cuda_pending;
 struct cuda_gemm_state;
 
 typedef struct cuda_backend {
@@ -120,12 +121,14 @@ typedef struct cuda_backend {
     cuda_options options;
     char device[96];
     uint32_t n_multiprocessor;
+    uint32_t capability; /* 90: compute capability 9.0 */
     cudaStream_t stream;
     cuda_staging staging;
     pico_reserve need; /* the largest so far */
     cuda_scratch scratch;
     uint32_t generation; /* of the scratch memory: what was captured before is stale */
     uint32_t capturing;
+    struct cuda_pending *pending; /* what waits for the next op, see fuse.h */
     struct cuda_gemm_state *gemm;
     struct cuda_train *train; /* NULL until training reserves it */
     cudaError_t failure;      /* latched; reported by the next read or sync */
@@ -134,8 +137,11 @@ typedef struct cuda_backend {
 
 /* ---- device.c: errors, and finding a device ---- */
 
-/* The instance, its device made the thread's current one: another instance may have used another. */
+/* The instance, its device made the thread's current one: another instance may have used another. What
+ * waited for this op is launched. */
 cuda_backend *cuda_enter(void *self);
+/* The same, for ops that take up what waits, or launch it. */
+cuda_backend *cuda_enter_fusing(void *self);
 /* PICO_OK: a failure is latched, with the name of the call, and reported by the next read or sync. */
 pico_status cuda_done(cuda_backend *cuda, cudaError_t error, const char *call);
 /* The status for an error and its message: "CALL: what CUDA says". */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cuda.h"
+#include "fuse.h"
 #include "gemm.h"
 #include "train.h"
 
@@ -40,7 +41,7 @@ pico_status cuda_done(cuda_backend *cuda, cudaError_t error, const char *call) {
     return PICO_OK;
 }
 
-cuda_backend *cuda_enter(void *self) {
+cuda_backend *cuda_enter_fusing(void *self) {
     cuda_backend *cuda = self;
     const cudaError_t error = cudaSetDevice((int)cuda->options.device);
     if (error != cudaSuccess) {
@@ -49,7 +50,14 @@ cuda_backend *cuda_enter(void *self) {
     return cuda;
 }
 
+cuda_backend *cuda_enter(void *self) {
+    cuda_backend *cuda = cuda_enter_fusing(self);
+    cuda_flush(cuda);
+    return cuda;
+}
+
 pico_status cuda_wait(cuda_backend *cuda, pico_error *err) {
+    cuda_flush(cuda);
     const cudaError_t waited = cudaStreamSynchronize(cuda->stream);
     const cudaError_t first = cuda->failure;
     if (first == cudaSuccess && waited == cudaSuccess) {
@@ -132,6 +140,7 @@ pico_status cuda_open_device(cuda_backend *cuda, pico_error *err) {
         return cuda_fail(err, error, call);
     }
     cuda->n_multiprocessor = (uint32_t)prop.multiProcessorCount;
+    cuda->capability = (uint32_t)(prop.major * 10 + prop.minor);
     (void)snprintf(cuda->device, sizeof cuda->device, "%.60s, sm_%d%d%s", prop.name, prop.major,
                    prop.minor, cuda->options.deterministic ? ", deterministic" : "");
     return cuda_gemm_open(cuda, err);

@@ -30,7 +30,35 @@ typedef struct cuda_rope_job {
     cuda_view x, cosine, sine;
     const int32_t *pos;
 } cuda_rope_job;
-cudaError_t cuda_run_rope(cudaStream_t stream, const cuda_rope_job *job);
+
+typedef struct cuda_store_job {
+    cuda_kv_layout kv;
+    char *pages;
+    int64_t n_cell;
+    cuda_view k, v;
+    const int32_t *cell;
+} cuda_store_job;
+
+/* What happens to heads, one after the other: each step to one of the targets, in place. */
+enum { CUDA_HEAD_ROPE = 0, CUDA_HEAD_NORM = 1, CUDA_HEAD_STORE_K = 2, CUDA_HEAD_STORE_V = 3 };
+enum { CUDA_HEAD_TARGETS = 3, CUDA_HEAD_STEPS = 6 };
+
+typedef struct cuda_head_step {
+    uint32_t what, target;
+    union {
+        cuda_rope_job rope;
+        cuda_norm_job norm; /* of x = y = the target, no wider than CUDA_NORM_WARP_WIDTH */
+    };
+} cuda_head_step;
+
+typedef struct cuda_heads_job {
+    int64_t rows;
+    uint32_t n_target, n_step;
+    cuda_view target[CUDA_HEAD_TARGETS]; /* no two share memory */
+    cuda_head_step step[CUDA_HEAD_STEPS];
+    cuda_store_job store; /* of the steps that store */
+} cuda_heads_job;
+cudaError_t cuda_run_heads(cudaStream_t stream, const cuda_heads_job *job);
 
 /* ---- elements.cu: y from x, element by element ---- */
 
@@ -95,7 +123,7 @@ typedef struct cuda_narrow_job {
 } cuda_narrow_job;
 cudaError_t cuda_run_narrow(cudaStream_t stream, const cuda_narrow_job *job);
 
-/* ---- vector.cu: products of few rows ---- */
+/* ---- vector.cu, few_mma.cu: products of few rows ---- */
 
 typedef struct cuda_vector_part {
     cuda_weight weight;
@@ -110,21 +138,20 @@ typedef struct cuda_vector_job {
     uint32_t n_part;
     uint32_t accumulate;
     uint32_t gate;  /* PICO_ACT_x: y of part 0 = act(product 0) * product 1; 0: none */
+    uint32_t act;   /* PICO_ACT_x of the outputs; 0: none */
     const float *x; /* (rows, cols) */
     int64_t x_stride, rows, cols;
+    uint32_t normed;    /* x is normalised first, and the result goes where the norm says */
+    cuda_norm_job norm; /* of rows wider than CUDA_NORM_WARP_WIDTH; its x is the job's */
+    int32_t tiles;      /* few_mma.cu: of a block */
+    int32_t chunk;      /* few_mma.cu: set by the launcher */
 } cuda_vector_job;
 cudaError_t cuda_run_vector(cudaStream_t stream, const cuda_vector_job *job);
+/* BF16, and int8 with a scale for a matrix, a row or a group of 32 * 2^n columns; from compute
+ * capability 8.0 on. */
+cudaError_t cuda_run_few(cudaStream_t stream, const cuda_vector_job *job);
 
 /* ---- pages.cu ---- */
-
-typedef struct cuda_store_job {
-    cuda_kv_layout kv;
-    char *pages;
-    int64_t n_cell;
-    cuda_view k, v;
-    const int32_t *cell;
-} cuda_store_job;
-cudaError_t cuda_run_store(cudaStream_t stream, const cuda_store_job *job);
 
 typedef struct cuda_copy_job {
     cuda_kv_layout kv;

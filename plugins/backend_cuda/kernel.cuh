@@ -14,6 +14,10 @@
 /* The one place where kernels are launched. kernel is a function, or a variable that holds one. */
 #define CUDA_LAUNCH(stream, grid, block, shared, kernel, ...)                                      \
     kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__)
+/* The same for kernels that call cuda_await(): they may begin before what is ahead of them in the stream
+ * has ended, where the device can do that. */
+#define CUDA_LAUNCH_EARLY(stream, grid, block, shared, kernel, ...)                                \
+    cuda_launch_early(stream, grid, block, shared, kernel, __VA_ARGS__)
 #define CUDA_DYNAMIC_SHARED(type, name)                                                            \
     extern __shared__ __align__(16) unsigned char cuda_dynamic[];                                  \
     type *const name = reinterpret_cast<type *>(cuda_dynamic)
@@ -23,6 +27,7 @@
 #include <emulated.h>
 #define CUDA_LAUNCH(stream, grid, block, shared, kernel, ...)                                      \
     emulated_launch(stream, grid, block, shared, [=]() { kernel(__VA_ARGS__); })
+#define CUDA_LAUNCH_EARLY CUDA_LAUNCH
 #define CUDA_DYNAMIC_SHARED(type, name)                                                            \
     type *const name = static_cast<type *>(emulated_dynamic_shared())
 #define CUDA_CHECK_ALIGNED(pointer, bytes)                                                         \
@@ -39,10 +44,50 @@ static inline cudaError_t cuda_launched() {
     return cudaGetLastError();
 }
 
-/* Kernels that take more dynamic shared memory than any device gives unasked. */
+#ifdef __CUDACC__
+/* Programmatic dependent launch, from compute capability 9.0 on. What fails is what cuda_launched()
+ * gives. */
+template <typename... P, typename... A>
+static inline void cuda_launch_early(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
+                                     void (*kernel)(P...), const A &...args) {
+    int device = 0, major = 0;
+    if (cudaGetDevice(&device) == cudaSuccess) {
+        (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    }
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = major >= 9 ? 1 : 0;
+    (void)cudaLaunchKernelEx(&config, kernel, args...);
+}
+#endif
+
+/* In a kernel that was launched early: waits until everything ahead in the stream has ended and can be
+ * seen. Before it, only weights and arguments may be read. */
+__device__ __forceinline__ void cuda_await() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* What follows in the stream may begin, once every block has said so. */
+__device__ __forceinline__ void cuda_release() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/* Kernels that take more shared memory than any device gives unasked, 48 KB; the rest is for what they
+ * declare besides. */
 template <typename F> static inline cudaError_t cuda_allow_shared(F *kernel, int bytes) {
 #ifdef __CUDACC__
-    return bytes <= 48 << 10
+    return bytes <= 32 << 10
                ? cudaSuccess
                : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 #else

@@ -4,6 +4,7 @@
  */
 #include "kv.h"
 
+#include "fuse.h"
 #include "jobs.h"
 
 pico_status cuda_kv_layout_of(const pico_kv_desc *desc, cuda_kv_layout *out) {
@@ -37,7 +38,7 @@ uint64_t cuda_kv_page_bytes(void *self, const pico_kv_desc *kv) {
 }
 
 pico_status cuda_kv_store(void *self, const pico_kv_store_args *args) {
-    cuda_backend *cuda = cuda_enter(self);
+    cuda_backend *cuda = cuda_enter_fusing(self);
     cuda_store_job job;
     void *cell = NULL;
     pico_status status = cuda_kv_layout_of(&args->kv, &job.kv);
@@ -61,8 +62,13 @@ pico_status cuda_kv_store(void *self, const pico_kv_store_args *args) {
     job.cell = cell;
     job.pages = args->pages->data;
     job.n_cell = (int64_t)args->pages->bytes / job.kv.page_bytes * (int64_t)PICO_PAGE_POSITIONS;
-    return job.k.rows == 0 ? PICO_OK
-                           : cuda_done(cuda, cuda_run_store(cuda->stream, &job), "kv_store");
+    if (job.k.rows != 0) {
+        const cuda_head_step k = {.what = CUDA_HEAD_STORE_K}, v = {.what = CUDA_HEAD_STORE_V};
+        cuda_add_head_step(cuda, &job.k, &k, &job);
+        cuda_add_head_step(cuda, &job.v, &v, &job);
+        cuda_flush(cuda);
+    }
+    return PICO_OK;
 }
 
 pico_status cuda_kv_copy(void *self, const pico_kv_copy_args *args) {

@@ -11,6 +11,7 @@
  * do not depend on how many rows there are.
  */
 #include "cuda.h"
+#include "fuse.h"
 #include "gemm.h"
 #include "jobs.h"
 
@@ -42,13 +43,40 @@ static float *floats(const cuda_view *view) {
 
 /* ---- few rows ---- */
 
-static int32_t outputs_of_block(const product *p, int64_t rows) {
-    return cuda_vector_outputs(cuda_vector_rows(rows), p->gate != 0);
+/* Whether few rows of a weight go to the tensor cores. */
+static int uses_mma(const cuda_backend *cuda, const cuda_weight *w) {
+    return cuda->capability >= 80 &&
+           (w->kind == CUDA_WEIGHT_BF16 ||
+            (w->kind == CUDA_WEIGHT_I8 && (w->group >= w->cols || w->group_shift >= 5)));
 }
 
-/* Parts [first, first + n), all of one kind, of rows whose input lies at x. */
+/* Whether parts can share a launch. */
+static int same_kernel(const cuda_backend *cuda, const cuda_weight *a, const cuda_weight *b) {
+    return a->kind == b->kind && uses_mma(cuda, a) == uses_mma(cuda, b) &&
+           (a->group < a->cols) == (b->group < b->cols);
+}
+
+/* Outputs of a block, and for the tensor cores its tiles. */
+static int32_t outputs_of_block(const product *p, uint32_t first, uint32_t n, int64_t rows,
+                                int32_t *tiles) {
+    int64_t n_tile = 0;
+    *tiles = 0;
+    if (!uses_mma(p->cuda, &p->part[first].weight->device)) {
+        return cuda_vector_outputs(cuda_vector_rows(rows), p->gate != 0);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        n_tile += cuda_ceil(p->part[first + i].weight->device.rows, CUDA_FEW_TILE);
+    }
+    *tiles = p->gate ? 1 : cuda_few_tiles(n_tile, p->cuda->n_multiprocessor);
+    return *tiles * CUDA_FEW_TILE;
+}
+
+/* Parts [first, first + n), all of one kernel, of rows whose input lies at x. A norm that made x, and
+ * has not run, becomes part of it (norm; NULL: none). */
 static pico_status run_vector(const product *p, uint32_t first, uint32_t n, const float *x,
-                              int64_t x_stride, int64_t begin, int64_t rows) {
+                              int64_t x_stride, int64_t begin, int64_t rows,
+                              const cuda_norm_job *norm) {
+    cuda_backend *cuda = p->cuda;
     cuda_vector_job job = {.n_part = n,
                            .accumulate = p->accumulate,
                            .gate = p->gate,
@@ -56,7 +84,8 @@ static pico_status run_vector(const product *p, uint32_t first, uint32_t n, cons
                            .x_stride = x_stride,
                            .rows = rows,
                            .cols = p->x.cols};
-    const int32_t outputs = outputs_of_block(p, rows);
+    const uint32_t mma = (uint32_t)uses_mma(cuda, &p->part[first].weight->device);
+    const int32_t outputs = outputs_of_block(p, first, n, rows, &job.tiles);
     uint32_t block = 0;
     for (uint32_t i = 0; i < n; i++) {
         const part *from = &p->part[first + i];
@@ -68,7 +97,31 @@ static pico_status run_vector(const product *p, uint32_t first, uint32_t n, cons
                                          .first_block = block};
         block += (uint32_t)cuda_ceil(from->weight->device.rows, outputs);
     }
-    return cuda_done(p->cuda, cuda_run_vector(p->cuda->stream, &job), "linear");
+    if (norm != NULL) {
+        job.normed = 1;
+        job.norm = *norm;
+        job.x = floats(&norm->x);
+        job.x_stride = norm->x.row_stride;
+    }
+    if (p->n_part == 1 && !p->gate && !p->accumulate && rows == p->x.rows) {
+        cuda_wait_with_product(cuda, &job, mma, &p->part[0].y);
+        return PICO_OK;
+    }
+    return cuda_done(cuda,
+                     mma ? cuda_run_few(cuda->stream, &job) : cuda_run_vector(cuda->stream, &job),
+                     "linear");
+}
+
+/* The norm that waits, if it made the input of all rows and every part can take it up; what else waits
+ * is launched. */
+static int take_norm(const product *p, cuda_norm_job *norm) {
+    int all = p->n_decode >= p->x.rows && p->x.heads == 1;
+    for (uint32_t i = 0; i < p->n_part; i++) {
+        all = all && !p->part[i].weight->extras;
+    }
+    const int taken = all && cuda_take_norm(p->cuda, &p->x, norm);
+    cuda_flush(p->cuda);
+    return taken;
 }
 
 /* One part whose codes want another input than x. */
@@ -86,7 +139,7 @@ static pico_status run_prepared(const product *p, uint32_t i, int64_t begin, int
             .weight = weight->device, .x = prepare.x, .y = rows_of(&p->part[i].y, begin + r, n)};
         status = cuda_done(cuda, cuda_run_prepare(cuda->stream, &prepare), "linear");
         if (status == PICO_OK) {
-            status = run_vector(p, i, 1, prepare.out, prepare.stride, begin + r, n);
+            status = run_vector(p, i, 1, prepare.out, prepare.stride, begin + r, n, NULL);
         }
         if (status == PICO_OK && weight->device.n_outlier != 0) {
             status = cuda_done(cuda, cuda_run_outliers(cuda->stream, &outliers), "linear");
@@ -97,6 +150,8 @@ static pico_status run_prepared(const product *p, uint32_t i, int64_t begin, int
 
 static pico_status run_few(const product *p, int64_t begin, int64_t rows) {
     pico_status status = PICO_OK;
+    cuda_norm_job norm;
+    const cuda_norm_job *first = begin == 0 && take_norm(p, &norm) ? &norm : NULL;
     for (uint32_t i = 0, n; status == PICO_OK && i < p->n_part; i += n) {
         n = 1;
         if (p->part[i].weight->extras) {
@@ -104,11 +159,12 @@ static pico_status run_few(const product *p, int64_t begin, int64_t rows) {
             continue;
         }
         while (i + n < p->n_part && !p->part[i + n].weight->extras &&
-               p->part[i + n].weight->device.kind == p->part[i].weight->device.kind) {
+               same_kernel(p->cuda, &p->part[i + n].weight->device, &p->part[i].weight->device)) {
             n++;
         }
         const cuda_view x = rows_of(&p->x, begin, rows);
-        status = run_vector(p, i, n, floats(&x), x.row_stride, begin, rows);
+        status = run_vector(p, i, n, floats(&x), x.row_stride, begin, rows, first);
+        first = NULL; /* its result is there now */
     }
     return status;
 }
@@ -270,6 +326,9 @@ static pico_status run_many(product *p, int64_t begin, int64_t rows) {
 
 static pico_status run_product(product *p) {
     const int64_t rows = p->x.rows, decode = cuda_least(p->n_decode, rows);
+    if (decode == 0) {
+        cuda_flush(p->cuda);
+    }
     pico_status status = decode == 0 ? PICO_OK : run_few(p, 0, decode);
     return status == PICO_OK && decode < rows ? run_many(p, decode, rows - decode) : status;
 }
@@ -299,7 +358,7 @@ static pico_status add_part(product *p, const pico_weight *weight, const pico_te
 }
 
 static pico_status begin_product(product *p, void *self, const pico_tensor *x, uint32_t n_decode) {
-    *p = (product){.cuda = cuda_enter(self), .n_decode = n_decode, .narrowed = -1};
+    *p = (product){.cuda = cuda_enter_fusing(self), .n_decode = n_decode, .narrowed = -1};
     return cuda_view_of(x, PICO_DTYPE_F32, &p->x);
 }
 
@@ -375,13 +434,19 @@ pico_status cuda_linear_gated(void *self, const pico_linear_gated_args *args) {
         return PICO_E_INVALID;
     }
     const int64_t rows = p.x.rows, decode = cuda_least(args->n_decode, rows);
-    const int fused =
-        !args->w1->extras && !args->w3->extras && args->w1->device.kind == args->w3->device.kind;
+    const int fused = !args->w1->extras && !args->w3->extras &&
+                      same_kernel(p.cuda, &args->w1->device, &args->w3->device);
     if (decode != 0 && fused) {
+        cuda_norm_job norm;
+        const int normed = take_norm(&p, &norm);
         product now = p;
         now.gate = args->act;
-        status = run_vector(&now, 0, 2, floats(&p.x), p.x.row_stride, 0, decode);
-    } else if (decode != 0) {
+        status =
+            run_vector(&now, 0, 2, floats(&p.x), p.x.row_stride, 0, decode, normed ? &norm : NULL);
+    } else {
+        cuda_flush(p.cuda);
+    }
+    if (decode != 0 && !fused) {
         status = run_composed(&p, args->act, 0, decode, 0);
     }
     if (status == PICO_OK && decode < rows) {

@@ -103,7 +103,7 @@ pico_status cuda_buffer_write(void *self, pico_buffer *buffer, uint64_t offset, 
     if (!in_buffer(buffer, offset, bytes) || (src == NULL && bytes != 0)) {
         return PICO_E_INVALID;
     }
-    return cuda_upload(self, buffer->data + offset, src, bytes);
+    return cuda_upload(cuda_enter(self), buffer->data + offset, src, bytes);
 }
 
 pico_status cuda_buffer_read(void *self, const pico_buffer *buffer, uint64_t offset, void *dst,
@@ -114,7 +114,7 @@ pico_status cuda_buffer_read(void *self, const pico_buffer *buffer, uint64_t off
                          (unsigned long long)bytes, (unsigned long long)offset,
                          (unsigned long long)(buffer == NULL ? 0 : buffer->bytes));
     }
-    return cuda_download(self, dst, buffer->data + offset, bytes, err);
+    return cuda_download(cuda_enter(self), dst, buffer->data + offset, bytes, err);
 }
 
 pico_status cuda_buffer_copy(void *self, pico_buffer *dst, uint64_t dst_offset,

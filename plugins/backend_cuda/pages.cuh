@@ -1,4 +1,4 @@
-/* Where things lie in a KV page, and eight values of K or V at a time. */
+/* Where things lie in a KV page; eight values of K or V at a time; storing those of a head. */
 #ifndef PICO_BACKEND_CUDA_PAGES_CUH
 #define PICO_BACKEND_CUDA_PAGES_CUH
 
@@ -44,6 +44,35 @@ __device__ __forceinline__ void cuda_load_eight(const char *codes, const char *s
         for (int i = 0; i < 8; i++) {
             const uint16_t half = static_cast<uint16_t>(word[i / 2] >> 16 * (i & 1));
             out[i] = DTYPE == PICO_DTYPE_F16 ? cuda_from_half(half) : cuda_from_bf16(half);
+        }
+    }
+}
+
+/* One warp stores K or V of one head of one row; 32 dimensions at a time. A block of 32 values has one
+ * F16 scale in Q8_0, max|x| / 127, and NaN where a value is not finite. */
+__device__ __forceinline__ void cuda_store_row(const cuda_kv_layout &kv, const float *x,
+                                               char *codes, char *scales, int lane) {
+    for (int32_t d = lane; d < kv.padded; d += CUDA_WARP) { /* Q8_0: whole warps */
+        const float value = d < kv.head_dim ? x[d] : 0.0f;
+        if (kv.dtype == PICO_DTYPE_F32) {
+            reinterpret_cast<float *>(codes)[d] = value;
+        } else if (kv.dtype == PICO_DTYPE_F16) {
+            reinterpret_cast<uint16_t *>(codes)[d] = cuda_to_half(value);
+        } else if (kv.dtype == PICO_DTYPE_BF16) {
+            reinterpret_cast<uint16_t *>(codes)[d] = cuda_to_bf16(value);
+        } else {
+            const float size = fabsf(value);
+            const float finite = size <= 3.4e38f ? 0.0f : 1.0f; /* NaN is not <= */
+            const float most = cuda_warp_max(size), odd = cuda_warp_max(finite);
+            const uint16_t bits =
+                odd != 0 ? static_cast<uint16_t>(0x7e00) : cuda_to_half(most / 127.0f);
+            const float scale = cuda_from_half(bits);
+            float code = scale > 0 ? rintf(value / scale) : 0.0f;
+            code = code > 127.0f ? 127.0f : code < -127.0f ? -127.0f : code;
+            reinterpret_cast<int8_t *>(codes)[d] = static_cast<int8_t>(odd != 0 ? 0.0f : code);
+            if (lane == 0) {
+                reinterpret_cast<uint16_t *>(scales)[d / 32] = bits;
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cuda.h"
+#include "fuse.h"
 #include "train.h"
 
 static const pico_option options[] = {
@@ -37,8 +38,10 @@ static const pico_option options[] = {
 
 static void cuda_destroy(void *self) {
     if (self != NULL) {
-        cuda_close_device(self);
-        free(self);
+        cuda_backend *cuda = self;
+        cuda_close_device(cuda);
+        free(cuda->pending);
+        free(cuda);
     }
 }
 
@@ -50,6 +53,11 @@ static pico_status cuda_create(const pico_host *host, const void *bound, void **
     }
     cuda->host = host;
     cuda->options = *(const cuda_options *)bound;
+    cuda->pending = calloc(1, sizeof *cuda->pending);
+    if (cuda->pending == NULL) {
+        cuda_destroy(cuda);
+        return pico_fail(err, PICO_E_NOMEM, CUDA_SAYS "no host memory for an instance");
+    }
     const pico_status status = cuda_open_device(cuda, err);
     if (status != PICO_OK) {
         cuda_destroy(cuda);

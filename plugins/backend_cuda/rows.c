@@ -3,6 +3,7 @@
  * launches.
  */
 #include "cuda.h"
+#include "fuse.h"
 #include "jobs.h"
 
 static int same_shape(const cuda_view *a, const cuda_view *b) {
@@ -13,8 +14,23 @@ static int is_empty(const cuda_view *view) {
     return view->rows == 0 || view->heads == 0 || view->cols == 0;
 }
 
+/* Narrow rows in place may be one of several steps on the same heads; wide ones wait for a product. */
+static void run_norm(cuda_backend *cuda, const cuda_norm_job *job) {
+    const int narrow = job->x.cols <= CUDA_NORM_WARP_WIDTH,
+              apart = !cuda_share_memory(&job->x, &job->y);
+    if (narrow && cuda_same_view(&job->x, &job->y)) {
+        const cuda_head_step step = {.what = CUDA_HEAD_NORM, .norm = *job};
+        cuda_add_head_step(cuda, &job->x, &step, NULL);
+    } else if (!narrow && apart && job->x.heads == 1) {
+        cuda_wait_with_norm(cuda, job);
+    } else {
+        cuda_flush(cuda);
+        (void)cuda_done(cuda, cuda_run_norm(cuda->stream, job), "norm");
+    }
+}
+
 pico_status cuda_norm(void *self, const pico_norm_args *args) {
-    cuda_backend *cuda = cuda_enter(self);
+    cuda_backend *cuda = cuda_enter_fusing(self);
     cuda_norm_job job = {.kind = args->kind, .eps = args->eps, .scale = args->scale};
     float *weight = NULL, *bias = NULL;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
@@ -36,11 +52,14 @@ pico_status cuda_norm(void *self, const pico_norm_args *args) {
     }
     job.weight = weight;
     job.bias = bias;
-    return is_empty(&job.x) ? PICO_OK : cuda_done(cuda, cuda_run_norm(cuda->stream, &job), "norm");
+    if (!is_empty(&job.x)) {
+        run_norm(cuda, &job);
+    }
+    return PICO_OK;
 }
 
 pico_status cuda_rope(void *self, const pico_rope_args *args) {
-    cuda_backend *cuda = cuda_enter(self);
+    cuda_backend *cuda = cuda_enter_fusing(self);
     cuda_rope_job job = {.layout = args->layout,
                          .sign = args->reverse ? -1.0f : 1.0f,
                          .half = (int64_t)args->rope_dim / 2};
@@ -65,9 +84,11 @@ pico_status cuda_rope(void *self, const pico_rope_args *args) {
         return PICO_E_INVALID;
     }
     job.pos = pos;
-    return is_empty(&job.x) || job.half == 0
-               ? PICO_OK
-               : cuda_done(cuda, cuda_run_rope(cuda->stream, &job), "rope");
+    if (!is_empty(&job.x) && job.half != 0) {
+        const cuda_head_step step = {.what = CUDA_HEAD_ROPE, .rope = job};
+        cuda_add_head_step(cuda, &job.x, &step, NULL);
+    }
+    return PICO_OK;
 }
 
 static pico_status run_element(void *self, const cuda_element_job *job, const char *name) {
@@ -80,6 +101,7 @@ static pico_status run_element(void *self, const cuda_element_job *job, const ch
 }
 
 pico_status cuda_activation(void *self, const pico_act_args *args) {
+    cuda_backend *cuda = cuda_enter_fusing(self);
     cuda_element_job job = {.what = CUDA_ELEMENT_ACT, .kind = args->kind};
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
     if (status == PICO_OK) {
@@ -90,6 +112,10 @@ pico_status cuda_activation(void *self, const pico_act_args *args) {
     }
     if (status == PICO_OK && (args->kind < PICO_ACT_SILU || args->kind > PICO_ACT_RELU_SQUARED)) {
         status = PICO_E_INVALID;
+    }
+    if (status == PICO_OK && job.gate.data == NULL && cuda_same_view(&job.x, &job.y) &&
+        cuda_activate_product(cuda, args->kind, &job.y)) {
+        return PICO_OK;
     }
     return status == PICO_OK ? run_element(self, &job, "activation") : status;
 }

@@ -1,100 +1,100 @@
 /*
  * Norm and rope. A norm has a warp for each narrow row and a block for each wide one; which of the
- * two depends on the width alone, so that a row has the same bits in any company.
+ * two depends on the width alone, so that a row has the same bits in any company. What follows each
+ * other on the heads of a row, up to storing K and V, runs as one kernel.
  */
 #include "jobs.h"
-#include "kernel.cuh"
+#include "pages.cuh"
+#include "rows.cuh"
 
-#define BLOCK 256
-#define WARP_WIDTH 512 /* widest row of one warp */
-
-/* Sum over the row of (x - shift)^2 or, without squares, of x; shared by `threads` threads. */
-__device__ __forceinline__ float row_sum(const float *x, int64_t width, int first, int threads,
-                                         int squares, float shift) {
-    float sum = 0;
-    for (int64_t i = first; i < width; i += threads) {
-        const float d = x[i] - shift;
-        sum = squares ? fmaf(d, d, sum) : sum + d;
-    }
-    return sum;
-}
-
-__device__ __forceinline__ float row_total(float sum, int threads, float *part) {
-    return threads == CUDA_WARP ? cuda_warp_sum(sum) : cuda_block_sum(sum, part);
-}
-
-/* One row by `threads` threads, a warp or a block. */
-__device__ __forceinline__ void norm_row(const cuda_norm_job &job, int64_t at, int first,
-                                         int threads, float *part) {
-    const int64_t row = at / job.x.heads, head = at % job.x.heads, width = job.x.cols;
-    const float *x = cuda_f32(job.x, row, head);
-    float *y = cuda_f32(job.y, row, head);
-    const float n = static_cast<float>(width);
-    float mean = 0;
-    if (job.kind == PICO_NORM_LAYER) {
-        mean = row_total(row_sum(x, width, first, threads, 0, 0), threads, part) / n;
-    }
-    const float square = row_total(row_sum(x, width, first, threads, 1, mean), threads, part) / n;
-    const float factor = job.scale / sqrtf(square + job.eps);
-    for (int64_t i = first; i < width; i += threads) {
-        float value = (x[i] - mean) * factor;
-        if (job.weight != NULL) {
-            value *= job.weight[i];
-        }
-        if (job.bias != NULL) {
-            value += job.bias[i] * job.scale;
-        }
-        y[i] = value;
-    }
-}
+#define BLOCK CUDA_NORM_BLOCK
 
 __global__ void norm_warps(cuda_norm_job job) {
     const int64_t at = cuda_thread() / CUDA_WARP;
+    cuda_release();
+    cuda_await();
     if (at < job.x.rows * job.x.heads) { /* the same for all lanes */
-        norm_row(job, at, static_cast<int>(threadIdx.x % CUDA_WARP), CUDA_WARP, NULL);
+        cuda_norm_one(job, at / job.x.heads, at % job.x.heads,
+                      static_cast<int32_t>(threadIdx.x % CUDA_WARP), CUDA_WARP, NULL);
     }
 }
 
 __global__ void norm_blocks(cuda_norm_job job) {
     __shared__ float part[BLOCK / CUDA_WARP];
+    cuda_release();
+    cuda_await();
     for (int64_t at = blockIdx.x; at < job.x.rows * job.x.heads; at += gridDim.x) {
-        norm_row(job, at, static_cast<int>(threadIdx.x), BLOCK, part);
+        cuda_norm_one(job, at / job.x.heads, at % job.x.heads, static_cast<int32_t>(threadIdx.x),
+                      BLOCK, part);
     }
 }
 
 cudaError_t cuda_run_norm(cudaStream_t stream, const cuda_norm_job *args) {
     const cuda_norm_job job = *args;
     const int64_t n = job.x.rows * job.x.heads;
-    if (job.x.cols <= WARP_WIDTH) {
+    if (job.x.cols <= CUDA_NORM_WARP_WIDTH) {
         const int warps = n < 4 ? static_cast<int>(n) : 4;
-        CUDA_LAUNCH(stream, static_cast<unsigned>(cuda_ceil(n, warps)), warps * CUDA_WARP, 0,
-                    norm_warps, job);
+        CUDA_LAUNCH_EARLY(stream, static_cast<unsigned>(cuda_ceil(n, warps)), warps * CUDA_WARP, 0,
+                          norm_warps, job);
     } else {
-        CUDA_LAUNCH(stream, cuda_blocks(n, 1, 1 << 20), BLOCK, 0, norm_blocks, job);
+        CUDA_LAUNCH_EARLY(stream, cuda_blocks(n, 1, 1 << 20), BLOCK, 0, norm_blocks, job);
     }
     return cuda_launched();
 }
 
-/* A thread for each pair of each head. */
-__global__ void rope_pairs(cuda_rope_job job) {
-    const int64_t n = job.x.rows * job.x.heads * job.half;
-    for (int64_t i = cuda_thread(); i < n; i += cuda_threads()) {
-        const int64_t pair = i % job.half, head = i / job.half % job.x.heads;
-        const int64_t row = i / job.half / job.x.heads;
-        float *x = cuda_f32(job.x, row, head);
-        const int64_t one = job.layout == PICO_ROPE_PAIRS ? 2 * pair : pair;
-        const int64_t two = job.layout == PICO_ROPE_PAIRS ? one + 1 : one + job.half;
-        const float c = cuda_f32(job.cosine, job.pos[row], 0)[pair];
-        const float s = job.sign * cuda_f32(job.sine, job.pos[row], 0)[pair];
-        const float a = x[one], b = x[two];
-        x[one] = fmaf(a, c, -(b * s));
-        x[two] = fmaf(a, s, b * c);
+/* ---- heads: a warp does all steps of one head of one row ---- */
+
+__device__ __forceinline__ void store_head(const cuda_store_job &job, int64_t row, int32_t head,
+                                           int is_v, int lane) {
+    const int32_t cell = job.cell[row];
+    if (cell < 0 || cell >= job.n_cell) {
+        return;
+    }
+    char *half = job.pages + (is_v ? job.kv.half_bytes : 0);
+    cuda_store_row(job.kv, cuda_f32(is_v ? job.v : job.k, row, head),
+                   half + cuda_cell_codes(job.kv, cell, head),
+                   half + cuda_cell_scales(job.kv, cell, head), lane);
+}
+
+__global__ void head_steps(const __grid_constant__ cuda_heads_job job) {
+    int64_t at = cuda_thread() / CUDA_WARP;
+    const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
+    uint32_t t = 0;
+    cuda_release();
+    cuda_await();
+    while (t < job.n_target && at >= job.rows * job.target[t].heads) {
+        at -= job.rows * job.target[t].heads;
+        t++;
+    }
+    if (t == job.n_target) { /* the same for all lanes */
+        return;
+    }
+    const int64_t row = at / job.target[t].heads, head = at % job.target[t].heads;
+    for (uint32_t i = 0; i < job.n_step; i++) {
+        const cuda_head_step &step = job.step[i];
+        if (step.target != t) {
+            continue;
+        }
+        if (step.what == CUDA_HEAD_ROPE) {
+            for (int32_t pair = lane; pair < step.rope.half; pair += CUDA_WARP) {
+                cuda_rope_pair(step.rope, row, head, pair);
+            }
+        } else if (step.what == CUDA_HEAD_NORM) {
+            cuda_norm_one(step.norm, row, head, lane, CUDA_WARP, NULL);
+        } else {
+            store_head(job.store, row, static_cast<int32_t>(head), step.what == CUDA_HEAD_STORE_V,
+                       lane);
+        }
+        __syncwarp(); /* what the lanes wrote, others read */
     }
 }
 
-cudaError_t cuda_run_rope(cudaStream_t stream, const cuda_rope_job *args) {
-    const cuda_rope_job job = *args;
-    const int64_t n = job.x.rows * job.x.heads * job.half;
-    CUDA_LAUNCH(stream, cuda_blocks(n, 128, 1 << 20), 128, 0, rope_pairs, job);
+cudaError_t cuda_run_heads(cudaStream_t stream, const cuda_heads_job *args) {
+    const cuda_heads_job job = *args;
+    int64_t warps = 0;
+    for (uint32_t t = 0; t < job.n_target; t++) {
+        warps += job.rows * job.target[t].heads;
+    }
+    CUDA_LAUNCH_EARLY(stream, static_cast<unsigned>(cuda_ceil(warps, 4)), 128, 0, head_steps, job);
     return cuda_launched();
 }

@@ -62,6 +62,33 @@ CUDA_BOTH int32_t cuda_chunk_place(int32_t c, int32_t lane) {
     return c - in + own / 4 * (CUDA_WARP * 4) + in / lane * 4 + own % 4;
 }
 
+/* ---- products of few rows on tensor cores (few_mma.cu) ---- */
+
+#define CUDA_FEW_WARPS 8
+#define CUDA_FEW_UNIT 32 /* columns that are multiplied at a time */
+#define CUDA_FEW_TILE 8  /* outputs of a warp's tile */
+#define CUDA_FEW_ROWS 16 /* most rows of x of one block */
+
+/* Rows of x that a block takes. */
+CUDA_BOTH int32_t cuda_few_rows(int64_t rows) {
+    return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : rows <= 8 ? 8 : CUDA_FEW_ROWS;
+}
+
+/* Columns of x that are in shared memory at a time: three parts of 2 bytes, at most 97 KB. */
+CUDA_BOTH int32_t cuda_few_chunk(int32_t n_x) {
+    return n_x <= 2 ? 8192 : 16384 / n_x;
+}
+
+/* Tiles of a block: fewer where there would be too few blocks for all multiprocessors. */
+CUDA_BOTH int32_t cuda_few_tiles(int64_t n_tile, int64_t n_multiprocessor) {
+    return n_tile > 2 * n_multiprocessor ? 2 : 1;
+}
+
+/* ---- norms ---- */
+
+#define CUDA_NORM_BLOCK 256      /* threads for a wide row */
+#define CUDA_NORM_WARP_WIDTH 512 /* widest row of one warp */
+
 #define CUDA_PREPARED_ROWS 32 /* rows whose input is prepared for a weight at once */
 
 /* Products of many rows, where the same bits are promised for any number of rows: each runs as blocks

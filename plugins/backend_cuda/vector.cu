@@ -3,7 +3,7 @@
  * output: each lane over the columns that it loads, 16 bytes of codes at a time, in ascending order;
  * then the lanes in a tree. Neither the number of rows nor of outputs enters into the order of a sum.
  */
-#include "jobs.h"
+#include "rows.cuh"
 #include "weights.cuh"
 
 #define THREADS (CUDA_VECTOR_WARPS * CUDA_WARP)
@@ -73,17 +73,27 @@ __device__ __forceinline__ float load(const cuda_weight &w, int64_t row, int32_t
 }
 
 /* Rows of x from col on into shared memory, in the order of cuda_chunk_place; zeros behind the last
- * column and the last row. */
+ * column and the last row. Normalised on the way, and written where the norm's result belongs, by one
+ * block. */
 template <int KIND, int NX>
 __device__ __forceinline__ void stage(const cuda_vector_job &job, int64_t row, int32_t col,
-                                      int32_t n, float *x) {
+                                      int32_t n, const cuda_norm_row (&norm)[NX], bool writes,
+                                      float *x) {
     const int32_t chunk = cuda_chunk_columns(NX);
+#pragma unroll
     for (int r = 0; r < NX; r++) {
         const float *from = job.x + (row + r) * job.x_stride + col;
         const int real = row + r < job.rows;
+        float *to = writes && real ? cuda_f32(job.norm.y, row + r, 0) + col : NULL;
         for (int32_t c = static_cast<int32_t>(threadIdx.x); c < n; c += THREADS) {
-            x[r * chunk + cuda_chunk_place(c, columns<KIND>::lane)] =
-                real && col + c < job.cols ? from[c] : 0.0f;
+            float value = real && col + c < job.cols ? from[c] : 0.0f;
+            if (job.normed && real && col + c < job.cols) {
+                value = cuda_norm_value(job.norm, norm[r], value, col + c);
+                if (to != NULL) {
+                    to[c] = value;
+                }
+            }
+            x[r * chunk + cuda_chunk_place(c, columns<KIND>::lane)] = value;
         }
     }
 }
@@ -141,7 +151,8 @@ __device__ __forceinline__ void finish(const cuda_vector_job &job, const cuda_ve
     const int64_t out = NW == 1 || w == 0 ? output[0] : output[NW - 1];
     if (lane % per == 0 && out >= 0 && row + r < job.rows) {
         float *y = part.y + (row + r) * part.y_stride + out;
-        const float value = part.bias == NULL ? sum[0] : sum[0] + part.bias[out];
+        float value = part.bias == NULL ? sum[0] : sum[0] + part.bias[out];
+        value = job.act == 0 ? value : cuda_act(job.act, value);
         *y = job.accumulate ? *y + value : value;
     }
 }
@@ -157,8 +168,10 @@ __device__ __forceinline__ int part_of_block(const cuda_vector_job &job, uint32_
 
 /* Blocks that read the same weights for other rows of x are neighbours, so that they run at the same
  * time and the weights come from the cache. */
-template <int KIND, int NX, int NW> __global__ void products(cuda_vector_job job) {
+template <int KIND, int NX, int NW>
+__global__ void products(const __grid_constant__ cuda_vector_job job) {
     __shared__ __align__(16) float x[CUDA_VECTOR_FLOATS];
+    __shared__ float part_sums[CUDA_VECTOR_WARPS * NX];
     __shared__ float book[KIND == CUDA_WEIGHT_4BIT ? NW * BOOK_FLOATS : 1];
     const uint32_t tiles = static_cast<uint32_t>((job.rows + NX - 1) / NX);
     const int warp = static_cast<int>(threadIdx.x / CUDA_WARP);
@@ -178,6 +191,13 @@ template <int KIND, int NX, int NW> __global__ void products(cuda_vector_job job
             book[w * BOOK_FLOATS + i] = weight[w]->linear ? 0.0f : weight[w]->book[i / BOOK_COPIES];
         }
     }
+    cuda_release();
+    cuda_await();
+    cuda_norm_row norm[NX] = {};
+    if (job.normed) {
+        cuda_norm_rows<NX>(job.norm, row, part_sums, norm);
+    }
+    const bool writes = job.normed && blockIdx.x / tiles == 0;
     float sum[NW * NX] = {};
     const int32_t cols = static_cast<int32_t>(job.cols);
     for (int32_t col = 0; col < cols; col += cuda_chunk_columns(NX)) {
@@ -185,7 +205,7 @@ template <int KIND, int NX, int NW> __global__ void products(cuda_vector_job job
         const int32_t whole = (rest + step - 1) / step * step, chunk = cuda_chunk_columns(NX);
         const int32_t n = whole < chunk ? whole : chunk;
         __syncthreads(); /* nobody reads the chunk before */
-        stage<KIND, NX>(job, row, col, n, x);
+        stage<KIND, NX>(job, row, col, n, norm, writes, x);
         __syncthreads();
         add_chunk<KIND, NX, NW>(weight, output, col, n, x, book, sum);
     }
@@ -202,10 +222,10 @@ template <int KIND, int NX> cudaError_t launch(cudaStream_t stream, const cuda_v
     const unsigned grid = static_cast<unsigned>(blocks * cuda_ceil(job.rows, NX));
     const auto two = products<KIND, NX, 2>;
     if (gated || NX >= 4) {
-        CUDA_LAUNCH(stream, grid, THREADS, 0, two, job);
+        CUDA_LAUNCH_EARLY(stream, grid, THREADS, 0, two, job);
     } else if constexpr (NX < 4) {
         const auto one = products<KIND, NX, 1>;
-        CUDA_LAUNCH(stream, grid, THREADS, 0, one, job);
+        CUDA_LAUNCH_EARLY(stream, grid, THREADS, 0, one, job);
     }
     return cuda_launched();
 }

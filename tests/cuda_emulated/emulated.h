@@ -32,6 +32,7 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __forceinline__ static inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static
 #define __restrict__ __restrict
 #define CUDART_INF_F HUGE_VALF
