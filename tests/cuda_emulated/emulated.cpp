@@ -48,12 +48,19 @@ struct warp {
     unsigned turn, arrived, lanes;
 };
 
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
 struct thread {
     fiber *on;
     dim3 index;
     const unsigned *waits_for; /* goes on when *waits_for != seen */
     unsigned seen;
     bool done;
+    std::vector<copy> copies; /* begun and not waited for */
 };
 
 struct block_state {
@@ -111,6 +118,7 @@ void leave(fiber *f) {
         thread *t = at.running;
         (*at.body)();
         t->done = true;
+        t->copies.clear();
         leave(t->on);
     }
 }
@@ -248,6 +256,22 @@ const uint64_t *emulated_exchange(uint64_t value) {
         wait_until_changed(&w->turn, seen);
     }
     return w->value[seen % 2];
+}
+
+void emulated_copy_later(void *to, const void *from, size_t bytes) {
+    memset(to, 0xff, bytes); /* NaN until it is there */
+    at.running->copies.push_back({to, from, bytes});
+}
+
+void emulated_copies_end() {
+    for (const copy &c : at.running->copies) {
+        if (c.from != nullptr) {
+            memcpy(c.to, c.from, c.bytes);
+        } else {
+            memset(c.to, 0, c.bytes);
+        }
+    }
+    at.running->copies.clear();
 }
 
 void *emulated_dynamic_shared() {

@@ -65,6 +65,9 @@ void emulated_syncthreads();
 /* Every lane of the warp gives a value; returns those of all 32 lanes. */
 const uint64_t *emulated_exchange(uint64_t value);
 void *emulated_dynamic_shared();
+/* Copies of this thread to shared memory that are made when it waits for them (from NULL: zeros). */
+void emulated_copy_later(void *to, const void *from, size_t bytes);
+void emulated_copies_end();
 /* Queues body for every thread of the grid. */
 void emulated_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
                      std::function<void()> body);
