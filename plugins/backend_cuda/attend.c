@@ -1,7 +1,8 @@
 /*
  * The slot attend: checks the batch, and sends decode rows, split over their positions, and prefill
- * rows, in tiles that share K and V, to their kernels. Splits and tiles begin at absolute positions,
- * so that a row's sums have one order whatever else is in the call.
+ * rows, in tiles that share K and V, to their kernels: on tensor cores where the device has them and
+ * the heads are not wider than they take. Splits and tiles begin at absolute positions, so that a
+ * row's sums have one order whatever else is in the call.
  */
 #include "jobs.h"
 #include "kv.h"
@@ -97,7 +98,11 @@ pico_status cuda_attend(void *self, const pico_attend_args *args) {
     if (status == PICO_OK && decode < rows) {
         job.first = decode;
         job.n = rows - decode;
-        status = cuda_done(cuda, cuda_run_attend_tile(cuda->stream, &job), "attend");
+        /* by what never changes from call to call, as the kernels round in different ways */
+        const int tensor = cuda->capability >= 80 && job.kv.padded <= CUDA_MMA_HEAD_DIM;
+        const cudaError_t error = tensor ? cuda_run_attend_mma(cuda->stream, &job)
+                                         : cuda_run_attend_tile(cuda->stream, &job);
+        status = cuda_done(cuda, error, "attend");
     }
     return status;
 }

@@ -186,19 +186,29 @@ __device__ __forceinline__ void cuda_load_transposed(uint32_t (&out)[4], const v
 
 /* ---- to shared memory ---- */
 
-/* Begins to copy 16 bytes, or, where there is nothing to copy, to write zeros. `from` is an address
- * of device memory in either case. */
+/* Begins to copy 4, 8 or 16 bytes, or, where there is nothing to copy, to write zeros. */
+template <int BYTES>
 __device__ __forceinline__ void cuda_copy_begin(void *shared, const void *from, bool real) {
-    CUDA_CHECK_ALIGNED(shared, 16);
-    CUDA_CHECK_ALIGNED(from, 16);
+    CUDA_CHECK_ALIGNED(shared, BYTES);
+    CUDA_CHECK_ALIGNED(from, BYTES);
 #if CUDA_TENSOR_CORES
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cuda_shared_address(shared)),
-                 "l"(from), "r"(real ? 16 : 0)
-                 : "memory");
+    if (BYTES == 16) { /* not through the first cache: nobody else on the processor reads them */
+        asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cuda_shared_address(shared)),
+            "l"(from), "r"(real ? 16 : 0)
+            : "memory");
+    } else {
+        asm volatile(
+            "cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(cuda_shared_address(shared)),
+            "l"(from), "n"(BYTES), "r"(real ? BYTES : 0)
+            : "memory");
+    }
 #elif defined(__CUDACC__)
-    *static_cast<uint4 *>(shared) = real ? cuda_load16(from) : make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < BYTES / 4; i++) {
+        static_cast<uint32_t *>(shared)[i] = real ? static_cast<const uint32_t *>(from)[i] : 0;
+    }
 #else
-    emulated_copy_later(shared, real ? from : nullptr, 16);
+    emulated_copy_later(shared, real ? from : nullptr, BYTES);
 #endif
 }
 

@@ -87,10 +87,11 @@ CUDA_BOTH int32_t cuda_vector_rows(int64_t rows) {
 
 /* ---- attention ---- */
 
-#define CUDA_SPLIT 128       /* positions of one split of a decode row, at absolute places */
-#define CUDA_ATTEND_ROWS 32  /* decode rows of one launch */
-#define CUDA_ATTEND_HEADS 8  /* query heads of one KV head that a block takes */
-#define CUDA_TILE_QUERIES 32 /* prefill: queries of a block */
+#define CUDA_SPLIT 128        /* positions of one split of a decode row, at absolute places */
+#define CUDA_ATTEND_ROWS 32   /* decode rows of one launch */
+#define CUDA_ATTEND_HEADS 8   /* query heads of one KV head that a block takes */
+#define CUDA_TILE_QUERIES 32  /* prefill: queries of a block */
+#define CUDA_MMA_HEAD_DIM 128 /* prefill on tensor cores: widest head */
 
 /* Splits that reach over n_pages pages of 64 positions. */
 CUDA_BOTH int64_t cuda_splits(int64_t n_pages) {

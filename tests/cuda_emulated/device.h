@@ -12,7 +12,8 @@
 struct emulated_options {
     bool reverse, mixed, protect, no_driver, no_device;
     size_t memory;
-    long fail; /* launches until one fails; negative: none does */
+    long fail;      /* launches until one fails; negative: none does */
+    int capability; /* 90: compute capability 9.0 */
 };
 
 /* From PICOCHAT_EMULATED_CUDA, read once. */

@@ -14,7 +14,8 @@
  * PICOCHAT_EMULATED_CUDA in the environment, words with commas between: reverse (threads and blocks
  * run in descending order), mixed (some in ascending, some in descending order), fail=N (the launch
  * after N others fails), protect (device memory is out of the host's reach outside of kernels and
- * copies), nodriver, nodevice, memory=MEGABYTES.
+ * copies), nodriver, nodevice, memory=MEGABYTES, capability=75 (the compute capability times ten; 90 if none is
+ * given).
  */
 #ifndef PICO_EMULATED_CUDA_H
 #define PICO_EMULATED_CUDA_H

@@ -1,0 +1,686 @@
+/*
+ * Attention of prefill rows on tensor cores, for heads of up to 128 dimensions: a block takes 64
+ * queries, rows with some query heads of one KV head, 16 a warp. K and V of a page come into shared
+ * memory, one while the other is used; scores stay in registers; sums over positions are in F32, with
+ * exponentials relative to the largest score so far.
+ *
+ * Tensor cores multiply 16-bit floats, so q and the exponentials are sums of two such, exact to 2^-17
+ * of a value, and so are K and V of pages in F32 and Q8_0, which leaves out only the product of the
+ * two lesser parts. Pages in BF16 and F16 are taken as they are, in products of their own type; for
+ * F16, q is first scaled by a power of two.
+ *
+ * Stretches are pages of positions, in one order; what a query does not see adds a zero to it, so that
+ * its result does not depend on its company. That holds for values that are not finite as well: where
+ * one shows in a result, the run is computed again with zeros in their places, and a query that sees
+ * one gets it afterwards.
+ */
+#include "attend.cuh"
+#include "mma.cuh"
+
+#define THREADS 128
+#define QUERIES 64
+#define POSITIONS 64 /* of a stretch: a page */
+
+namespace {
+
+template <int DTYPE, int HD> struct shape {
+    enum {
+        half = DTYPE == PICO_DTYPE_F16,
+        wide = DTYPE == PICO_DTYPE_F32 || DTYPE == PICO_DTYPE_Q8_0, /* K and V in two parts */
+        eights = HD / 8,
+        row = wide ? 2 * eights : eights, /* pieces of 16 bytes of a position */
+        bytes = POSITIONS * row * 16,     /* of K, or of V */
+        steps = HD / 16,
+        apart = THREADS / eights, /* positions from one of a thread's eights to the next */
+        blocks = HD <= 64 ? 3 : 2 /* at once on a multiprocessor */
+    };
+};
+
+/* Rows [row, row + n) that follow each other in one sequence, and the heads that the block takes. */
+struct run {
+    int64_t row;
+    int32_t n, heads, head, kv_head;
+    int32_t first; /* positions that any of them sees: from here on, and sinks */
+    cuda_row_view longest;
+};
+
+struct stretch {
+    int32_t begin, page;
+    int32_t hidden; /* positions before this one were dropped */
+};
+
+/* What a warp sees: its queries' least and greatest bounds. */
+struct bounds {
+    int32_t least_first, most_first, least_stop, most_stop;
+};
+
+/* Running over the stretches, of the queries lane / 4 and lane / 4 + 8 of the warp. */
+struct sums {
+    int32_t first[2], stop[2];
+    float factor[2]; /* scores are to be multiplied by it */
+    float most[2], total[2];
+};
+
+/* ---- pieces of K and V in shared memory ---- */
+
+/* Byte of piece c of position p; eight positions that are read at once meet no bank twice. */
+template <int ROW> __device__ __forceinline__ int32_t place(int32_t p, int32_t c) {
+    return (p * ROW + (c ^ (ROW >= 8 ? p & 7 : p >> 1 & 3))) * 16;
+}
+
+/* Page (K of the run's head), and the place in it, of a position of a stretch; whether it is seen. */
+__device__ __forceinline__ bool find_cell(const cuda_attend_job &job, const run &r,
+                                          const stretch &at, int32_t p, int32_t *page,
+                                          int32_t *offset) {
+    const int32_t position = at.begin + p;
+    *page = at.page;
+    *offset = p;
+    const bool seen = position >= at.hidden && position < r.longest.stop &&
+                      (position >= r.first || position < job.n_sink);
+    if (seen && position >= r.longest.base) {
+        const int32_t cell = r.longest.cells[position - r.longest.base];
+        *page = cell / 64;
+        *offset = cell % 64;
+        return cell >= 0;
+    }
+    return seen;
+}
+
+/* Begins to bring a thread's eights of K (half: 0) or V into shared memory, raw. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void begin_copy(const cuda_attend_job &job, const run &r,
+                                           const stretch &at, int64_t half, char *to) {
+    typedef shape<DTYPE, HD> T;
+    const char *base = job.pages + half + 2 * job.kv.half_bytes * r.kv_head;
+    const char *usual = base + (at.page < 0 ? 0 : at.page) * job.kv.page_bytes;
+    const int32_t tid = static_cast<int32_t>(threadIdx.x), c = tid % T::eights;
+    const int32_t row_bytes = job.kv.padded * job.kv.size;
+#pragma unroll
+    for (int32_t p = tid / T::eights; p < POSITIONS; p += T::apart) {
+        int32_t page, offset;
+        const bool seen = find_cell(job, r, at, p, &page, &offset);
+        const bool real = seen && c * 8 < job.kv.padded;
+        const char *from = page == at.page ? usual : base + page * job.kv.page_bytes;
+        if (DTYPE == PICO_DTYPE_Q8_0) {
+            const int32_t scale = offset * job.kv.n_scale + c / 4;
+            const char *scales = from + job.kv.code_bytes;
+            char *piece = to + place<T::row>(p, c);
+            cuda_copy_begin<8>(piece, from + offset * row_bytes + c * 8, real);
+            cuda_copy_begin<4>(piece + 8, scales + scale / 2 * 4, real);
+        } else if (DTYPE == PICO_DTYPE_F32) {
+            from += offset * row_bytes + c * 32;
+            cuda_copy_begin<16>(to + place<T::row>(p, c), from, real);
+            cuda_copy_begin<16>(to + place<T::row>(p, T::eights + c), from + 16, real);
+        } else {
+            from += offset * row_bytes + c * 16;
+            cuda_copy_begin<16>(to + place<T::row>(p, c), from, real);
+        }
+    }
+}
+
+__device__ __forceinline__ bool is_finite(float x) {
+    return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+/* Two values as sums of two 16-bit floats. */
+template <bool HALF>
+__device__ __forceinline__ void split(float x, float y, uint32_t *high, uint32_t *low) {
+    if (HALF) {
+        *high = cuda_pack_half(x, y);
+        *low = cuda_pack_half(x - cuda_from_half(static_cast<uint16_t>(*high)),
+                              y - cuda_from_half(static_cast<uint16_t>(*high >> 16)));
+    } else {
+        *high = cuda_pack_bf16(x, y);
+        *low = cuda_pack_bf16(x - __uint_as_float(*high << 16),
+                              y - __uint_as_float(*high & 0xffff0000u));
+    }
+}
+
+/* Eight raw values at a piece, as they were copied: F32 or Q8_0. */
+template <int DTYPE>
+__device__ __forceinline__ void load_raw(const char *first, const char *second, bool odd,
+                                         float (&out)[8]) {
+    if (DTYPE == PICO_DTYPE_Q8_0) {
+        const uint4 raw = cuda_load16(first);
+        const float scale = cuda_from_half(static_cast<uint16_t>(raw.z >> (odd ? 16 : 0)));
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const uint32_t word = i < 4 ? raw.x : raw.y;
+            out[i] = static_cast<float>(static_cast<int8_t>(word >> 8 * (i & 3) & 255)) * scale;
+        }
+    } else {
+        const float4 a = cuda_load_floats(reinterpret_cast<const float *>(first));
+        const float4 b = cuda_load_floats(reinterpret_cast<const float *>(second));
+        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+        out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+    }
+}
+
+__device__ __forceinline__ void store16(char *to, const uint32_t (&word)[4]) {
+    uint4 all;
+    all.x = word[0], all.y = word[1], all.z = word[2], all.w = word[3];
+    *reinterpret_cast<uint4 *>(to) = all;
+}
+
+/* 16-bit floats that are not finite become 0. */
+template <bool HALF> __device__ __forceinline__ void clean16(char *piece) {
+    const uint4 all = cuda_load16(piece);
+    const uint32_t most = HALF ? 0x7c00u : 0x7f80u;
+    uint32_t word[4] = {all.x, all.y, all.z, all.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        word[i] = (word[i] & most) == most ? word[i] & 0xffff0000u : word[i];
+        word[i] = (word[i] >> 16 & most) == most ? word[i] & 0xffffu : word[i];
+    }
+    store16(piece, word);
+}
+
+/* Waits for what this thread copies, and turns it into parts; clean: zeros for what is not finite. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &r,
+                                         const stretch &at, bool clean, char *to) {
+    typedef shape<DTYPE, HD> T;
+    const int32_t tid = static_cast<int32_t>(threadIdx.x), c = tid % T::eights;
+    cuda_copy_end();
+    if (!T::wide && !clean) {
+        return;
+    }
+#pragma unroll(T::wide ? 2 : 1)
+    for (int32_t p = tid / T::eights; p < POSITIONS; p += T::apart) {
+        char *first = to + place<T::row>(p, c);
+        if (!T::wide) {
+            clean16<T::half>(first);
+            continue;
+        }
+        char *second = to + place<T::row>(p, T::eights + c);
+        int32_t page, offset = p;
+        if (DTYPE == PICO_DTYPE_Q8_0) {
+            (void)find_cell(job, r, at, p, &page, &offset);
+        }
+        float value[8];
+        uint32_t high[4], low[4];
+        load_raw<DTYPE>(first, second, ((offset * job.kv.n_scale + c / 4) & 1) != 0, value);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            value[i] = clean && !is_finite(value[i]) ? 0.0f : value[i];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            split<false>(value[2 * i], value[2 * i + 1], &high[i], &low[i]);
+        }
+        store16(first, high);
+        store16(second, low);
+    }
+}
+
+/* ---- queries ---- */
+
+/* Query i (0, 1) of a thread, as one of the block's. */
+__device__ __forceinline__ int32_t query_of(int i) {
+    const int32_t tid = static_cast<int32_t>(threadIdx.x);
+    return tid / CUDA_WARP * 16 + tid % CUDA_WARP / 4 + i * 8;
+}
+
+__device__ __forceinline__ int64_t row_of(const run &r, int32_t query) {
+    const int32_t row = query / r.heads;
+    return r.row + (row < r.n ? row : r.n - 1); /* what is behind the last sees what it sees */
+}
+
+/* 2^-e and 2^e for the largest of a query's values, which then is in [1, 2) */
+__device__ __forceinline__ float scale_of(float most, float *back) {
+    uint32_t exponent = __float_as_uint(most) >> 23;
+    exponent = exponent == 0 || exponent > 253 ? 127 : exponent;
+    *back = __uint_as_float(exponent << 23);
+    return __uint_as_float((254 - exponent) << 23);
+}
+
+/* q, times the scale of the scores in base 2, as fragments in two parts. */
+template <bool HALF, int STEPS>
+__device__ __forceinline__ void load_queries(const cuda_attend_job &job, const run &r,
+                                             uint32_t (&high)[STEPS][4], uint32_t (&low)[STEPS][4],
+                                             float (&factor)[2]) {
+    const int32_t t = static_cast<int32_t>(threadIdx.x) % 4 * 2;
+    const float scale = job.scale * 1.44269504f;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int32_t query = query_of(i);
+        const bool real = query < r.n * r.heads;
+        const float *q = cuda_f32(job.q, row_of(r, query), r.head + query % r.heads);
+        float down = 1;
+        factor[i] = 1;
+        if (HALF) {
+            float most = 0;
+            for (int32_t d = t / 2; real && d < job.kv.head_dim; d += 4) {
+                most = fmaxf(most, fabsf(q[d] * scale));
+            }
+            most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 2));
+            down = scale_of(most, &factor[i]);
+        }
+#pragma unroll
+        for (int s = 0; s < STEPS * 2; s++) {
+            const int32_t d = s * 8 + t;
+            const float x = real && d < job.kv.head_dim ? q[d] * scale * down : 0.0f;
+            const float y = real && d + 1 < job.kv.head_dim ? q[d + 1] * scale * down : 0.0f;
+            split<HALF>(x, y, &high[s / 2][i + s % 2 * 2], &low[s / 2][i + s % 2 * 2]);
+        }
+    }
+}
+
+/* Rows of a run are in the order of what they see. */
+__device__ __forceinline__ bounds warp_bounds(const cuda_attend_job &job, const run &r) {
+    const int32_t query = static_cast<int32_t>(threadIdx.x) / CUDA_WARP * 16;
+    const cuda_row_view least = cuda_row_of(job, row_of(r, query));
+    const cuda_row_view most = cuda_row_of(job, row_of(r, query + 15));
+    bounds b = {least.first, most.first, least.stop, most.stop};
+    if (query >= r.n * r.heads) {
+        b.most_stop = 0; /* no query is real */
+    }
+    return b;
+}
+
+/* Whether any query of the warp sees anything of a stretch. */
+__device__ __forceinline__ bool warp_sees(const cuda_attend_job &job, const bounds &b,
+                                          const stretch &at) {
+    return at.begin < b.most_stop &&
+           (at.begin + POSITIONS > b.least_first || at.begin < job.n_sink);
+}
+
+/* Whether all see all of it. */
+__device__ __forceinline__ bool warp_sees_all(const cuda_attend_job &job, const bounds &b,
+                                              const stretch &at) {
+    const int32_t end = at.begin + POSITIONS;
+    return at.hidden <= at.begin && end <= b.least_stop &&
+           (at.begin >= b.most_first || end <= job.n_sink);
+}
+
+/* ---- a stretch ---- */
+
+template <bool HALF>
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+    if (HALF) {
+        cuda_mma_f16(d, a, b0, b1);
+    } else {
+        cuda_mma_bf16(d, a, b0, b1);
+    }
+}
+
+/* score[n]: of positions 8n to 8n + 7 */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void
+scores(const char *k, const uint32_t (&high)[shape<DTYPE, HD>::steps][4],
+       const uint32_t (&low)[shape<DTYPE, HD>::steps][4], float (&score)[8][4]) {
+    typedef shape<DTYPE, HD> T;
+    const bool half = T::half != 0;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % CUDA_WARP;
+    const int32_t p = lane / 16 * 8 + lane % 8, c = lane / 8 % 2;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        score[n][0] = score[n][1] = score[n][2] = score[n][3] = 0;
+    }
+#pragma unroll
+    for (int s = 0; s < T::steps; s++) {
+#pragma unroll
+        for (int n = 0; n < 8; n += 2) {
+            uint32_t b[4];
+            cuda_load_matrices(b, k + place<T::row>(n * 8 + p, s * 2 + c));
+            mma<half>(score[n], high[s], b[0], b[1]);
+            mma<half>(score[n + 1], high[s], b[2], b[3]);
+            mma<half>(score[n], low[s], b[0], b[1]);
+            mma<half>(score[n + 1], low[s], b[2], b[3]);
+            if (T::wide) {
+                cuda_load_matrices(b, k + place<T::row>(n * 8 + p, T::eights + s * 2 + c));
+                mma<half>(score[n], high[s], b[0], b[1]);
+                mma<half>(score[n + 1], high[s], b[2], b[3]);
+            }
+        }
+    }
+}
+
+/* Scores that are not seen. */
+__device__ __forceinline__ void hide(const cuda_attend_job &job, const sums &s, const stretch &at,
+                                     float (&score)[8][4]) {
+    const int32_t t = at.begin + static_cast<int32_t>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int32_t position = t + n * 8 + j % 2;
+            const bool seen = position >= at.hidden && position < s.stop[j / 2] &&
+                              (position >= s.first[j / 2] || position < job.n_sink);
+            score[n][j] = seen ? score[n][j] : CUDA_NOTHING;
+        }
+    }
+}
+
+/* 2^x, below 2^-126 zero */
+__device__ __forceinline__ float power_of_two(float x) {
+#if CUDA_TENSOR_CORES
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return x < -126.0f ? 0.0f : exp2f(x);
+#endif
+}
+
+/* Scores -> exponentials relative to the largest score so far; alpha: what that does to all before. */
+template <bool HALF>
+__device__ __forceinline__ void exponentials(sums &s, float (&score)[8][4], float (&alpha)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float most = s.most[i];
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+            most = fmaxf(most, fmaxf(score[n][2 * i], score[n][2 * i + 1]));
+        }
+        most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 2));
+        const float factor = HALF ? s.factor[i] : 1.0f;
+        const float minus = most == CUDA_NOTHING ? 0.0f : -most * factor;
+        alpha[i] = s.most[i] == most ? 1.0f : power_of_two(fmaf(s.most[i], factor, minus));
+        s.most[i] = most;
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+#pragma unroll
+            for (int j = 2 * i; j < 2 * i + 2; j++) {
+                const float e =
+                    power_of_two(HALF ? fmaf(score[n][j], factor, minus) : score[n][j] + minus);
+                score[n][j] = e;
+                sum += e;
+            }
+        }
+        s.total[i] = fmaf(s.total[i], alpha[i], sum);
+    }
+}
+
+/* acc = acc * alpha + exponentials * V; the stretch has sums of its own, so that what it adds is
+ * rounded as other sums are, and is nothing where nothing is seen. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void add_values(const char *v, const uint32_t (&high)[4][4],
+                                           const uint32_t (&low)[4][4], const float (&alpha)[2],
+                                           float (&acc)[HD / 8][4]) {
+    typedef shape<DTYPE, HD> T;
+    const bool half = T::half != 0;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % CUDA_WARP;
+    const int32_t p = lane % 16, c = lane / 16;
+#pragma unroll
+    for (int n = 0; n < HD / 8; n += 2) {
+        float sum[2][4] = {}, rest[2][4] = {};
+#pragma unroll
+        for (int s = 0; s < 4; s++) {
+            uint32_t b[4];
+            cuda_load_transposed(b, v + place<T::row>(s * 16 + p, n + c));
+            mma<half>(sum[0], high[s], b[0], b[1]);
+            mma<half>(sum[1], high[s], b[2], b[3]);
+            mma<half>(rest[0], low[s], b[0], b[1]);
+            mma<half>(rest[1], low[s], b[2], b[3]);
+            if (T::wide) {
+                cuda_load_transposed(b, v + place<T::row>(s * 16 + p, T::eights + n + c));
+                mma<half>(rest[0], high[s], b[0], b[1]);
+                mma<half>(rest[1], high[s], b[2], b[3]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float *to = &acc[n + j / 4][j % 4];
+            *to = fmaf(*to, alpha[j % 4 / 2], sum[j / 4][j % 4] + rest[j / 4][j % 4]);
+        }
+    }
+}
+
+/* ---- a run ---- */
+
+/* The stretch at or after `begin` that a query of the run may see. */
+__device__ __forceinline__ stretch find_stretch(const cuda_attend_job &job, const run &r,
+                                                int32_t begin) {
+    stretch at;
+    at.begin = begin >= job.n_sink && begin + POSITIONS <= r.first ? r.first / POSITIONS * POSITIONS
+                                                                   : begin;
+    at.page = -1;
+    if (at.begin < r.longest.base && at.begin / POSITIONS < job.table.cols) {
+        at.page = r.longest.table[at.begin / POSITIONS];
+    }
+    at.hidden = at.page < 0 ? r.longest.base : 0;
+    return at;
+}
+
+/* All positions of a run. kv: shared memory for K and V of a stretch. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, bool clean, char *kv,
+                                     float (&acc)[HD / 8][4], float (&total)[2]) {
+    typedef shape<DTYPE, HD> T;
+    const bool half = T::half != 0;
+    uint32_t high[T::steps][4], low[T::steps][4];
+    sums s;
+    load_queries<half, T::steps>(job, r, high, low, s.factor);
+    const bounds b = warp_bounds(job, r);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const cuda_row_view view = cuda_row_of(job, row_of(r, query_of(i)));
+        s.first[i] = view.first;
+        s.stop[i] = view.stop;
+        s.most[i] = CUDA_NOTHING;
+        s.total[i] = 0;
+    }
+#pragma unroll
+    for (int n = 0; n < HD / 8; n++) {
+        acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0;
+    }
+    char *const k = kv, *const v = kv + T::bytes;
+    stretch at = find_stretch(job, r, 0);
+    begin_copy<DTYPE, HD>(job, r, at, 0, k);
+    while (at.begin < r.longest.stop) {
+        const stretch next = find_stretch(job, r, at.begin + POSITIONS);
+        const bool sees = warp_sees(job, b, at);
+        uint32_t e_high[4][4] = {}, e_low[4][4] = {};
+        float alpha[2] = {1, 1};
+        end_copy<DTYPE, HD>(job, r, at, false, k);
+        __syncthreads(); /* K is there, and V of the stretch before was used */
+        begin_copy<DTYPE, HD>(job, r, at, job.kv.half_bytes, v);
+        if (sees) {
+            float score[8][4];
+            scores<DTYPE, HD>(k, high, low, score);
+            if (!warp_sees_all(job, b, at)) {
+                hide(job, s, at, score);
+            }
+            exponentials<half>(s, score, alpha);
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                const float *pair = &score[i / 2][i % 2 * 2];
+                split<half>(pair[0], pair[1], &e_high[i / 4][i % 4], &e_low[i / 4][i % 4]);
+            }
+        }
+        end_copy<DTYPE, HD>(job, r, at, clean, v);
+        __syncthreads(); /* V is there, and K was used */
+        if (next.begin < r.longest.stop) {
+            begin_copy<DTYPE, HD>(job, r, next, 0, k);
+        }
+        if (sees) {
+            add_values<DTYPE, HD>(v, e_high, e_low, alpha, acc);
+        }
+        at = next;
+    }
+    cuda_copy_end(); /* where there was no stretch */
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        total[i] = s.total[i];
+        total[i] += __shfl_xor_sync(CUDA_ALL_LANES, total[i], 1);
+        total[i] += __shfl_xor_sync(CUDA_ALL_LANES, total[i], 2);
+    }
+}
+
+/* Whether a thread's results show a value of V that is not finite. */
+template <int HD>
+__device__ __forceinline__ bool is_spoilt(const run &r, const float (&acc)[HD / 8][4],
+                                          const float (&total)[2]) {
+    bool spoilt = false;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        bool finite = true;
+#pragma unroll
+        for (int n = 0; n < HD / 8; n++) {
+            finite = finite && is_finite(acc[n][2 * i]) && is_finite(acc[n][2 * i + 1]);
+        }
+        spoilt = spoilt || (query_of(i) < r.n * r.heads && is_finite(total[i]) && !finite);
+    }
+    return spoilt;
+}
+
+/* Values that are not finite, to the queries that see them. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void spoil(const cuda_attend_job &job, const run &r,
+                                      float (&acc)[HD / 8][4]) {
+    const int32_t t = static_cast<int32_t>(threadIdx.x) % 4 * 2;
+    const cuda_row_view view[2] = {cuda_row_of(job, row_of(r, query_of(0))),
+                                   cuda_row_of(job, row_of(r, query_of(1)))};
+    const char *pages = job.pages + job.kv.half_bytes;
+    for (int32_t position = 0; position < r.longest.stop; position++) {
+        const int32_t cell = position >= r.first || position < job.n_sink
+                                 ? cuda_cell_of(job, r.longest, position)
+                                 : -1;
+        if (cell < 0) {
+            continue;
+        }
+#pragma unroll
+        for (int n = 0; n < HD / 8; n++) {
+            float value[8] = {}, own[2] = {};
+            if (n * 8 < job.kv.padded) {
+                cuda_load_eight<DTYPE>(pages + cuda_cell_codes(job.kv, cell, r.kv_head),
+                                       pages + cuda_cell_scales(job.kv, cell, r.kv_head), n * 8,
+                                       value);
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                own[i % 2] = i / 2 * 2 == t ? value[i] : own[i % 2];
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float x = own[j % 2];
+                if (!is_finite(x) && cuda_sees(job, view[j / 2], position)) {
+                    acc[n][j] += x;
+                }
+            }
+        }
+    }
+}
+
+template <int HD>
+__device__ __forceinline__ void write_values(const cuda_attend_job &job, const run &r,
+                                             const float (&acc)[HD / 8][4],
+                                             const float (&total)[2]) {
+    const int32_t t = static_cast<int32_t>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int32_t query = query_of(i);
+        if (query >= r.n * r.heads) {
+            continue;
+        }
+        float *out = cuda_f32(job.out, row_of(r, query), r.head + query % r.heads);
+        const float inverse = 1.0f / total[i];
+#pragma unroll
+        for (int n = 0; n < HD / 8; n++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                if (n * 8 + t + j < job.kv.head_dim) { /* + 0: a zero has one sign */
+                    out[n * 8 + t + j] = (acc[n][2 * i + j] + 0.0f) * inverse;
+                }
+            }
+        }
+    }
+}
+
+/* Whether a row goes on where the one before it ends; a row of a tree is alone. */
+__device__ __forceinline__ bool follows(const cuda_attend_job &job, int64_t row) {
+    const cuda_row_view before = cuda_row_of(job, row - 1), view = cuda_row_of(job, row);
+    return job.slot[row] == job.slot[row - 1] && before.cells == NULL && view.cells == NULL &&
+           view.stop >= before.stop && view.first >= before.first;
+}
+
+/* The run that begins at `row`, of the rows before stop. */
+__device__ __forceinline__ void find_run(const cuda_attend_job &job, int64_t row, int64_t stop,
+                                         float *part, run *r) {
+    const int64_t own = row + threadIdx.x;
+    const bool ends = own > row && own < stop && !follows(job, own);
+    const int32_t n = ends ? static_cast<int32_t>(threadIdx.x) : static_cast<int32_t>(stop - row);
+    r->row = row;
+    r->n = static_cast<int32_t>(-cuda_block_max(-static_cast<float>(n), part));
+    r->first = cuda_row_of(job, row).first;
+    r->longest = cuda_row_of(job, row + r->n - 1);
+}
+
+__device__ __host__ __forceinline__ int32_t heads_of_block(int32_t group) {
+    return group < CUDA_ATTEND_HEADS ? group : CUDA_ATTEND_HEADS;
+}
+
+/* Blocks: rows, the last ones, which see most, first; within them parts of KV heads. */
+template <int DTYPE, int HD>
+__global__ void __launch_bounds__(THREADS, shape<DTYPE, HD>::blocks)
+    attend_tensor(cuda_attend_job job) {
+    __shared__ float part[THREADS / CUDA_WARP];
+    CUDA_DYNAMIC_SHARED(char, kv);
+    const int32_t most = heads_of_block(job.group), n_sub = (job.group + most - 1) / most;
+    const int32_t n_part = job.kv.n_head * n_sub;
+    const int32_t of = static_cast<int32_t>(blockIdx.x) % n_part, sub = of % n_sub;
+    const int32_t rest = job.group - sub * most, rows = QUERIES / most;
+    const int64_t tile = (gridDim.x - 1 - blockIdx.x) / static_cast<uint32_t>(n_part);
+    run r;
+    r.heads = rest < most ? rest : most;
+    r.kv_head = of / n_sub;
+    r.head = r.kv_head * job.group + sub * most;
+    const int64_t first = job.first + tile * rows, end = job.first + job.n;
+    const int64_t stop = first + rows < end ? first + rows : end;
+    for (int64_t row = first; row < stop; row += r.n) {
+        float acc[HD / 8][4], total[2];
+        find_run(job, row, stop, part, &r);
+#pragma unroll 1
+        for (int turn = 0; turn < 2; turn++) {
+            walk<DTYPE, HD>(job, r, turn != 0, kv, acc, total);
+            if (turn != 0) {
+                spoil<DTYPE, HD>(job, r, acc);
+            } else if (cuda_block_max(is_spoilt<HD>(r, acc, total) ? 1.0f : 0.0f, part) == 0) {
+                break;
+            }
+        }
+        write_values<HD>(job, r, acc, total);
+    }
+}
+
+template <int DTYPE, int HD> cudaError_t launch(cudaStream_t stream, const cuda_attend_job &args) {
+    const cuda_attend_job job = args;
+    const int32_t most = heads_of_block(job.group);
+    const int64_t tiles = cuda_ceil(job.n, QUERIES / most);
+    const dim3 grid(static_cast<unsigned>(tiles * job.kv.n_head * cuda_ceil(job.group, most)));
+    const int bytes = 2 * shape<DTYPE, HD>::bytes;
+    const auto kernel = attend_tensor<DTYPE, HD>;
+    cudaError_t error = cuda_allow_shared(kernel, bytes);
+    if (error == cudaSuccess) {
+        CUDA_LAUNCH(stream, grid, THREADS, bytes, kernel, job);
+        error = cuda_launched();
+    }
+    return error;
+}
+
+template <int DTYPE> cudaError_t launch_width(cudaStream_t stream, const cuda_attend_job &job) {
+    if (job.kv.padded <= 32) {
+        return launch<DTYPE, 32>(stream, job);
+    }
+    return job.kv.padded <= 64 ? launch<DTYPE, 64>(stream, job) : launch<DTYPE, 128>(stream, job);
+}
+
+} // namespace
+
+cudaError_t cuda_run_attend_mma(cudaStream_t stream, const cuda_attend_job *job) {
+    switch (job->kv.dtype) {
+    case PICO_DTYPE_F32:
+        return launch_width<PICO_DTYPE_F32>(stream, *job);
+    case PICO_DTYPE_F16:
+        return launch_width<PICO_DTYPE_F16>(stream, *job);
+    case PICO_DTYPE_BF16:
+        return launch_width<PICO_DTYPE_BF16>(stream, *job);
+    default:
+        return launch_width<PICO_DTYPE_Q8_0>(stream, *job);
+    }
+}
