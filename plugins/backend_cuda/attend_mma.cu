@@ -36,12 +36,19 @@ template <int DTYPE, int HD> struct shape {
     };
 };
 
-/* Rows [row, row + n) that follow each other in one sequence, and the heads that the block takes. */
+/* What a warp sees: its queries' least and greatest bounds. */
+struct bounds {
+    int32_t least_first, most_first, least_stop, most_stop;
+};
+
+/* Rows [row, row + n) that follow each other in one sequence, and the heads that the block takes. In
+ * shared memory, as registers are scarce. */
 struct run {
     int64_t row;
     int32_t n, heads, head, kv_head;
     int32_t first; /* positions that any of them sees: from here on, and sinks */
     cuda_row_view longest;
+    bounds warp[THREADS / CUDA_WARP];
 };
 
 struct stretch {
@@ -49,14 +56,8 @@ struct stretch {
     int32_t hidden; /* positions before this one were dropped */
 };
 
-/* What a warp sees: its queries' least and greatest bounds. */
-struct bounds {
-    int32_t least_first, most_first, least_stop, most_stop;
-};
-
 /* Running over the stretches, of the queries lane / 4 and lane / 4 + 8 of the warp. */
 struct sums {
-    int32_t first[2], stop[2];
     float factor[2]; /* scores are to be multiplied by it */
     float most[2], total[2];
 };
@@ -267,9 +268,10 @@ __device__ __forceinline__ void load_queries(const cuda_attend_job &job, const r
     }
 }
 
-/* Rows of a run are in the order of what they see. */
-__device__ __forceinline__ bounds warp_bounds(const cuda_attend_job &job, const run &r) {
-    const int32_t query = static_cast<int32_t>(threadIdx.x) / CUDA_WARP * 16;
+/* Of a warp; rows of a run are in the order of what they see. */
+__device__ __forceinline__ bounds bounds_of(const cuda_attend_job &job, const run &r,
+                                            int32_t warp) {
+    const int32_t query = warp * 16;
     const cuda_row_view least = cuda_row_of(job, row_of(r, query));
     const cuda_row_view most = cuda_row_of(job, row_of(r, query + 15));
     bounds b = {least.first, most.first, least.stop, most.stop};
@@ -339,16 +341,17 @@ scores(const char *k, const uint32_t (&high)[shape<DTYPE, HD>::steps][4],
 }
 
 /* Scores that are not seen. */
-__device__ __forceinline__ void hide(const cuda_attend_job &job, const sums &s, const stretch &at,
+__device__ __forceinline__ void hide(const cuda_attend_job &job, const run &r, const stretch &at,
                                      float (&score)[8][4]) {
     const int32_t t = at.begin + static_cast<int32_t>(threadIdx.x) % 4 * 2;
+    const cuda_row_view view[2] = {cuda_row_of(job, row_of(r, query_of(0))),
+                                   cuda_row_of(job, row_of(r, query_of(1)))};
 #pragma unroll
     for (int n = 0; n < 8; n++) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const int32_t position = t + n * 8 + j % 2;
-            const bool seen = position >= at.hidden && position < s.stop[j / 2] &&
-                              (position >= s.first[j / 2] || position < job.n_sink);
+            const bool seen = position >= at.hidden && cuda_sees(job, view[j / 2], position);
             score[n][j] = seen ? score[n][j] : CUDA_NOTHING;
         }
     }
@@ -456,12 +459,8 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
     uint32_t high[T::steps][4], low[T::steps][4];
     sums s;
     load_queries<half, T::steps>(job, r, high, low, s.factor);
-    const bounds b = warp_bounds(job, r);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const cuda_row_view view = cuda_row_of(job, row_of(r, query_of(i)));
-        s.first[i] = view.first;
-        s.stop[i] = view.stop;
         s.most[i] = CUDA_NOTHING;
         s.total[i] = 0;
     }
@@ -470,6 +469,7 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
         acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0;
     }
     char *const k = kv, *const v = kv + T::bytes;
+    const bounds &b = r.warp[threadIdx.x / CUDA_WARP];
     stretch at = find_stretch(job, r, 0);
     begin_copy<DTYPE, HD>(job, r, at, 0, k);
     while (at.begin < r.longest.stop) {
@@ -484,7 +484,7 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
             float score[8][4];
             scores<DTYPE, HD>(k, high, low, score);
             if (!warp_sees_all(job, b, at)) {
-                hide(job, s, at, score);
+                hide(job, r, at, score);
             }
             exponentials<half>(s, score, alpha);
 #pragma unroll
@@ -599,16 +599,22 @@ __device__ __forceinline__ bool follows(const cuda_attend_job &job, int64_t row)
            view.stop >= before.stop && view.first >= before.first;
 }
 
-/* The run that begins at `row`, of the rows before stop. */
+/* The run that begins at `row`, of the rows before stop; all threads have it after a barrier. */
 __device__ __forceinline__ void find_run(const cuda_attend_job &job, int64_t row, int64_t stop,
                                          float *part, run *r) {
     const int64_t own = row + threadIdx.x;
     const bool ends = own > row && own < stop && !follows(job, own);
     const int32_t n = ends ? static_cast<int32_t>(threadIdx.x) : static_cast<int32_t>(stop - row);
-    r->row = row;
-    r->n = static_cast<int32_t>(-cuda_block_max(-static_cast<float>(n), part));
-    r->first = cuda_row_of(job, row).first;
-    r->longest = cuda_row_of(job, row + r->n - 1);
+    const float least = -cuda_block_max(-static_cast<float>(n), part);
+    if (threadIdx.x == 0) {
+        r->row = row;
+        r->n = static_cast<int32_t>(least);
+        r->first = cuda_row_of(job, row).first;
+        r->longest = cuda_row_of(job, row + r->n - 1);
+        for (int32_t warp = 0; warp < THREADS / CUDA_WARP; warp++) {
+            r->warp[warp] = bounds_of(job, *r, warp);
+        }
+    }
 }
 
 __device__ __host__ __forceinline__ int32_t heads_of_block(int32_t group) {
@@ -620,21 +626,24 @@ template <int DTYPE, int HD>
 __global__ void __launch_bounds__(THREADS, shape<DTYPE, HD>::blocks)
     attend_tensor(cuda_attend_job job) {
     __shared__ float part[THREADS / CUDA_WARP];
+    __shared__ run r;
     CUDA_DYNAMIC_SHARED(char, kv);
     const int32_t most = heads_of_block(job.group), n_sub = (job.group + most - 1) / most;
     const int32_t n_part = job.kv.n_head * n_sub;
     const int32_t of = static_cast<int32_t>(blockIdx.x) % n_part, sub = of % n_sub;
     const int32_t rest = job.group - sub * most, rows = QUERIES / most;
     const int64_t tile = (gridDim.x - 1 - blockIdx.x) / static_cast<uint32_t>(n_part);
-    run r;
-    r.heads = rest < most ? rest : most;
-    r.kv_head = of / n_sub;
-    r.head = r.kv_head * job.group + sub * most;
+    if (threadIdx.x == 0) {
+        r.heads = rest < most ? rest : most;
+        r.kv_head = of / n_sub;
+        r.head = r.kv_head * job.group + sub * most;
+    }
     const int64_t first = job.first + tile * rows, end = job.first + job.n;
     const int64_t stop = first + rows < end ? first + rows : end;
     for (int64_t row = first; row < stop; row += r.n) {
         float acc[HD / 8][4], total[2];
         find_run(job, row, stop, part, &r);
+        __syncthreads();
 #pragma unroll 1
         for (int turn = 0; turn < 2; turn++) {
             walk<DTYPE, HD>(job, r, turn != 0, kv, acc, total);
