@@ -54,6 +54,7 @@ struct run {
 struct stretch {
     int32_t begin, page;
     int32_t hidden; /* positions before this one were dropped */
+    bool whole;     /* all of it is in the page, and the run sees all of it */
 };
 
 /* Running over the stretches, of the queries lane / 4 and lane / 4 + 8 of the warp. */
@@ -87,35 +88,48 @@ __device__ __forceinline__ bool find_cell(const cuda_attend_job &job, const run 
     return seen;
 }
 
-/* Begins to bring a thread's eights of K (half: 0) or V into shared memory, raw. */
+/* Begins to bring eight raw values, number c of a position's K or V; page: of the run's KV head. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void copy_eight(const cuda_kv_layout &kv, const char *page,
+                                           int32_t offset, int32_t p, int32_t c, bool real,
+                                           char *to) {
+    typedef shape<DTYPE, HD> T;
+    const char *from = page + offset * kv.padded * kv.size;
+    char *first = to + place<T::row>(p, c);
+    if (DTYPE == PICO_DTYPE_Q8_0) {
+        const int32_t scale = offset * kv.n_scale + c / 4;
+        cuda_copy_begin<8>(first, from + c * 8, real);
+        cuda_copy_begin<4>(first + 8, page + kv.code_bytes + scale / 2 * 4, real);
+    } else if (DTYPE == PICO_DTYPE_F32) {
+        cuda_copy_begin<16>(first, from + c * 32, real);
+        cuda_copy_begin<16>(to + place<T::row>(p, T::eights + c), from + c * 32 + 16, real);
+    } else {
+        cuda_copy_begin<16>(first, from + c * 16, real);
+    }
+}
+
+/* Begins to bring a thread's eights of K (half: 0) or V of a stretch into shared memory. */
 template <int DTYPE, int HD>
 __device__ __forceinline__ void begin_copy(const cuda_attend_job &job, const run &r,
                                            const stretch &at, int64_t half, char *to) {
     typedef shape<DTYPE, HD> T;
     const char *base = job.pages + half + 2 * job.kv.half_bytes * r.kv_head;
-    const char *usual = base + (at.page < 0 ? 0 : at.page) * job.kv.page_bytes;
-    const int32_t tid = static_cast<int32_t>(threadIdx.x), c = tid % T::eights;
-    const int32_t row_bytes = job.kv.padded * job.kv.size;
+    const int32_t tid = static_cast<int32_t>(threadIdx.x), p = tid / T::eights, c = tid % T::eights;
+    const bool inside = c * 8 < job.kv.padded;
+    if (at.whole) {
+        const char *page = base + at.page * job.kv.page_bytes;
 #pragma unroll
-    for (int32_t p = tid / T::eights; p < POSITIONS; p += T::apart) {
-        int32_t page, offset;
-        const bool seen = find_cell(job, r, at, p, &page, &offset);
-        const bool real = seen && c * 8 < job.kv.padded;
-        const char *from = page == at.page ? usual : base + page * job.kv.page_bytes;
-        if (DTYPE == PICO_DTYPE_Q8_0) {
-            const int32_t scale = offset * job.kv.n_scale + c / 4;
-            const char *scales = from + job.kv.code_bytes;
-            char *piece = to + place<T::row>(p, c);
-            cuda_copy_begin<8>(piece, from + offset * row_bytes + c * 8, real);
-            cuda_copy_begin<4>(piece + 8, scales + scale / 2 * 4, real);
-        } else if (DTYPE == PICO_DTYPE_F32) {
-            from += offset * row_bytes + c * 32;
-            cuda_copy_begin<16>(to + place<T::row>(p, c), from, real);
-            cuda_copy_begin<16>(to + place<T::row>(p, T::eights + c), from + 16, real);
-        } else {
-            from += offset * row_bytes + c * 16;
-            cuda_copy_begin<16>(to + place<T::row>(p, c), from, real);
+        for (int32_t i = 0; i < POSITIONS; i += T::apart) {
+            copy_eight<DTYPE, HD>(job.kv, page, p + i, p + i, c, inside, to);
         }
+        return;
+    }
+#pragma unroll 1
+    for (int32_t i = 0; i < POSITIONS; i += T::apart) {
+        int32_t page, offset;
+        const bool seen = find_cell(job, r, at, p + i, &page, &offset);
+        copy_eight<DTYPE, HD>(job.kv, base + (seen ? page : 0) * job.kv.page_bytes, offset, p + i,
+                              c, seen && inside, to);
     }
 }
 
@@ -182,12 +196,14 @@ __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &
                                          const stretch &at, bool clean, char *to) {
     typedef shape<DTYPE, HD> T;
     const int32_t tid = static_cast<int32_t>(threadIdx.x), c = tid % T::eights;
+    const int32_t begin = tid / T::eights;
     cuda_copy_end();
     if (!T::wide && !clean) {
         return;
     }
 #pragma unroll(T::wide ? 2 : 1)
-    for (int32_t p = tid / T::eights; p < POSITIONS; p += T::apart) {
+    for (int32_t i = 0; i < POSITIONS; i += T::apart) {
+        const int32_t p = begin + i;
         char *first = to + place<T::row>(p, c);
         if (!T::wide) {
             clean16<T::half>(first);
@@ -195,19 +211,19 @@ __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &
         }
         char *second = to + place<T::row>(p, T::eights + c);
         int32_t page, offset = p;
-        if (DTYPE == PICO_DTYPE_Q8_0) {
+        if (DTYPE == PICO_DTYPE_Q8_0 && !at.whole) {
             (void)find_cell(job, r, at, p, &page, &offset);
         }
         float value[8];
         uint32_t high[4], low[4];
         load_raw<DTYPE>(first, second, ((offset * job.kv.n_scale + c / 4) & 1) != 0, value);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            value[i] = clean && !is_finite(value[i]) ? 0.0f : value[i];
+        for (int j = 0; j < 8; j++) {
+            value[j] = clean && !is_finite(value[j]) ? 0.0f : value[j];
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            split<false>(value[2 * i], value[2 * i + 1], &high[i], &low[i]);
+        for (int j = 0; j < 4; j++) {
+            split<false>(value[2 * j], value[2 * j + 1], &high[j], &low[j]);
         }
         store16(first, high);
         store16(second, low);
@@ -344,15 +360,19 @@ scores(const char *k, const uint32_t (&high)[shape<DTYPE, HD>::steps][4],
 __device__ __forceinline__ void hide(const cuda_attend_job &job, const run &r, const stretch &at,
                                      float (&score)[8][4]) {
     const int32_t t = at.begin + static_cast<int32_t>(threadIdx.x) % 4 * 2;
-    const cuda_row_view view[2] = {cuda_row_of(job, row_of(r, query_of(0))),
-                                   cuda_row_of(job, row_of(r, query_of(1)))};
 #pragma unroll
-    for (int n = 0; n < 8; n++) {
+    for (int i = 0; i < 2; i++) {
+        const cuda_row_view view = cuda_row_of(job, row_of(r, query_of(i)));
+        const int32_t first = view.first, stop = view.stop;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int32_t position = t + n * 8 + j % 2;
-            const bool seen = position >= at.hidden && cuda_sees(job, view[j / 2], position);
-            score[n][j] = seen ? score[n][j] : CUDA_NOTHING;
+        for (int n = 0; n < 8; n++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int32_t position = t + n * 8 + j;
+                const bool hidden = (position < at.hidden) | (position >= stop) |
+                                    ((position < first) & (position >= job.n_sink));
+                score[n][2 * i + j] = hidden ? CUDA_NOTHING : score[n][2 * i + j];
+            }
         }
     }
 }
@@ -447,6 +467,8 @@ __device__ __forceinline__ stretch find_stretch(const cuda_attend_job &job, cons
         at.page = r.longest.table[at.begin / POSITIONS];
     }
     at.hidden = at.page < 0 ? r.longest.base : 0;
+    const int32_t end = at.begin + POSITIONS;
+    at.whole = at.page >= 0 && end <= r.longest.base && (at.begin >= r.first || end <= job.n_sink);
     return at;
 }
 
