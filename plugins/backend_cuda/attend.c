@@ -61,6 +61,13 @@ static pico_status attend_split(cuda_backend *cuda, cuda_attend_job *job, int64_
     return status;
 }
 
+/* Says the same from call to call, whatever the batch, as the two kernels round in different ways. */
+static int takes_tensor_cores(const cuda_backend *cuda, const cuda_kv_layout *kv) {
+    const int wide = kv->dtype == PICO_DTYPE_F32 || kv->dtype == PICO_DTYPE_Q8_0;
+    return cuda->capability >= 80 && kv->padded <= CUDA_MMA_HEAD_DIM &&
+           cuda_mma_bytes(kv->padded, wide) + 1024 <= cuda->block_shared;
+}
+
 pico_status cuda_attend(void *self, const pico_attend_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_attend_job job = {.window = args->window, .scale = args->scale};
@@ -98,10 +105,9 @@ pico_status cuda_attend(void *self, const pico_attend_args *args) {
     if (status == PICO_OK && decode < rows) {
         job.first = decode;
         job.n = rows - decode;
-        /* by what never changes from call to call, as the kernels round in different ways */
-        const int tensor = cuda->capability >= 80 && job.kv.padded <= CUDA_MMA_HEAD_DIM;
-        const cudaError_t error = tensor ? cuda_run_attend_mma(cuda->stream, &job)
-                                         : cuda_run_attend_tile(cuda->stream, &job);
+        const cudaError_t error = takes_tensor_cores(cuda, &job.kv)
+                                      ? cuda_run_attend_mma(cuda->stream, &job)
+                                      : cuda_run_attend_tile(cuda->stream, &job);
         status = cuda_done(cuda, error, "attend");
     }
     return status;

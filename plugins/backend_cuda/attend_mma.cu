@@ -1,8 +1,9 @@
 /*
  * Attention of prefill rows on tensor cores, for heads of up to 128 dimensions: a block takes 64
- * queries, rows with some query heads of one KV head, 16 a warp. K and V of a page come into shared
- * memory, one while the other is used; scores stay in registers; sums over positions are in F32, with
- * exponentials relative to the largest score so far.
+ * queries, rows with some query heads of one KV head, 16 a warp. One party of warps takes the even
+ * pages, another one the odd ones, and what they find is put together at the end. K and V of a page
+ * come into shared memory, one while the other is used; scores stay in registers; sums over positions
+ * are in F32, with exponentials relative to the largest score so far.
  *
  * Tensor cores multiply 16-bit floats, so q and the exponentials are sums of two such, exact to 2^-17
  * of a value, and so are K and V of pages in F32 and Q8_0, which leaves out only the product of the
@@ -17,7 +18,9 @@
 #include "attend.cuh"
 #include "mma.cuh"
 
-#define THREADS 128
+#define PARTY 128 /* threads that work on one page */
+#define PARTIES 2
+#define THREADS (PARTY * PARTIES)
 #define QUERIES 64
 #define POSITIONS 64 /* of a stretch: a page */
 
@@ -31,8 +34,7 @@ template <int DTYPE, int HD> struct shape {
         row = wide ? 2 * eights : eights, /* pieces of 16 bytes of a position */
         bytes = POSITIONS * row * 16,     /* of K, or of V */
         steps = HD / 16,
-        apart = THREADS / eights, /* positions from one of a thread's eights to the next */
-        blocks = HD <= 64 ? 3 : 2 /* at once on a multiprocessor */
+        apart = PARTY / eights /* positions from one of a thread's eights to the next */
     };
 };
 
@@ -48,7 +50,7 @@ struct run {
     int32_t n, heads, head, kv_head;
     int32_t first; /* positions that any of them sees: from here on, and sinks */
     cuda_row_view longest;
-    bounds warp[THREADS / CUDA_WARP];
+    bounds warp[PARTY / CUDA_WARP];
 };
 
 struct stretch {
@@ -62,6 +64,15 @@ struct sums {
     float factor[2]; /* scores are to be multiplied by it */
     float most[2], total[2];
 };
+
+/* Which of the parties a thread is in, and which thread of it. */
+__device__ __forceinline__ int32_t party() {
+    return static_cast<int32_t>(threadIdx.x) / PARTY;
+}
+
+__device__ __forceinline__ int32_t member() {
+    return static_cast<int32_t>(threadIdx.x) % PARTY;
+}
 
 /* ---- pieces of K and V in shared memory ---- */
 
@@ -114,7 +125,7 @@ __device__ __forceinline__ void begin_copy(const cuda_attend_job &job, const run
                                            const stretch &at, int64_t half, char *to) {
     typedef shape<DTYPE, HD> T;
     const char *base = job.pages + half + 2 * job.kv.half_bytes * r.kv_head;
-    const int32_t tid = static_cast<int32_t>(threadIdx.x), p = tid / T::eights, c = tid % T::eights;
+    const int32_t p = member() / T::eights, c = member() % T::eights;
     const bool inside = c * 8 < job.kv.padded;
     if (at.whole) {
         const char *page = base + at.page * job.kv.page_bytes;
@@ -195,8 +206,7 @@ template <int DTYPE, int HD>
 __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &r,
                                          const stretch &at, bool clean, char *to) {
     typedef shape<DTYPE, HD> T;
-    const int32_t tid = static_cast<int32_t>(threadIdx.x), c = tid % T::eights;
-    const int32_t begin = tid / T::eights;
+    const int32_t begin = member() / T::eights, c = member() % T::eights;
     cuda_copy_end();
     if (!T::wide && !clean) {
         return;
@@ -232,10 +242,9 @@ __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &
 
 /* ---- queries ---- */
 
-/* Query i (0, 1) of a thread, as one of the block's. */
+/* Query i (0, 1) of a thread, as one of the block's; both parties have all. */
 __device__ __forceinline__ int32_t query_of(int i) {
-    const int32_t tid = static_cast<int32_t>(threadIdx.x);
-    return tid / CUDA_WARP * 16 + tid % CUDA_WARP / 4 + i * 8;
+    return member() / CUDA_WARP * 16 + member() % CUDA_WARP / 4 + i * 8;
 }
 
 __device__ __forceinline__ int64_t row_of(const run &r, int32_t query) {
@@ -388,6 +397,17 @@ __device__ __forceinline__ float power_of_two(float x) {
 #endif
 }
 
+/* What sums relative to one score are to be multiplied by where another one, not less, takes its
+ * place; minus: that one times the factor, negated. */
+template <bool HALF>
+__device__ __forceinline__ float rescaling(float before, float now, float factor, float minus) {
+    return before == now ? 1.0f : power_of_two(HALF ? fmaf(before, factor, minus) : before + minus);
+}
+
+__device__ __forceinline__ float minus_of(float most, float factor) {
+    return most == CUDA_NOTHING ? 0.0f : -most * factor;
+}
+
 /* Scores -> exponentials relative to the largest score so far; alpha: what that does to all before. */
 template <bool HALF>
 __device__ __forceinline__ void exponentials(sums &s, float (&score)[8][4], float (&alpha)[2]) {
@@ -401,8 +421,8 @@ __device__ __forceinline__ void exponentials(sums &s, float (&score)[8][4], floa
         most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 1));
         most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 2));
         const float factor = HALF ? s.factor[i] : 1.0f;
-        const float minus = most == CUDA_NOTHING ? 0.0f : -most * factor;
-        alpha[i] = s.most[i] == most ? 1.0f : power_of_two(fmaf(s.most[i], factor, minus));
+        const float minus = minus_of(most, factor);
+        alpha[i] = rescaling<HALF>(s.most[i], most, factor, minus);
         s.most[i] = most;
         float sum = 0;
 #pragma unroll
@@ -456,12 +476,15 @@ __device__ __forceinline__ void add_values(const char *v, const uint32_t (&high)
 
 /* ---- a run ---- */
 
-/* The stretch at or after `begin` that a query of the run may see. */
+/* The party's stretch at or after `begin`, which is one, that a query of the run may see. */
 __device__ __forceinline__ stretch find_stretch(const cuda_attend_job &job, const run &r,
                                                 int32_t begin) {
     stretch at;
-    at.begin = begin >= job.n_sink && begin + POSITIONS <= r.first ? r.first / POSITIONS * POSITIONS
-                                                                   : begin;
+    at.begin = begin;
+    if (begin >= job.n_sink && begin + POSITIONS <= r.first) {
+        const int32_t page = r.first / POSITIONS;
+        at.begin = (page + ((page ^ party()) & 1)) * POSITIONS;
+    }
     at.page = -1;
     if (at.begin < r.longest.base && at.begin / POSITIONS < job.table.cols) {
         at.page = r.longest.table[at.begin / POSITIONS];
@@ -472,14 +495,13 @@ __device__ __forceinline__ stretch find_stretch(const cuda_attend_job &job, cons
     return at;
 }
 
-/* All positions of a run. kv: shared memory for K and V of a stretch. */
+/* The party's positions of a run. kv: shared memory for K and V of a stretch. */
 template <int DTYPE, int HD>
 __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, bool clean, char *kv,
-                                     float (&acc)[HD / 8][4], float (&total)[2]) {
+                                     float (&acc)[HD / 8][4], sums &s) {
     typedef shape<DTYPE, HD> T;
     const bool half = T::half != 0;
     uint32_t high[T::steps][4], low[T::steps][4];
-    sums s;
     load_queries<half, T::steps>(job, r, high, low, s.factor);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -491,16 +513,18 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
         acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0;
     }
     char *const k = kv, *const v = kv + T::bytes;
-    const bounds &b = r.warp[threadIdx.x / CUDA_WARP];
-    stretch at = find_stretch(job, r, 0);
-    begin_copy<DTYPE, HD>(job, r, at, 0, k);
+    const bounds &b = r.warp[member() / CUDA_WARP];
+    stretch at = find_stretch(job, r, party() * POSITIONS);
+    if (at.begin < r.longest.stop) {
+        begin_copy<DTYPE, HD>(job, r, at, 0, k);
+    }
     while (at.begin < r.longest.stop) {
-        const stretch next = find_stretch(job, r, at.begin + POSITIONS);
+        const stretch next = find_stretch(job, r, at.begin + PARTIES * POSITIONS);
         const bool sees = warp_sees(job, b, at);
         uint32_t e_high[4][4] = {}, e_low[4][4] = {};
         float alpha[2] = {1, 1};
         end_copy<DTYPE, HD>(job, r, at, false, k);
-        __syncthreads(); /* K is there, and V of the stretch before was used */
+        cuda_barrier<PARTY>(1 + party()); /* K is there, and V of the stretch before was used */
         begin_copy<DTYPE, HD>(job, r, at, job.kv.half_bytes, v);
         if (sees) {
             float score[8][4];
@@ -516,7 +540,7 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
             }
         }
         end_copy<DTYPE, HD>(job, r, at, clean, v);
-        __syncthreads(); /* V is there, and K was used */
+        cuda_barrier<PARTY>(1 + party()); /* V is there, and K was used */
         if (next.begin < r.longest.stop) {
             begin_copy<DTYPE, HD>(job, r, next, 0, k);
         }
@@ -525,12 +549,44 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
         }
         at = next;
     }
-    cuda_copy_end(); /* where there was no stretch */
+}
+
+/* What the second party found, to the first one, which has the result. room: shared memory. */
+template <int DTYPE, int HD>
+__device__ __forceinline__ void join(float *room, float (&acc)[HD / 8][4], sums &s) {
+    const bool half = shape<DTYPE, HD>::half != 0;
+    room += member();
+    __syncthreads(); /* K and V were used */
+    if (party() != 0) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            room[i * PARTY] = s.most[i];
+            room[(2 + i) * PARTY] = s.total[i];
+        }
+#pragma unroll
+        for (int n = 0; n < HD / 2; n++) {
+            room[(4 + n) * PARTY] = acc[n / 4][n % 4];
+        }
+    }
+    __syncthreads();
+    if (party() != 0) {
+        return;
+    }
+    float own[2], other[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        total[i] = s.total[i];
-        total[i] += __shfl_xor_sync(CUDA_ALL_LANES, total[i], 1);
-        total[i] += __shfl_xor_sync(CUDA_ALL_LANES, total[i], 2);
+        const float factor = half ? s.factor[i] : 1.0f;
+        const float most = fmaxf(s.most[i], room[i * PARTY]), minus = minus_of(most, factor);
+        own[i] = rescaling<half>(s.most[i], most, factor, minus);
+        other[i] = rescaling<half>(room[i * PARTY], most, factor, minus);
+        s.total[i] = fmaf(s.total[i], own[i], room[(2 + i) * PARTY] * other[i]);
+        s.total[i] += __shfl_xor_sync(CUDA_ALL_LANES, s.total[i], 1);
+        s.total[i] += __shfl_xor_sync(CUDA_ALL_LANES, s.total[i], 2);
+    }
+#pragma unroll
+    for (int n = 0; n < HD / 2; n++) {
+        float *to = &acc[n / 4][n % 4];
+        *to = fmaf(*to, own[n % 4 / 2], room[(4 + n) * PARTY] * other[n % 4 / 2]);
     }
 }
 
@@ -633,7 +689,7 @@ __device__ __forceinline__ void find_run(const cuda_attend_job &job, int64_t row
         r->n = static_cast<int32_t>(least);
         r->first = cuda_row_of(job, row).first;
         r->longest = cuda_row_of(job, row + r->n - 1);
-        for (int32_t warp = 0; warp < THREADS / CUDA_WARP; warp++) {
+        for (int32_t warp = 0; warp < PARTY / CUDA_WARP; warp++) {
             r->warp[warp] = bounds_of(job, *r, warp);
         }
     }
@@ -645,11 +701,10 @@ __device__ __host__ __forceinline__ int32_t heads_of_block(int32_t group) {
 
 /* Blocks: rows, the last ones, which see most, first; within them parts of KV heads. */
 template <int DTYPE, int HD>
-__global__ void __launch_bounds__(THREADS, shape<DTYPE, HD>::blocks)
-    attend_tensor(cuda_attend_job job) {
+__global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job) {
     __shared__ float part[THREADS / CUDA_WARP];
     __shared__ run r;
-    CUDA_DYNAMIC_SHARED(char, kv);
+    CUDA_DYNAMIC_SHARED(char, kv); /* for each party K and V */
     const int32_t most = heads_of_block(job.group), n_sub = (job.group + most - 1) / most;
     const int32_t n_part = job.kv.n_head * n_sub;
     const int32_t of = static_cast<int32_t>(blockIdx.x) % n_part, sub = of % n_sub;
@@ -663,19 +718,24 @@ __global__ void __launch_bounds__(THREADS, shape<DTYPE, HD>::blocks)
     const int64_t first = job.first + tile * rows, end = job.first + job.n;
     const int64_t stop = first + rows < end ? first + rows : end;
     for (int64_t row = first; row < stop; row += r.n) {
-        float acc[HD / 8][4], total[2];
+        float acc[HD / 8][4];
+        sums s;
         find_run(job, row, stop, part, &r);
         __syncthreads();
 #pragma unroll 1
         for (int turn = 0; turn < 2; turn++) {
-            walk<DTYPE, HD>(job, r, turn != 0, kv, acc, total);
-            if (turn != 0) {
+            walk<DTYPE, HD>(job, r, turn != 0, kv + party() * 2 * shape<DTYPE, HD>::bytes, acc, s);
+            join<DTYPE, HD>(reinterpret_cast<float *>(kv), acc, s);
+            const bool spoilt = party() == 0 && is_spoilt<HD>(r, acc, s.total);
+            if (turn != 0 && party() == 0) {
                 spoil<DTYPE, HD>(job, r, acc);
-            } else if (cuda_block_max(is_spoilt<HD>(r, acc, total) ? 1.0f : 0.0f, part) == 0) {
+            } else if (turn == 0 && cuda_block_max(spoilt ? 1.0f : 0.0f, part) == 0) {
                 break;
             }
         }
-        write_values<HD>(job, r, acc, total);
+        if (party() == 0) {
+            write_values<HD>(job, r, acc, s.total);
+        }
     }
 }
 
@@ -684,7 +744,8 @@ template <int DTYPE, int HD> cudaError_t launch(cudaStream_t stream, const cuda_
     const int32_t most = heads_of_block(job.group);
     const int64_t tiles = cuda_ceil(job.n, QUERIES / most);
     const dim3 grid(static_cast<unsigned>(tiles * job.kv.n_head * cuda_ceil(job.group, most)));
-    const int bytes = 2 * shape<DTYPE, HD>::bytes;
+    const int bytes = static_cast<int>(cuda_mma_bytes(HD, shape<DTYPE, HD>::wide));
+    static_assert(PARTIES == 2 && POSITIONS == 64, "shapes.h says how much memory that takes");
     const auto kernel = attend_tensor<DTYPE, HD>;
     cudaError_t error = cuda_allow_shared(kernel, bytes);
     if (error == cudaSuccess) {

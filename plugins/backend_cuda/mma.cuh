@@ -184,6 +184,17 @@ __device__ __forceinline__ void cuda_load_transposed(uint32_t (&out)[4], const v
 #endif
 }
 
+/* ---- barriers ---- */
+
+/* For THREADS threads, whole warps, that name the same barrier: 1 to 15. */
+template <int THREADS> __device__ __forceinline__ void cuda_barrier(int name) {
+#ifdef __CUDACC__
+    asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(THREADS) : "memory");
+#else
+    emulated_barrier(name, THREADS);
+#endif
+}
+
 /* ---- to shared memory ---- */
 
 /* Begins to copy 4, 8 or 16 bytes, or, where there is nothing to copy, to write zeros. */

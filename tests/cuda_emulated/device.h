@@ -18,6 +18,10 @@ struct emulated_options {
 
 /* From PICOCHAT_EMULATED_CUDA, read once. */
 const emulated_options &emulated_settings();
+/* Shared memory that a block can have. */
+static inline size_t emulated_shared_bytes() {
+    return emulated_settings().capability >= 80 ? 163u << 10 : 64u << 10;
+}
 /* What the next cudaGetLastError gives. */
 void emulated_set_error(int error);
 

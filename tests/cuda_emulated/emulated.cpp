@@ -68,6 +68,7 @@ struct block_state {
     std::vector<thread> threads;
     std::vector<warp> warps;
     unsigned turn, arrived;
+    unsigned named_turn[16], named_arrived[16];
     thread *running;
     char *shared;
 };
@@ -172,6 +173,8 @@ void run_block(bool reverse) {
         w.turn = w.arrived = 0;
     }
     at.turn = at.arrived = 0;
+    std::fill_n(at.named_turn, 16, 0u);
+    std::fill_n(at.named_arrived, 16, 0u);
     for (size_t i = 0; i < n; i++) {
         thread *t = &at.threads[reverse ? n - 1 - i : i];
         t->done = false;
@@ -208,7 +211,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> 
     bool reverse = is_reversed();
     unsigned n = block.x * block.y * block.z, n_block = grid.x * grid.y * grid.z;
     if (block.y != 1 || block.z != 1 || n == 0 || n > 1024 || n_block == 0 || grid.y > 65535 ||
-        grid.z > 65535 || shared > (64u << 10)) {
+        grid.z > 65535 || shared > emulated_shared_bytes()) {
         die("a launch of this shape is not possible");
     }
     at.body = &body;
@@ -239,6 +242,19 @@ void emulated_syncthreads() {
         at.turn++;
     } else {
         wait_until_changed(&at.turn, seen);
+    }
+}
+
+void emulated_barrier(int name, unsigned threads) {
+    if (name < 1 || name > 15 || threads % 32 != 0) {
+        die("a barrier that there is not");
+    }
+    unsigned *turn = &at.named_turn[name], *arrived = &at.named_arrived[name];
+    if (++*arrived == threads) {
+        *arrived = 0;
+        ++*turn;
+    } else {
+        wait_until_changed(turn, *turn);
     }
 }
 

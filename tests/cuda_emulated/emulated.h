@@ -63,6 +63,8 @@ extern emulated_place emulated_here;
 #define gridDim (emulated_here.grid)
 
 void emulated_syncthreads();
+/* For as many threads as are said, of those that name the same barrier. */
+void emulated_barrier(int name, unsigned threads);
 /* Every lane of the warp gives a value; returns those of all 32 lanes. */
 const uint64_t *emulated_exchange(uint64_t value);
 void *emulated_dynamic_shared();

@@ -231,6 +231,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int index) {
     out->major = emulated_settings().capability / 10;
     out->minor = emulated_settings().capability % 10;
     out->multiProcessorCount = 4;
+    out->sharedMemPerBlockOptin = emulated_shared_bytes();
     return cudaSuccess;
 }
 
