@@ -54,9 +54,7 @@ struct run {
 };
 
 struct stretch {
-    int32_t begin, page;
-    int32_t hidden; /* positions before this one were dropped */
-    bool whole;     /* all of it is in the page, and the run sees all of it */
+    int32_t begin, page; /* -1: dropped */
 };
 
 /* Running over the stretches, of the queries lane / 4 and lane / 4 + 8 of the warp. */
@@ -64,6 +62,18 @@ struct sums {
     float factor[2]; /* scores are to be multiplied by it */
     float most[2], total[2];
 };
+
+/* Positions before this one were dropped. */
+__device__ __forceinline__ int32_t hidden_of(const run &r, const stretch &at) {
+    return at.page < 0 ? r.longest.base : 0;
+}
+
+/* Whether all of a stretch is in its page, and the run sees all of it. */
+__device__ __forceinline__ bool is_whole(const cuda_attend_job &job, const run &r,
+                                         const stretch &at) {
+    const int32_t end = at.begin + POSITIONS;
+    return at.page >= 0 && end <= r.longest.base && (at.begin >= r.first || end <= job.n_sink);
+}
 
 /* Which of the parties a thread is in, and which thread of it. */
 __device__ __forceinline__ int32_t party() {
@@ -88,7 +98,7 @@ __device__ __forceinline__ bool find_cell(const cuda_attend_job &job, const run 
     const int32_t position = at.begin + p;
     *page = at.page;
     *offset = p;
-    const bool seen = position >= at.hidden && position < r.longest.stop &&
+    const bool seen = position >= hidden_of(r, at) && position < r.longest.stop &&
                       (position >= r.first || position < job.n_sink);
     if (seen && position >= r.longest.base) {
         const int32_t cell = r.longest.cells[position - r.longest.base];
@@ -127,7 +137,7 @@ __device__ __forceinline__ void begin_copy(const cuda_attend_job &job, const run
     const char *base = job.pages + half + 2 * job.kv.half_bytes * r.kv_head;
     const int32_t p = member() / T::eights, c = member() % T::eights;
     const bool inside = c * 8 < job.kv.padded;
-    if (at.whole) {
+    if (is_whole(job, r, at)) {
         const char *page = base + at.page * job.kv.page_bytes;
 #pragma unroll
         for (int32_t i = 0; i < POSITIONS; i += T::apart) {
@@ -221,7 +231,7 @@ __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &
         }
         char *second = to + place<T::row>(p, T::eights + c);
         int32_t page, offset = p;
-        if (DTYPE == PICO_DTYPE_Q8_0 && !at.whole) {
+        if (DTYPE == PICO_DTYPE_Q8_0 && !is_whole(job, r, at)) {
             (void)find_cell(job, r, at, p, &page, &offset);
         }
         float value[8];
@@ -317,8 +327,7 @@ __device__ __forceinline__ bool warp_sees(const cuda_attend_job &job, const boun
 __device__ __forceinline__ bool warp_sees_all(const cuda_attend_job &job, const bounds &b,
                                               const stretch &at) {
     const int32_t end = at.begin + POSITIONS;
-    return at.hidden <= at.begin && end <= b.least_stop &&
-           (at.begin >= b.most_first || end <= job.n_sink);
+    return at.page >= 0 && end <= b.least_stop && (at.begin >= b.most_first || end <= job.n_sink);
 }
 
 /* ---- a stretch ---- */
@@ -369,6 +378,7 @@ scores(const char *k, const uint32_t (&high)[shape<DTYPE, HD>::steps][4],
 __device__ __forceinline__ void hide(const cuda_attend_job &job, const run &r, const stretch &at,
                                      float (&score)[8][4]) {
     const int32_t t = at.begin + static_cast<int32_t>(threadIdx.x) % 4 * 2;
+    const int32_t known = hidden_of(r, at);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const cuda_row_view view = cuda_row_of(job, row_of(r, query_of(i)));
@@ -378,7 +388,7 @@ __device__ __forceinline__ void hide(const cuda_attend_job &job, const run &r, c
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 const int32_t position = t + n * 8 + j;
-                const bool hidden = (position < at.hidden) | (position >= stop) |
+                const bool hidden = (position < known) | (position >= stop) |
                                     ((position < first) & (position >= job.n_sink));
                 score[n][2 * i + j] = hidden ? CUDA_NOTHING : score[n][2 * i + j];
             }
@@ -489,9 +499,6 @@ __device__ __forceinline__ stretch find_stretch(const cuda_attend_job &job, cons
     if (at.begin < r.longest.base && at.begin / POSITIONS < job.table.cols) {
         at.page = r.longest.table[at.begin / POSITIONS];
     }
-    at.hidden = at.page < 0 ? r.longest.base : 0;
-    const int32_t end = at.begin + POSITIONS;
-    at.whole = at.page >= 0 && end <= r.longest.base && (at.begin >= r.first || end <= job.n_sink);
     return at;
 }
 
