@@ -5,10 +5,12 @@
  * come into shared memory, one while the other is used; scores stay in registers; sums over positions
  * are in F32, with exponentials relative to the largest score so far.
  *
- * Tensor cores multiply 16-bit floats, so q and the exponentials are sums of two such, exact to 2^-17
- * of a value, and so are K and V of pages in F32 and Q8_0, which leaves out only the product of the
- * two lesser parts. Pages in BF16 and F16 are taken as they are, in products of their own type; for
- * F16, q is first scaled by a power of two.
+ * Tensor cores multiply 16-bit floats, so q and the exponentials are sums of two such. Pages in BF16
+ * and F16 are taken as they are, in products of their own type. Values in F32 and Q8_0 become sums of
+ * two F16, exact to 2^-22 of the largest of a position, after they were scaled by a power of two for
+ * each position: scores are scaled back, and with V the exponents are added to the scores before the
+ * exponentials that it is multiplied by. Of these products the one of the two lesser parts is left
+ * out. q is scaled as K is, but for BF16.
  *
  * Stretches are pages of positions, in one order; what a query does not see adds a zero to it, so that
  * its result does not depend on its company. That holds for values that are not finite as well: where
@@ -28,7 +30,7 @@ namespace {
 
 template <int DTYPE, int HD> struct shape {
     enum {
-        half = DTYPE == PICO_DTYPE_F16,
+        half = DTYPE != PICO_DTYPE_BF16, /* products of F16, else of BF16 */
         wide = DTYPE == PICO_DTYPE_F32 || DTYPE == PICO_DTYPE_Q8_0, /* K and V in two parts */
         eights = HD / 8,
         row = wide ? 2 * eights : eights, /* pieces of 16 bytes of a position */
@@ -61,6 +63,7 @@ struct stretch {
 struct sums {
     float factor[2]; /* scores are to be multiplied by it */
     float most[2], total[2];
+    float top[2]; /* wide: what the values are relative to: the largest score plus exponent of V */
 };
 
 /* Positions before this one were dropped. */
@@ -158,6 +161,18 @@ __device__ __forceinline__ bool is_finite(float x) {
     return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
 }
 
+__device__ __forceinline__ float two_to(int32_t exponent) {
+    return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
+}
+
+/* 2^-exponent, which takes the largest of some values to [1, 2), or near; of zeros and of what is
+ * smaller than F32 holds in full, the exponent is the least one. */
+__device__ __forceinline__ float scale_down(float most, int32_t *exponent) {
+    const int32_t e = static_cast<int32_t>(__float_as_uint(most) >> 23) - 127;
+    *exponent = e > 127 ? 0 : e > 126 ? 126 : e < -126 ? -126 : e;
+    return two_to(-*exponent);
+}
+
 /* Two values as sums of two 16-bit floats. */
 template <bool HALF>
 __device__ __forceinline__ void split(float x, float y, uint32_t *high, uint32_t *low) {
@@ -211,10 +226,12 @@ template <bool HALF> __device__ __forceinline__ void clean16(char *piece) {
     store16(piece, word);
 }
 
-/* Waits for what this thread copies, and turns it into parts; clean: zeros for what is not finite. */
+/* Waits for what this thread copies, and turns it into parts; clean: zeros for what is not finite.
+ * scales: of the positions, what K is to be multiplied by, or the exponents of V. */
 template <int DTYPE, int HD>
 __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &r,
-                                         const stretch &at, bool clean, char *to) {
+                                         const stretch &at, bool clean, bool is_k, float *scales,
+                                         char *to) {
     typedef shape<DTYPE, HD> T;
     const int32_t begin = member() / T::eights, c = member() % T::eights;
     cuda_copy_end();
@@ -237,13 +254,24 @@ __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &
         float value[8];
         uint32_t high[4], low[4];
         load_raw<DTYPE>(first, second, ((offset * job.kv.n_scale + c / 4) & 1) != 0, value);
+        float most = 0;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             value[j] = clean && !is_finite(value[j]) ? 0.0f : value[j];
+            most = fmaxf(most, fabsf(value[j]));
+        }
+#pragma unroll
+        for (int lanes = T::eights / 2; lanes > 0; lanes /= 2) {
+            most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, lanes));
+        }
+        int32_t exponent;
+        const float down = scale_down(most, &exponent);
+        if (c == 0) {
+            scales[p] = is_k ? two_to(exponent) : static_cast<float>(exponent);
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            split<false>(value[2 * j], value[2 * j + 1], &high[j], &low[j]);
+            split<true>(value[2 * j] * down, value[2 * j + 1] * down, &high[j], &low[j]);
         }
         store16(first, high);
         store16(second, low);
@@ -260,14 +288,6 @@ __device__ __forceinline__ int32_t query_of(int i) {
 __device__ __forceinline__ int64_t row_of(const run &r, int32_t query) {
     const int32_t row = query / r.heads;
     return r.row + (row < r.n ? row : r.n - 1); /* what is behind the last sees what it sees */
-}
-
-/* 2^-e and 2^e for the largest of a query's values, which then is in [1, 2) */
-__device__ __forceinline__ float scale_of(float most, float *back) {
-    uint32_t exponent = __float_as_uint(most) >> 23;
-    exponent = exponent == 0 || exponent > 253 ? 127 : exponent;
-    *back = __uint_as_float(exponent << 23);
-    return __uint_as_float((254 - exponent) << 23);
 }
 
 /* q, times the scale of the scores in base 2, as fragments in two parts. */
@@ -291,7 +311,9 @@ __device__ __forceinline__ void load_queries(const cuda_attend_job &job, const r
             }
             most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 1));
             most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 2));
-            down = scale_of(most, &factor[i]);
+            int32_t exponent;
+            down = scale_down(most, &exponent);
+            factor[i] = two_to(exponent);
         }
 #pragma unroll
         for (int s = 0; s < STEPS * 2; s++) {
@@ -374,6 +396,18 @@ scores(const char *k, const uint32_t (&high)[shape<DTYPE, HD>::steps][4],
     }
 }
 
+/* Scores of K that was scaled position by position. */
+__device__ __forceinline__ void scale_scores(const float *scales, float (&score)[8][4]) {
+    scales += threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            score[n][j] *= scales[n * 8 + j % 2];
+        }
+    }
+}
+
 /* Scores that are not seen. */
 __device__ __forceinline__ void hide(const cuda_attend_job &job, const run &r, const stretch &at,
                                      float (&score)[8][4]) {
@@ -418,34 +452,55 @@ __device__ __forceinline__ float minus_of(float most, float factor) {
     return most == CUDA_NOTHING ? 0.0f : -most * factor;
 }
 
-/* Scores -> exponentials relative to the largest score so far; alpha: what that does to all before. */
-template <bool HALF>
-__device__ __forceinline__ void exponentials(sums &s, float (&score)[8][4], float (&alpha)[2]) {
+/* The largest of a query's x of a stretch and of the one before. */
+__device__ __forceinline__ float largest(float before, const float (&x)[16]) {
+#pragma unroll
+    for (int n = 0; n < 16; n++) {
+        before = fmaxf(before, x[n]);
+    }
+    before = fmaxf(before, __shfl_xor_sync(CUDA_ALL_LANES, before, 1));
+    return fmaxf(before, __shfl_xor_sync(CUDA_ALL_LANES, before, 2));
+}
+
+/* Scores -> exponentials relative to the largest score so far, and their sum; wide: those that V is
+ * multiplied by take up its exponents, and have a largest one of their own. alpha: what all values
+ * before are to be multiplied by. */
+template <bool HALF, bool WIDE>
+__device__ __forceinline__ void exponentials(sums &s, const float *scales, float (&score)[8][4],
+                                             float (&alpha)[2]) {
+    scales += threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        float most = s.most[i];
+        float x[16], sum = 0;
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            most = fmaxf(most, fmaxf(score[n][2 * i], score[n][2 * i + 1]));
+        for (int n = 0; n < 16; n++) {
+            x[n] = score[n / 2][2 * i + n % 2];
         }
-        most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(CUDA_ALL_LANES, most, 2));
-        const float factor = HALF ? s.factor[i] : 1.0f;
+        const float factor = HALF ? s.factor[i] : 1.0f, most = largest(s.most[i], x);
         const float minus = minus_of(most, factor);
         alpha[i] = rescaling<HALF>(s.most[i], most, factor, minus);
         s.most[i] = most;
-        float sum = 0;
+        s.total[i] *= alpha[i];
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
+        for (int n = 0; n < 16; n++) {
+            const float e = power_of_two(HALF ? fmaf(x[n], factor, minus) : x[n] + minus);
+            sum += e;
+            x[n] = WIDE ? fmaf(x[n], factor, scales[n / 2 * 8 + n % 2]) : e;
+        }
+        s.total[i] += sum;
+        if (WIDE) {
+            const float top = largest(s.top[i], x), down = minus_of(top, 1);
+            alpha[i] = rescaling<false>(s.top[i], top, 1, down);
+            s.top[i] = top;
 #pragma unroll
-            for (int j = 2 * i; j < 2 * i + 2; j++) {
-                const float e =
-                    power_of_two(HALF ? fmaf(score[n][j], factor, minus) : score[n][j] + minus);
-                score[n][j] = e;
-                sum += e;
+            for (int n = 0; n < 16; n++) {
+                x[n] = power_of_two(x[n] + down);
             }
         }
-        s.total[i] = fmaf(s.total[i], alpha[i], sum);
+#pragma unroll
+        for (int n = 0; n < 16; n++) {
+            score[n / 2][2 * i + n % 2] = x[n];
+        }
     }
 }
 
@@ -504,15 +559,15 @@ __device__ __forceinline__ stretch find_stretch(const cuda_attend_job &job, cons
 
 /* The party's positions of a run. kv: shared memory for K and V of a stretch. */
 template <int DTYPE, int HD>
-__device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, bool clean, char *kv,
-                                     float (&acc)[HD / 8][4], sums &s) {
+__device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, bool clean,
+                                     float *scales, char *kv, float (&acc)[HD / 8][4], sums &s) {
     typedef shape<DTYPE, HD> T;
     const bool half = T::half != 0;
     uint32_t high[T::steps][4], low[T::steps][4];
     load_queries<half, T::steps>(job, r, high, low, s.factor);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        s.most[i] = CUDA_NOTHING;
+        s.most[i] = s.top[i] = CUDA_NOTHING;
         s.total[i] = 0;
     }
 #pragma unroll
@@ -528,30 +583,33 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
     while (at.begin < r.longest.stop) {
         const stretch next = find_stretch(job, r, at.begin + PARTIES * POSITIONS);
         const bool sees = warp_sees(job, b, at);
-        uint32_t e_high[4][4] = {}, e_low[4][4] = {};
-        float alpha[2] = {1, 1};
-        end_copy<DTYPE, HD>(job, r, at, false, k);
+        float score[8][4];
+        end_copy<DTYPE, HD>(job, r, at, false, true, scales, k);
         cuda_barrier<PARTY>(1 + party()); /* K is there, and V of the stretch before was used */
         begin_copy<DTYPE, HD>(job, r, at, job.kv.half_bytes, v);
         if (sees) {
-            float score[8][4];
             scores<DTYPE, HD>(k, high, low, score);
+            if (T::wide) {
+                scale_scores(scales, score);
+            }
             if (!warp_sees_all(job, b, at)) {
                 hide(job, r, at, score);
             }
-            exponentials<half>(s, score, alpha);
-#pragma unroll
-            for (int i = 0; i < 16; i++) {
-                const float *pair = &score[i / 2][i % 2 * 2];
-                split<half>(pair[0], pair[1], &e_high[i / 4][i % 4], &e_low[i / 4][i % 4]);
-            }
         }
-        end_copy<DTYPE, HD>(job, r, at, clean, v);
+        end_copy<DTYPE, HD>(job, r, at, clean, false, scales + POSITIONS, v);
         cuda_barrier<PARTY>(1 + party()); /* V is there, and K was used */
         if (next.begin < r.longest.stop) {
             begin_copy<DTYPE, HD>(job, r, next, 0, k);
         }
         if (sees) {
+            uint32_t e_high[4][4], e_low[4][4];
+            float alpha[2];
+            exponentials<half, T::wide != 0>(s, scales + POSITIONS, score, alpha);
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                const float *pair = &score[i / 2][i % 2 * 2];
+                split<half>(pair[0], pair[1], &e_high[i / 4][i % 4], &e_low[i / 4][i % 4]);
+            }
             add_values<DTYPE, HD>(v, e_high, e_low, alpha, acc);
         }
         at = next;
@@ -561,7 +619,8 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
 /* What the second party found, to the first one, which has the result. room: shared memory. */
 template <int DTYPE, int HD>
 __device__ __forceinline__ void join(float *room, float (&acc)[HD / 8][4], sums &s) {
-    const bool half = shape<DTYPE, HD>::half != 0;
+    typedef shape<DTYPE, HD> T;
+    const bool half = T::half != 0;
     room += member();
     __syncthreads(); /* K and V were used */
     if (party() != 0) {
@@ -569,10 +628,11 @@ __device__ __forceinline__ void join(float *room, float (&acc)[HD / 8][4], sums 
         for (int i = 0; i < 2; i++) {
             room[i * PARTY] = s.most[i];
             room[(2 + i) * PARTY] = s.total[i];
+            room[(4 + i) * PARTY] = s.top[i];
         }
 #pragma unroll
         for (int n = 0; n < HD / 2; n++) {
-            room[(4 + n) * PARTY] = acc[n / 4][n % 4];
+            room[(6 + n) * PARTY] = acc[n / 4][n % 4];
         }
     }
     __syncthreads();
@@ -587,13 +647,20 @@ __device__ __forceinline__ void join(float *room, float (&acc)[HD / 8][4], sums 
         own[i] = rescaling<half>(s.most[i], most, factor, minus);
         other[i] = rescaling<half>(room[i * PARTY], most, factor, minus);
         s.total[i] = fmaf(s.total[i], own[i], room[(2 + i) * PARTY] * other[i]);
+        s.most[i] = most;
+        if (T::wide) {
+            const float top = fmaxf(s.top[i], room[(4 + i) * PARTY]), down = minus_of(top, 1);
+            own[i] = rescaling<false>(s.top[i], top, 1, down);
+            other[i] = rescaling<false>(room[(4 + i) * PARTY], top, 1, down);
+            s.top[i] = top;
+        }
         s.total[i] += __shfl_xor_sync(CUDA_ALL_LANES, s.total[i], 1);
         s.total[i] += __shfl_xor_sync(CUDA_ALL_LANES, s.total[i], 2);
     }
 #pragma unroll
     for (int n = 0; n < HD / 2; n++) {
         float *to = &acc[n / 4][n % 4];
-        *to = fmaf(*to, own[n % 4 / 2], room[(4 + n) * PARTY] * other[n % 4 / 2]);
+        *to = fmaf(*to, own[n % 4 / 2], room[(6 + n) * PARTY] * other[n % 4 / 2]);
     }
 }
 
@@ -652,10 +719,9 @@ __device__ __forceinline__ void spoil(const cuda_attend_job &job, const run &r,
     }
 }
 
-template <int HD>
+template <int DTYPE, int HD>
 __device__ __forceinline__ void write_values(const cuda_attend_job &job, const run &r,
-                                             const float (&acc)[HD / 8][4],
-                                             const float (&total)[2]) {
+                                             const float (&acc)[HD / 8][4], const sums &s) {
     const int32_t t = static_cast<int32_t>(threadIdx.x) % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -664,7 +730,8 @@ __device__ __forceinline__ void write_values(const cuda_attend_job &job, const r
             continue;
         }
         float *out = cuda_f32(job.out, row_of(r, query), r.head + query % r.heads);
-        const float inverse = 1.0f / total[i];
+        const float up = power_of_two(fmaf(-s.most[i], s.factor[i], s.top[i]));
+        const float inverse = (shape<DTYPE, HD>::wide ? up : 1.0f) / s.total[i];
 #pragma unroll
         for (int n = 0; n < HD / 8; n++) {
 #pragma unroll
@@ -709,9 +776,11 @@ __device__ __host__ __forceinline__ int32_t heads_of_block(int32_t group) {
 /* Blocks: rows, the last ones, which see most, first; within them parts of KV heads. */
 template <int DTYPE, int HD>
 __global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800 /* is not launched where there is less */
     __shared__ float part[THREADS / CUDA_WARP];
     __shared__ run r;
-    CUDA_DYNAMIC_SHARED(char, kv); /* for each party K and V */
+    __shared__ float scales[PARTIES][2 * POSITIONS]; /* wide: of K, of V */
+    CUDA_DYNAMIC_SHARED(char, kv);                   /* for each party K and V */
     const int32_t most = heads_of_block(job.group), n_sub = (job.group + most - 1) / most;
     const int32_t n_part = job.kv.n_head * n_sub;
     const int32_t of = static_cast<int32_t>(blockIdx.x) % n_part, sub = of % n_sub;
@@ -731,7 +800,8 @@ __global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job)
         __syncthreads();
 #pragma unroll 1
         for (int turn = 0; turn < 2; turn++) {
-            walk<DTYPE, HD>(job, r, turn != 0, kv + party() * 2 * shape<DTYPE, HD>::bytes, acc, s);
+            walk<DTYPE, HD>(job, r, turn != 0, scales[party()],
+                            kv + party() * 2 * shape<DTYPE, HD>::bytes, acc, s);
             join<DTYPE, HD>(reinterpret_cast<float *>(kv), acc, s);
             const bool spoilt = party() == 0 && is_spoilt<HD>(r, acc, s.total);
             if (turn != 0 && party() == 0) {
@@ -741,9 +811,10 @@ __global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job)
             }
         }
         if (party() == 0) {
-            write_values<HD>(job, r, acc, s.total);
+            write_values<DTYPE, HD>(job, r, acc, s);
         }
     }
+#endif
 }
 
 template <int DTYPE, int HD> cudaError_t launch(cudaStream_t stream, const cuda_attend_job &args) {
