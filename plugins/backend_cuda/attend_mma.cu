@@ -228,17 +228,16 @@ template <bool HALF> __device__ __forceinline__ void clean16(char *piece) {
 
 /* Waits for what this thread copies, and turns it into parts; clean: zeros for what is not finite.
  * scales: of the positions, what K is to be multiplied by, or the exponents of V. */
-template <int DTYPE, int HD>
+template <int DTYPE, int HD, bool IS_K>
 __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &r,
-                                         const stretch &at, bool clean, bool is_k, float *scales,
-                                         char *to) {
+                                         const stretch &at, bool clean, float *scales, char *to) {
     typedef shape<DTYPE, HD> T;
     const int32_t begin = member() / T::eights, c = member() % T::eights;
     cuda_copy_end();
     if (!T::wide && !clean) {
         return;
     }
-#pragma unroll(T::wide ? 2 : 1)
+#pragma unroll(T::wide ? (IS_K ? 4 : 2) : 1)
     for (int32_t i = 0; i < POSITIONS; i += T::apart) {
         const int32_t p = begin + i;
         char *first = to + place<T::row>(p, c);
@@ -267,7 +266,7 @@ __device__ __forceinline__ void end_copy(const cuda_attend_job &job, const run &
         int32_t exponent;
         const float down = scale_down(most, &exponent);
         if (c == 0) {
-            scales[p] = is_k ? two_to(exponent) : static_cast<float>(exponent);
+            scales[p] = IS_K ? two_to(exponent) : static_cast<float>(exponent);
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
@@ -584,7 +583,7 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
         const stretch next = find_stretch(job, r, at.begin + PARTIES * POSITIONS);
         const bool sees = warp_sees(job, b, at);
         float score[8][4];
-        end_copy<DTYPE, HD>(job, r, at, false, true, scales, k);
+        end_copy<DTYPE, HD, true>(job, r, at, false, scales, k);
         cuda_barrier<PARTY>(1 + party()); /* K is there, and V of the stretch before was used */
         begin_copy<DTYPE, HD>(job, r, at, job.kv.half_bytes, v);
         if (sees) {
@@ -596,7 +595,7 @@ __device__ __forceinline__ void walk(const cuda_attend_job &job, const run &r, b
                 hide(job, r, at, score);
             }
         }
-        end_copy<DTYPE, HD>(job, r, at, clean, false, scales + POSITIONS, v);
+        end_copy<DTYPE, HD, false>(job, r, at, clean, scales + POSITIONS, v);
         cuda_barrier<PARTY>(1 + party()); /* V is there, and K was used */
         if (next.begin < r.longest.stop) {
             begin_copy<DTYPE, HD>(job, r, next, 0, k);

@@ -6,8 +6,9 @@
  *
  * What it shows: wrong indices (fresh device memory is NaN and, with AddressSanitizer, has red
  * zones; without, guards), missing barriers and dependence on the order of threads or blocks (the
- * order can be turned around), barriers in divergent code, loads that are not aligned, the host
- * touching device memory (`protect`), what a captured graph replays.
+ * order can be turned around), barriers in divergent code, loads that are not aligned, copies in the
+ * background that nobody waits for, the host touching device memory (`protect`), what a captured graph
+ * replays.
  * What it cannot show: races that no order of whole threads between barriers shows, the memory
  * model, speed, registers and occupancy, how the device rounds exp, tanh and their like, and cuBLAS.
  *
