@@ -24,6 +24,11 @@
 #define PARTIES 2
 #define THREADS (PARTY * PARTIES)
 #define QUERIES 64
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define LAUNCHED 0 /* never here: nothing is compiled but the frame */
+#else
+#define LAUNCHED 1
+#endif
 #define POSITIONS 64 /* of a stretch: a page */
 
 namespace {
@@ -775,7 +780,9 @@ __device__ __host__ __forceinline__ int32_t heads_of_block(int32_t group) {
 /* Blocks: rows, the last ones, which see most, first; within them parts of KV heads. */
 template <int DTYPE, int HD>
 __global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800 /* is not launched where there is less */
+    if (!LAUNCHED) {
+        return;
+    }
     __shared__ float part[THREADS / CUDA_WARP];
     __shared__ run r;
     __shared__ float scales[PARTIES][2 * POSITIONS]; /* wide: of K, of V */
@@ -813,7 +820,6 @@ __global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job)
             write_values<DTYPE, HD>(job, r, acc, s);
         }
     }
-#endif
 }
 
 template <int DTYPE, int HD> cudaError_t launch(cudaStream_t stream, const cuda_attend_job &args) {
