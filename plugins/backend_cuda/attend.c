@@ -1,7 +1,8 @@
 /*
  * The slot attend: checks the batch, and sends decode rows, split over their positions, and prefill
- * rows, in tiles that share K and V, to their kernels. Splits and tiles begin at absolute positions,
- * so that a row's sums have one order whatever else is in the call.
+ * rows, in tiles that share K and V, to their kernels: on tensor cores where the device has them and
+ * the heads are not wider than they take. Splits and tiles begin at absolute positions, so that a
+ * row's sums have one order whatever else is in the call.
  */
 #include "jobs.h"
 #include "kv.h"
@@ -60,6 +61,13 @@ static pico_status attend_split(cuda_backend *cuda, cuda_attend_job *job, int64_
     return status;
 }
 
+/* Says the same from call to call, whatever the batch, as the two kernels round in different ways. */
+static int takes_tensor_cores(const cuda_backend *cuda, const cuda_kv_layout *kv) {
+    const int wide = kv->dtype == PICO_DTYPE_F32 || kv->dtype == PICO_DTYPE_Q8_0;
+    return cuda->capability >= 80 && kv->padded <= CUDA_MMA_HEAD_DIM &&
+           cuda_mma_bytes(kv->padded, wide) + 1024 <= cuda->block_shared;
+}
+
 pico_status cuda_attend(void *self, const pico_attend_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_attend_job job = {.window = args->window, .scale = args->scale};
@@ -97,7 +105,10 @@ pico_status cuda_attend(void *self, const pico_attend_args *args) {
     if (status == PICO_OK && decode < rows) {
         job.first = decode;
         job.n = rows - decode;
-        status = cuda_done(cuda, cuda_run_attend_tile(cuda->stream, &job), "attend");
+        const cudaError_t error = takes_tensor_cores(cuda, &job.kv)
+                                      ? cuda_run_attend_mma(cuda->stream, &job)
+                                      : cuda_run_attend_tile(cuda->stream, &job);
+        status = cuda_done(cuda, error, "attend");
     }
     return status;
 }

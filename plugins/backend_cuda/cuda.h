@@ -121,7 +121,8 @@ typedef struct cuda_backend {
     cuda_options options;
     char device[96];
     uint32_t n_multiprocessor;
-    uint32_t capability; /* 90: compute capability 9.0 */
+    uint32_t capability;   /* 90: compute capability 9.0 */
+    uint32_t block_shared; /* bytes of shared memory that a block can have */
     cudaStream_t stream;
     cuda_staging staging;
     pico_reserve need; /* the largest so far */

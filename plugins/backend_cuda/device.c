@@ -140,6 +140,7 @@ pico_status cuda_open_device(cuda_backend *cuda, pico_error *err) {
         return cuda_fail(err, error, call);
     }
     cuda->n_multiprocessor = (uint32_t)prop.multiProcessorCount;
+    cuda->block_shared = (uint32_t)prop.sharedMemPerBlockOptin;
     cuda->capability = (uint32_t)(prop.major * 10 + prop.minor);
     (void)snprintf(cuda->device, sizeof cuda->device, "%.60s, sm_%d%d%s", prop.name, prop.major,
                    prop.minor, cuda->options.deterministic ? ", deterministic" : "");

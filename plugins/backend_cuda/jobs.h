@@ -161,7 +161,7 @@ typedef struct cuda_copy_job {
 } cuda_copy_job;
 cudaError_t cuda_run_copy(cudaStream_t stream, const cuda_copy_job *job);
 
-/* ---- attend.cu, attend_rows.cu ---- */
+/* ---- attend_split.cu, attend_tile.cu, attend_mma.cu ---- */
 
 typedef struct cuda_attend_job {
     cuda_kv_layout kv;
@@ -178,6 +178,8 @@ typedef struct cuda_attend_job {
 } cuda_attend_job;
 cudaError_t cuda_run_attend_split(cudaStream_t stream, const cuda_attend_job *job);
 cudaError_t cuda_run_attend_tile(cudaStream_t stream, const cuda_attend_job *job);
+/* Heads of up to CUDA_MMA_HEAD_DIM, as they are stored; compute capability 8.0. */
+cudaError_t cuda_run_attend_mma(cudaStream_t stream, const cuda_attend_job *job);
 
 /* ---- select.cu ---- */
 

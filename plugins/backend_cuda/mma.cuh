@@ -1,71 +1,235 @@
 /*
- * One step of the tensor cores, and what it takes to feed it F32 values: each is exactly the sum of
- * three BF16 parts. Below compute capability 8.0, and on the emulated device, lanes exchange the
- * fragments and add up one by one: the same products in another order.
+ * Tensor cores: products of 16-bit floats with sums in F32, the loads that feed them, and copies to
+ * shared memory that go on in the background. Each has a body that exchanges values between lanes,
+ * for devices below compute capability 8.0 and for the tests' emulation: slow, but with the same
+ * meaning.
+ *
+ * Fragments, with g = lane / 4 and t = lane % 4; a word holds two neighbours, the first one in its
+ * lower half:
+ *   a (16 rows, 16 k): (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
+ *   b (16 k, 8 columns): k = 2t and 2t + 1, k = 2t + 8 and 2t + 9, of column g
+ *   d (16 rows, 8 columns), floats: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
  */
 #ifndef PICO_BACKEND_CUDA_MMA_CUH
 #define PICO_BACKEND_CUDA_MMA_CUH
 
 #include "kernel.cuh"
 
-/* Two BF16 values of a register, as floats. */
-__device__ __forceinline__ float cuda_low_bf16(uint32_t pair) {
-    return __uint_as_float(pair << 16);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define CUDA_TENSOR_CORES 1
+#else
+#define CUDA_TENSOR_CORES 0
+#endif
+
+/* ---- 16-bit floats ---- */
+
+/* x = hi + mid + lo, exactly, by truncation. Of an infinity mid = lo = 0; NaN stays NaN. */
+__device__ __forceinline__ void cuda_split_bf16(float x, uint16_t &hi, uint16_t &mid,
+                                                uint16_t &lo) {
+    const uint32_t bits = __float_as_uint(x);
+    hi = static_cast<uint16_t>(bits >> 16);
+    mid = lo = 0;
+    if ((bits & 0x7f800000u) == 0x7f800000u) {
+        hi = static_cast<uint16_t>((bits & 0x7fffffu) != 0 ? hi | 0x40u : hi);
+        return;
+    }
+    const float r = x - __uint_as_float(bits & 0xffff0000u);
+    const uint32_t rest = __float_as_uint(r);
+    mid = static_cast<uint16_t>(rest >> 16);
+    lo = static_cast<uint16_t>(__float_as_uint(r - __uint_as_float(rest & 0xffff0000u)) >> 16);
 }
 
-__device__ __forceinline__ float cuda_high_bf16(uint32_t pair) {
-    return __uint_as_float(pair & 0xffff0000u);
+/* Two floats rounded to nearest even, the first one in the lower half. */
+__device__ __forceinline__ uint32_t cuda_pack_bf16(float first, float second) {
+#if CUDA_TENSOR_CORES
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+    return word;
+#else
+    return cuda_to_bf16(first) | static_cast<uint32_t>(cuda_to_bf16(second)) << 16;
+#endif
 }
 
-/* d (16, 8) += a (16, 16) b (16, 8), with g = lane / 4 and t = lane % 4:
- *
- *   a: (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), each with its right neighbour
- *   b: (2t, g), (2t + 8, g), each with the one below
- *   d: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1) */
+__device__ __forceinline__ uint32_t cuda_pack_half(float first, float second) {
+#if CUDA_TENSOR_CORES
+    uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+    return word;
+#else
+    return cuda_to_half(first) | static_cast<uint32_t>(cuda_to_half(second)) << 16;
+#endif
+}
+
+/* ---- products ---- */
+
+/* What every lane of the warp gives. All lanes ask at once; the emulation keeps the values of two
+ * exchanges. */
+struct cuda_lanes {
+#ifdef __CUDACC__
+    uint64_t own;
+    __device__ __forceinline__ explicit cuda_lanes(uint64_t value) : own(value) {
+    }
+    __device__ __forceinline__ uint64_t of(int lane) const {
+        return __shfl_sync(CUDA_ALL_LANES, own, lane);
+    }
+#else
+    const uint64_t *all;
+    explicit cuda_lanes(uint64_t value) : all(emulated_exchange(value)) {
+    }
+    uint64_t of(int lane) const {
+        return all[lane];
+    }
+#endif
+};
+
+/* d += a * b by exchanges; HALF: F16, else BF16. */
+template <bool HALF>
+__device__ __forceinline__ void cuda_mma_lanes(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                               uint32_t b1) {
+    const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
+    uint64_t row[2][4], column[2][4]; /* four values of k each */
+    for (int r = 0; r < 2; r++) {
+        const cuda_lanes all(a[r] | static_cast<uint64_t>(a[r + 2]) << 32);
+        for (int i = 0; i < 4; i++) {
+            row[r][i] = all.of(lane / 4 * 4 + i);
+        }
+    }
+    const cuda_lanes all(b0 | static_cast<uint64_t>(b1) << 32);
+    for (int i = 0; i < 8; i++) {
+        column[i / 4][i % 4] = all.of(lane % 4 * 8 + i);
+    }
+    for (int i = 0; i < 16; i++) {
+        float x[2], y[2];
+        for (int j = 0; j < 2; j++) {
+            const uint16_t u = static_cast<uint16_t>(row[j][i / 4] >> 16 * (i % 4));
+            const uint16_t v = static_cast<uint16_t>(column[j][i / 4] >> 16 * (i % 4));
+            x[j] = HALF ? cuda_from_half(u) : cuda_from_bf16(u);
+            y[j] = HALF ? cuda_from_half(v) : cuda_from_bf16(v);
+        }
+        for (int j = 0; j < 4; j++) {
+            d[j] = fmaf(x[j / 2], y[j % 2], d[j]);
+        }
+    }
+}
+
+/* d += a * b, of BF16 */
 __device__ __forceinline__ void cuda_mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                               uint32_t b1) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#if CUDA_TENSOR_CORES
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-    const int lane = static_cast<int>(threadIdx.x % CUDA_WARP), g = lane / 4, t = lane % 4;
-    for (int k = 0; k < 8; k++) { /* columns k % 4 * 2 (+ 8) of a */
-        const int from = k % 4, upper = k / 4;
-        const uint32_t top = __shfl_sync(CUDA_ALL_LANES, a[2 * upper], g * 4 + from);
-        const uint32_t bottom = __shfl_sync(CUDA_ALL_LANES, a[2 * upper + 1], g * 4 + from);
-        const uint32_t b = upper ? b1 : b0;
-        const uint32_t left = __shfl_sync(CUDA_ALL_LANES, b, 2 * t * 4 + from);
-        const uint32_t right = __shfl_sync(CUDA_ALL_LANES, b, (2 * t + 1) * 4 + from);
-        d[0] += cuda_low_bf16(top) * cuda_low_bf16(left);
-        d[0] += cuda_high_bf16(top) * cuda_high_bf16(left);
-        d[1] += cuda_low_bf16(top) * cuda_low_bf16(right);
-        d[1] += cuda_high_bf16(top) * cuda_high_bf16(right);
-        d[2] += cuda_low_bf16(bottom) * cuda_low_bf16(left);
-        d[2] += cuda_high_bf16(bottom) * cuda_high_bf16(left);
-        d[3] += cuda_low_bf16(bottom) * cuda_low_bf16(right);
-        d[3] += cuda_high_bf16(bottom) * cuda_high_bf16(right);
+    cuda_mma_lanes<false>(d, a, b0, b1);
+#endif
+}
+
+/* d += a * b, of F16 */
+__device__ __forceinline__ void cuda_mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+#if CUDA_TENSOR_CORES
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    cuda_mma_lanes<true>(d, a, b0, b1);
+#endif
+}
+
+/* ---- from shared memory ---- */
+
+#if CUDA_TENSOR_CORES
+__device__ __forceinline__ uint32_t cuda_shared_address(const void *shared) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+#endif
+
+/* Four matrices of (8, 8) values of 16 bits: lane l names row l % 8 (16 bytes) of matrix l / 8 and
+ * gets of each matrix row l / 4, columns 2 (l % 4) and the next. */
+__device__ __forceinline__ void cuda_load_matrices(uint32_t (&out)[4], const void *row) {
+#if CUDA_TENSOR_CORES
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(cuda_shared_address(row))
+                 : "memory");
+#else
+    CUDA_CHECK_ALIGNED(row, 16);
+    const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
+    const cuda_lanes all(reinterpret_cast<uint64_t>(row));
+    for (int i = 0; i < 4; i++) {
+        out[i] = reinterpret_cast<const uint32_t *>(all.of(i * 8 + lane / 4))[lane % 4];
     }
 #endif
 }
 
-/* x = hi + mid + lo, BF16 each, exactly: eight bits of the significand after the other. Infinities and
- * NaN are in hi alone. */
-__device__ __forceinline__ void cuda_split_bf16(float x, uint16_t &hi, uint16_t &mid,
-                                                uint16_t &lo) {
-    const uint32_t bits = __float_as_uint(x);
-    if ((bits & 0x7f800000u) == 0x7f800000u) {
-        const uint32_t quiet = (bits & 0x7fffffu) != 0 ? 0x40u : 0;
-        hi = static_cast<uint16_t>(bits >> 16 | quiet);
-        mid = lo = 0;
-        return;
+/* The same, each matrix transposed. */
+__device__ __forceinline__ void cuda_load_transposed(uint32_t (&out)[4], const void *row) {
+#if CUDA_TENSOR_CORES
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(cuda_shared_address(row))
+                 : "memory");
+#else
+    CUDA_CHECK_ALIGNED(row, 16);
+    const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
+    const cuda_lanes all(reinterpret_cast<uint64_t>(row));
+    for (int i = 0; i < 4; i++) {
+        const int at = i * 8 + lane % 4 * 2;
+        const uint64_t low = all.of(at), high = all.of(at + 1);
+        out[i] = reinterpret_cast<const uint16_t *>(low)[lane / 4] |
+                 static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(high)[lane / 4]) << 16;
     }
-    const float rest = x - __uint_as_float(bits & 0xffff0000u);
-    const uint32_t middle = __float_as_uint(rest) & 0xffff0000u;
-    hi = static_cast<uint16_t>(bits >> 16);
-    mid = static_cast<uint16_t>(middle >> 16);
-    lo = static_cast<uint16_t>(__float_as_uint(rest - __uint_as_float(middle)) >> 16);
+#endif
+}
+
+/* ---- barriers ---- */
+
+/* For THREADS threads, whole warps, that name the same barrier: 1 to 15. */
+template <int THREADS> __device__ __forceinline__ void cuda_barrier(int name) {
+#ifdef __CUDACC__
+    asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(THREADS) : "memory");
+#else
+    emulated_barrier(name, THREADS);
+#endif
+}
+
+/* ---- to shared memory ---- */
+
+/* Begins to copy 4, 8 or 16 bytes, or, where there is nothing to copy, to write zeros. */
+template <int BYTES>
+__device__ __forceinline__ void cuda_copy_begin(void *shared, const void *from, bool real) {
+    CUDA_CHECK_ALIGNED(shared, BYTES);
+    CUDA_CHECK_ALIGNED(from, BYTES);
+#if CUDA_TENSOR_CORES
+    if (BYTES == 16) { /* not through the first cache: nobody else on the processor reads them */
+        asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cuda_shared_address(shared)),
+            "l"(from), "r"(real ? 16 : 0)
+            : "memory");
+    } else {
+        asm volatile(
+            "cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(cuda_shared_address(shared)),
+            "l"(from), "n"(BYTES), "r"(real ? BYTES : 0)
+            : "memory");
+    }
+#elif defined(__CUDACC__)
+    for (int i = 0; i < BYTES / 4; i++) {
+        static_cast<uint32_t *>(shared)[i] = real ? static_cast<const uint32_t *>(from)[i] : 0;
+    }
+#else
+    emulated_copy_later(shared, real ? from : nullptr, BYTES);
+#endif
+}
+
+/* Waits for the copies that this thread has begun; what others copied is there after a barrier. */
+__device__ __forceinline__ void cuda_copy_end() {
+#if CUDA_TENSOR_CORES
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#elif !defined(__CUDACC__)
+    emulated_copies_end();
+#endif
 }
 
 #endif

@@ -114,10 +114,22 @@ CUDA_BOTH int32_t cuda_vector_rows(int64_t rows) {
 
 /* ---- attention ---- */
 
-#define CUDA_SPLIT 128       /* positions of one split of a decode row, at absolute places */
-#define CUDA_ATTEND_ROWS 32  /* decode rows of one launch */
-#define CUDA_ATTEND_HEADS 8  /* query heads of one KV head that a block takes */
-#define CUDA_TILE_QUERIES 32 /* prefill: queries of a block */
+#define CUDA_SPLIT 128        /* positions of one split of a decode row, at absolute places */
+#define CUDA_ATTEND_ROWS 32   /* decode rows of one launch */
+#define CUDA_ATTEND_HEADS 8   /* query heads of one KV head that a block takes */
+#define CUDA_TILE_QUERIES 32  /* prefill: queries of a block */
+#define CUDA_MMA_HEAD_DIM 128 /* prefill on tensor cores: widest head */
+
+/* Heads are as wide as this, on tensor cores. */
+CUDA_BOTH int32_t cuda_mma_width(int32_t head_dim) {
+    return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : CUDA_MMA_HEAD_DIM;
+}
+
+/* Dynamic shared memory of a block: K and V of 64 positions as 16-bit values, in one part or (wide)
+ * in two, for each of two parties of warps. */
+CUDA_BOTH uint32_t cuda_mma_bytes(int32_t head_dim, int wide) {
+    return (uint32_t)(2 * 2 * 64 * 2 * cuda_mma_width(head_dim) * (wide ? 2 : 1));
+}
 
 /* Splits that reach over n_pages pages of 64 positions. */
 CUDA_BOTH int64_t cuda_splits(int64_t n_pages) {

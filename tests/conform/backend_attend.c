@@ -5,6 +5,7 @@
 #include "conform/device.h"
 
 enum { PAGE = PICO_PAGE_POSITIONS, N_PAGE = 12, N_SLOT = 2, MAX_PAGES = 5, N_CELL = N_PAGE * PAGE };
+enum { MOST_ROWS = 200 };
 
 typedef struct heads {
     uint32_t dtype, n_head, n_kv_head, head_dim;
@@ -119,7 +120,8 @@ static void fill(world *w, int32_t slot, int32_t begin, int32_t end) {
 
 typedef struct rows {
     uint32_t n, n_decode;
-    int32_t pos[80], slot[80], base[80], anc_begin[81], anc[80 * 32];
+    int32_t pos[MOST_ROWS], slot[MOST_ROWS], base[MOST_ROWS];
+    int32_t anc_begin[MOST_ROWS + 1], anc[80 * 32];
 } rows;
 
 /* Runs attend; returns (rows, n_head * head_dim). With want not NULL the oracle's result too. */
@@ -251,6 +253,59 @@ static void attend_follows_the_oracle(conform *c) {
     }
 }
 
+/* Rows [first, first + n) of these, as a call of its own. */
+static rows part_of(const rows *all, uint32_t first, uint32_t n) {
+    rows out = {.n = n};
+    memcpy(out.pos, all->pos + first, n * sizeof *out.pos);
+    memcpy(out.slot, all->slot + first, n * sizeof *out.slot);
+    memcpy(out.base, all->base + first, n * sizeof *out.base);
+    return out;
+}
+
+/* The next n positions of a slot, from `first` on. */
+static void add_chain(rows *r, int32_t slot, int32_t first, int32_t n) {
+    for (int32_t i = 0; i < n; i++, r->n++) {
+        r->slot[r->n] = slot;
+        r->pos[r->n] = first + i;
+        r->base[r->n] = first + i + 1;
+    }
+}
+
+/* Prompts: neighbouring rows of two slots, over several pages, also in pieces. */
+static void prompts_follow_the_oracle(conform *c) {
+    dev d;
+    dev_open(c, &d);
+    dev_reserve(&d, 1024);
+    for (uint32_t i = 0; i < N_HEADS; i++) {
+        const heads *h = &all_heads[i];
+        if (d.ops->supports(d.self, PICO_OP_KV, h->dtype) != PICO_OK) {
+            continue;
+        }
+        world w;
+        world_open(&w, &d, h);
+        const int32_t first = (int32_t)rig_below(&c->random, 40), next = 170 + first;
+        rows r = {.n = 0};
+        add_chain(&r, 1, next, 40 + (int32_t)rig_below(&c->random, 20));
+        add_chain(&r, 0, first, 130 + (int32_t)rig_below(&c->random, 10));
+        fill(&w, 0, 0, r.pos[r.n - 1] + 1);
+        fill(&w, 1, 0, 300);
+        drop(&w, 1, next);
+        const int64_t width = (int64_t)h->n_head * h->head_dim;
+        float *q = dev_random(&d, r.n * width, 1);
+        double *want = conform_alloc(c, (size_t)(r.n * width), sizeof *want);
+        float *got = attend(&w, &r, q, want);
+        for (uint32_t at = 0, n = 1; (d.caps & PICO_CAP_BATCH_INVARIANT) && at < r.n; n += 37) {
+            const rows piece = part_of(&r, at, n < r.n - at ? n : r.n - at);
+            float *alone = attend(&w, &piece, q + at * width, NULL);
+            dev_same(&d, "attend of a piece", alone, got + at * width, piece.n * width);
+            free(alone);
+            at += piece.n;
+        }
+        free(q), free(want), free(got);
+        world_close(&w);
+    }
+}
+
 /* A tree below position base: rows in scratch cells, each with its list of ancestors. The same
  * values stored as a chain in the pages give the same bits if the backend is batch invariant, and
  * the oracle's values in any case. */
@@ -341,6 +396,7 @@ static void shared_heads_equal_repeated_heads(conform *c) {
 
 const conform_test conform_backend_attend[] = {
     {"backend/attend", attend_follows_the_oracle},
+    {"backend/attend_prompts", prompts_follow_the_oracle},
     {"backend/trees_equal_chains", trees_equal_chains},
     {"backend/shared_heads", shared_heads_equal_repeated_heads},
     {NULL, NULL}};

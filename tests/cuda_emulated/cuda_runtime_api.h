@@ -48,6 +48,7 @@ struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem;
     int major, minor, multiProcessorCount;
+    size_t sharedMemPerBlockOptin;
 };
 
 typedef struct emulated_stream *cudaStream_t;

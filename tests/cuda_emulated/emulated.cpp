@@ -48,12 +48,19 @@ struct warp {
     unsigned turn, arrived, lanes;
 };
 
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
 struct thread {
     fiber *on;
     dim3 index;
     const unsigned *waits_for; /* goes on when *waits_for != seen */
     unsigned seen;
     bool done;
+    std::vector<copy> copies; /* begun and not waited for */
 };
 
 struct block_state {
@@ -61,6 +68,7 @@ struct block_state {
     std::vector<thread> threads;
     std::vector<warp> warps;
     unsigned turn, arrived;
+    unsigned named_turn[16], named_arrived[16];
     thread *running;
     char *shared;
 };
@@ -111,6 +119,7 @@ void leave(fiber *f) {
         thread *t = at.running;
         (*at.body)();
         t->done = true;
+        t->copies.clear();
         leave(t->on);
     }
 }
@@ -164,6 +173,8 @@ void run_block(bool reverse) {
         w.turn = w.arrived = 0;
     }
     at.turn = at.arrived = 0;
+    std::fill_n(at.named_turn, 16, 0u);
+    std::fill_n(at.named_arrived, 16, 0u);
     for (size_t i = 0; i < n; i++) {
         thread *t = &at.threads[reverse ? n - 1 - i : i];
         t->done = false;
@@ -200,7 +211,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared, const std::function<void()> 
     bool reverse = is_reversed();
     unsigned n = block.x * block.y * block.z, n_block = grid.x * grid.y * grid.z;
     if (block.y != 1 || block.z != 1 || n == 0 || n > 1024 || n_block == 0 || grid.y > 65535 ||
-        grid.z > 65535 || shared > (64u << 10)) {
+        grid.z > 65535 || shared > emulated_shared_bytes()) {
         die("a launch of this shape is not possible");
     }
     at.body = &body;
@@ -234,6 +245,19 @@ void emulated_syncthreads() {
     }
 }
 
+void emulated_barrier(int name, unsigned threads) {
+    if (name < 1 || name > 15 || threads % 32 != 0) {
+        die("a barrier that there is not");
+    }
+    unsigned *turn = &at.named_turn[name], *arrived = &at.named_arrived[name];
+    if (++*arrived == threads) {
+        *arrived = 0;
+        ++*turn;
+    } else {
+        wait_until_changed(turn, *turn);
+    }
+}
+
 const uint64_t *emulated_exchange(uint64_t value) {
     warp *w = &at.warps[emulated_here.thread.x / 32];
     unsigned seen = w->turn;
@@ -248,6 +272,22 @@ const uint64_t *emulated_exchange(uint64_t value) {
         wait_until_changed(&w->turn, seen);
     }
     return w->value[seen % 2];
+}
+
+void emulated_copy_later(void *to, const void *from, size_t bytes) {
+    memset(to, 0xff, bytes); /* NaN until it is there */
+    at.running->copies.push_back({to, from, bytes});
+}
+
+void emulated_copies_end() {
+    for (const copy &c : at.running->copies) {
+        if (c.from != nullptr) {
+            memcpy(c.to, c.from, c.bytes);
+        } else {
+            memset(c.to, 0, c.bytes);
+        }
+    }
+    at.running->copies.clear();
 }
 
 void *emulated_dynamic_shared() {

@@ -6,15 +6,17 @@
  *
  * What it shows: wrong indices (fresh device memory is NaN and, with AddressSanitizer, has red
  * zones; without, guards), missing barriers and dependence on the order of threads or blocks (the
- * order can be turned around), barriers in divergent code, loads that are not aligned, the host
- * touching device memory (`protect`), what a captured graph replays.
+ * order can be turned around), barriers in divergent code, loads that are not aligned, copies in the
+ * background that nobody waits for, the host touching device memory (`protect`), what a captured graph
+ * replays.
  * What it cannot show: races that no order of whole threads between barriers shows, the memory
  * model, speed, registers and occupancy, how the device rounds exp, tanh and their like, and cuBLAS.
  *
  * PICOCHAT_EMULATED_CUDA in the environment, words with commas between: reverse (threads and blocks
  * run in descending order), mixed (some in ascending, some in descending order), fail=N (the launch
  * after N others fails), protect (device memory is out of the host's reach outside of kernels and
- * copies), nodriver, nodevice, memory=MEGABYTES.
+ * copies), nodriver, nodevice, memory=MEGABYTES, capability=75 (the compute capability times ten; 90 if none is
+ * given).
  */
 #ifndef PICO_EMULATED_CUDA_H
 #define PICO_EMULATED_CUDA_H
@@ -63,9 +65,14 @@ extern emulated_place emulated_here;
 #define gridDim (emulated_here.grid)
 
 void emulated_syncthreads();
+/* For as many threads as are said, of those that name the same barrier. */
+void emulated_barrier(int name, unsigned threads);
 /* Every lane of the warp gives a value; returns those of all 32 lanes. */
 const uint64_t *emulated_exchange(uint64_t value);
 void *emulated_dynamic_shared();
+/* Copies of this thread to shared memory that are made when it waits for them (from NULL: zeros). */
+void emulated_copy_later(void *to, const void *from, size_t bytes);
+void emulated_copies_end();
 /* Queues body for every thread of the grid. */
 void emulated_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
                      std::function<void()> body);

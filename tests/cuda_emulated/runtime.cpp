@@ -58,7 +58,7 @@ device_state &device() {
 }
 
 emulated_options read_settings() {
-    emulated_options out = {false, false, false, false, false, size_t(2) << 30, -1};
+    emulated_options out = {false, false, false, false, false, size_t(2) << 30, -1, 90};
     const char *text = getenv("PICOCHAT_EMULATED_CUDA");
     std::string rest = text == nullptr ? "" : text;
     while (!rest.empty()) {
@@ -75,6 +75,9 @@ emulated_options read_settings() {
         }
         if (word.compare(0, 5, "fail=") == 0) {
             out.fail = strtol(word.c_str() + 5, nullptr, 10);
+        }
+        if (word.compare(0, 11, "capability=") == 0) {
+            out.capability = static_cast<int>(strtol(word.c_str() + 11, nullptr, 10));
         }
     }
     return out;
@@ -225,8 +228,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int index) {
     memset(out, 0, sizeof *out);
     memcpy(out->name, "emulated", sizeof "emulated");
     out->totalGlobalMem = emulated_settings().memory;
-    out->major = 9;
+    out->major = emulated_settings().capability / 10;
+    out->minor = emulated_settings().capability % 10;
     out->multiProcessorCount = 4;
+    out->sharedMemPerBlockOptin = emulated_shared_bytes();
     return cudaSuccess;
 }
 
