@@ -106,44 +106,54 @@ static void products_refuse(fix *f) {
 
 /* ---- tables ---- */
 
-static void tables(fix *f) {
-    const pico_train_ops *ops = train_ops(f);
-    enum { TABLE = 9, ROWS = 23, WIDTH = 37 };
-    int32_t index[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        index[i] = (int32_t)(fix_bits(f) % (TABLE + 1)) - 1;
+/* common: so many rows of the first ones have one index. */
+static void one_table(fix *f, const pico_train_ops *ops, int table_rows, int n, int width,
+                      int common) {
+    int32_t *index = malloc((size_t)n * sizeof *index);
+    for (int i = 0; i < n; i++) {
+        index[i] =
+            i < common ? table_rows / 2 : (int32_t)(fix_bits(f) % (uint32_t)(table_rows + 1)) - 1;
     }
     for (uint32_t accumulate = 0; accumulate < 2; accumulate++) {
-        train_array table = train_random(f, TABLE, WIDTH, 1),
-                    rows = train_random(f, ROWS, WIDTH, 1);
+        train_array table = train_random(f, table_rows, width, 1),
+                    rows = train_random(f, n, width, 1);
         const pico_gather_args args = {.table = table.tensor,
-                                       .index = fix_vector(f, PICO_DTYPE_I32, index, ROWS),
+                                       .index = fix_vector(f, PICO_DTYPE_I32, index, n),
                                        .rows = rows.tensor,
                                        .accumulate = accumulate};
-        double *want = malloc(sizeof *want * ROWS * WIDTH);
+        double *want = malloc(sizeof *want * (size_t)n * (size_t)width);
         assert_int_equal(ops->gather(f->self, &args), PICO_OK);
-        for (int i = 0; i < ROWS * WIDTH; i++) {
-            const int32_t at = index[i / WIDTH];
+        for (int i = 0; i < n * width; i++) {
+            const int32_t at = index[i / width];
             want[i] = (accumulate ? rows.value[i] : 0) +
-                      (at < 0 ? 0 : table.value[at * WIDTH + i % WIDTH]);
+                      (at < 0 ? 0 : table.value[at * width + i % width]);
         }
         float *got = fix_get(f, &rows.tensor);
-        train_check_values("gather", got, want, ROWS * WIDTH, 1e-6);
+        train_check_values("gather", got, want, n * width, 1e-6);
         free(got);
         /* and back: what was gathered is added to the table */
         assert_int_equal(ops->scatter(f->self, &args), PICO_OK);
-        for (int i = 0; i < ROWS * WIDTH; i++) {
-            if (index[i / WIDTH] >= 0) {
-                table.value[index[i / WIDTH] * WIDTH + i % WIDTH] += want[i];
+        for (int i = 0; i < n * width; i++) {
+            if (index[i / width] >= 0) {
+                table.value[index[i / width] * width + i % width] += want[i];
             }
         }
         got = fix_get(f, &table.tensor);
-        train_check_values("scatter", got, table.value, TABLE * WIDTH, 1e-6);
+        train_check_values("scatter", got, table.value, table_rows * width, 4e-6);
         free(got);
         free(want);
         train_free((train_array[]){table, rows}, 2);
         fix_reset(f);
     }
+    free(index);
+}
+
+static void tables(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    one_table(f, ops, 9, 23, 37, 0);
+    one_table(f, ops, 5, 300, 40, 150);
+    one_table(f, ops, 70, 90, 1100, 17);
+    one_table(f, ops, 3, 65, 48, 64);
 }
 
 /* ---- norms ---- */
@@ -231,6 +241,11 @@ static void norms(fix *f) {
         one_norm(f, ops, kind, 130, 1, 70, 1, 1, 1, 0);
         one_norm(f, ops, kind, 3, 4, 24, 0, 0, 0, 1);
         one_norm(f, ops, kind, 7, 1, 64, 1, 0, 0, 1);
+        one_norm(f, ops, kind, 3, 3, 144, 0, 0, 1, 0);
+        one_norm(f, ops, kind, 2, 1, 488, 1, 1, 1, 0);
+        one_norm(f, ops, kind, 2, 1, 752, 1, 0, 0, 0);
+        one_norm(f, ops, kind, 1, 2, 1024, 0, 0, 0, 1);
+        one_norm(f, ops, kind, 1, 1, 1040, 1, 1, 0, 1);
     }
 }
 
@@ -254,16 +269,16 @@ static double act_loss(void *arg) {
     return total;
 }
 
-static void activations(fix *f) {
+static void activations_of(fix *f, int64_t width) {
     const pico_train_ops *ops = train_ops(f);
     for (uint32_t i = 0; i < 16; i++) {
         element_problem p = {.kind = PICO_ACT_SILU + i % 4,
                              .gated = i >= 8,
-                             .x = train_random(f, 6, 37, 4),
-                             .gate = train_random(f, 6, 37, 1),
-                             .dy = train_random(f, 6, 37, 1)};
+                             .x = train_random(f, 6, width, 4),
+                             .gate = train_random(f, 6, width, 1),
+                             .dy = train_random(f, 6, width, 1)};
         const int in_place = i / 4 % 2;
-        train_array dx = train_random(f, 6, 37, 1), dgate = train_random(f, 6, 37, 1);
+        train_array dx = train_random(f, 6, width, 1), dgate = train_random(f, 6, width, 1);
         pico_act_backward_args args = {.kind = p.kind,
                                        .x = p.x.tensor,
                                        .dy = p.dy.tensor,
@@ -287,6 +302,12 @@ static void activations(fix *f) {
     }
 }
 
+static void activations(fix *f) {
+    activations_of(f, 37);
+    activations_of(f, 40);
+    activations_of(f, 48);
+}
+
 static double cap_loss(void *arg) {
     element_problem *p = arg;
     double total = 0;
@@ -296,10 +317,10 @@ static double cap_loss(void *arg) {
     return total;
 }
 
-static void caps(fix *f) {
+static void caps_of(fix *f, int64_t width) {
     const pico_train_ops *ops = train_ops(f);
     element_problem p = {
-        .cap = 15, .x = train_random(f, 5, 67, 40), .dy = train_random(f, 5, 67, 1)};
+        .cap = 15, .x = train_random(f, 5, width, 40), .dy = train_random(f, 5, width, 1)};
     const pico_softcap_args forward = {.cap = 15, .x = p.x.tensor};
     const pico_softcap_backward_args args = {.cap = 15, .y = p.x.tensor, .dy = p.dy.tensor};
     assert_int_equal(f->ops->softcap(f->self, &forward), PICO_OK);
@@ -308,6 +329,11 @@ static void caps(fix *f) {
     train_check_gradient(f, "cap", cap_loss, &p, p.x.value, p.x.n, NULL, got);
     free(got);
     train_free((train_array[]){p.x, p.dy}, 2);
+}
+
+static void caps(fix *f) {
+    caps_of(f, 67);
+    caps_of(f, 72);
 }
 
 /* x is the gates' input (rows, heads), gate is u (rows, heads * width) */
@@ -407,9 +433,9 @@ static void reductions(fix *f) {
     }
 }
 
-static void scales(fix *f) {
+static void scales_of(fix *f, int64_t width) {
     const pico_train_ops *ops = train_ops(f);
-    train_array x = train_random(f, 5, 19, 1), scalar = train_vector(f, 1, 1);
+    train_array x = train_random(f, 5, width, 1), scalar = train_vector(f, 1, 1);
     pico_scale_args args = {.value = 2, .a = 3, .b = 4, .scalar = scalar.tensor, .x = x.tensor};
     assert_int_equal(ops->scale(f->self, &args), PICO_OK);
     for (int64_t i = 0; i < x.n; i++) {
@@ -428,13 +454,18 @@ static void scales(fix *f) {
     train_free((train_array[]){x, scalar}, 2);
 }
 
+static void scales(fix *f) {
+    scales_of(f, 19);
+    scales_of(f, 24);
+    scales_of(f, 32);
+}
+
 /* ---- optimisers ---- */
 
-static void adamw(fix *f) {
+static void adamw_of(fix *f, int64_t n) {
     const pico_train_ops *ops = train_ops(f);
-    enum { N = 777 };
-    train_array p = train_vector(f, N, 1), g = train_vector(f, N, 1), m = train_vector(f, N, 0),
-                v = train_vector(f, N, 0);
+    train_array p = train_vector(f, n, 1), g = train_vector(f, n, 1), m = train_vector(f, n, 0),
+                v = train_vector(f, n, 0);
     for (uint64_t step = 1; step <= 4; step++) {
         const pico_adamw_args args = {.lr = 0.01f,
                                       .beta1 = 0.8f,
@@ -448,15 +479,20 @@ static void adamw(fix *f) {
                                       .m = m.tensor,
                                       .v = v.tensor};
         assert_int_equal(ops->adamw(f->self, &args), PICO_OK);
-        ref_adamw(&args, p.value, g.value, m.value, v.value, N);
+        ref_adamw(&args, p.value, g.value, m.value, v.value, n);
     }
     const train_array all[] = {p, m, v};
     for (int i = 0; i < 3; i++) {
         float *got = fix_get(f, &all[i].tensor);
-        train_check_values("adamw", got, all[i].value, N, 1e-6);
+        train_check_values("adamw", got, all[i].value, n, 1e-6);
         free(got);
     }
     train_free((train_array[]){p, g, m, v}, 4);
+}
+
+static void adamw(fix *f) {
+    adamw_of(f, 777);
+    adamw_of(f, 776);
 }
 
 static void muon(fix *f) {

@@ -38,6 +38,8 @@ typedef struct cuda_norm_back_job {
     float *mean, *inverse; /* (rows * heads) */
 } cuda_norm_back_job;
 cudaError_t cuda_run_norm_stats(cudaStream_t stream, const cuda_norm_back_job *job);
+/* Whether the backward pass needs no statistics before it. */
+int cuda_norm_back_alone(const cuda_norm_back_job *job);
 cudaError_t cuda_run_norm_back(cudaStream_t stream, const cuda_norm_back_job *job);
 
 typedef struct cuda_act_back_job {
@@ -61,6 +63,7 @@ typedef struct cuda_table_job {
     cuda_view table, rows;
     const int32_t *index;
     uint32_t accumulate;
+    int32_t *sorted, *sorted_index; /* scatter: (rows) room for rows by index, and their indices */
 } cuda_table_job;
 cudaError_t cuda_run_gather(cudaStream_t stream, const cuda_table_job *job);
 cudaError_t cuda_run_scatter(cudaStream_t stream, const cuda_table_job *job);

@@ -64,7 +64,9 @@ pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args) 
     job.weight = weight;
     job.mean = cuda->train->value[0];
     job.inverse = cuda->train->value[1];
-    status = cuda_done(cuda, cuda_run_norm_stats(cuda->stream, &job), "norm_backward");
+    if (dweight != NULL || dbias != NULL || !cuda_norm_back_alone(&job)) {
+        status = cuda_done(cuda, cuda_run_norm_stats(cuda->stream, &job), "norm_backward");
+    }
     if (status == PICO_OK) { /* before dx, which may be dy */
         status = add_columns(cuda, &job, CUDA_SUM_NORMED, dweight);
     }
@@ -187,7 +189,13 @@ pico_status cuda_scatter(void *self, const pico_gather_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_table_job job;
     const pico_status status = table_of(args, &job);
-    return status != PICO_OK || job.rows.rows == 0
-               ? status
-               : cuda_done(cuda, cuda_run_scatter(cuda->stream, &job), "scatter");
+    if (status != PICO_OK || job.rows.rows == 0) {
+        return status;
+    }
+    if (cuda->train == NULL || job.rows.rows > cuda->train->n_value) {
+        return PICO_E_INVALID;
+    }
+    job.sorted = (int32_t *)(void *)cuda->train->value[0];
+    job.sorted_index = (int32_t *)(void *)cuda->train->value[1];
+    return cuda_done(cuda, cuda_run_scatter(cuda->stream, &job), "scatter");
 }
