@@ -87,6 +87,65 @@ static void products(fix *f) {
     }
 }
 
+/* want = round(a) round(b) for square matrices. */
+static void square_product(const double *a, const double *b, double *want, int64_t n) {
+    for (int64_t i = 0; i < n * n; i++) {
+        want[i] = 0;
+        for (int64_t k = 0; k < n; k++) {
+            want[i] += rounded(a[i / n * n + k], PICO_COMPUTE_BF16) *
+                       rounded(b[k * n + i % n], PICO_COMPUTE_BF16);
+        }
+    }
+}
+
+/* A factor that a backend has rounded before is rounded again when it was changed: by a product, by
+ * another op, by the host. */
+static void products_see_changes(fix *f) {
+    enum { N = 24 };
+    const pico_train_ops *ops = train_ops(f);
+    if ((ops->features(f->self) & PICO_TRAIN_HAS_BF16) == 0) {
+        return;
+    }
+    train_array x = train_random(f, N, N, 1), w = train_random(f, N, N, 1),
+                y = train_random(f, N, N, 1), z = train_random(f, N, N, 1);
+    float *fresh = fix_floats(f, N, 1);
+    pico_gemm_args first = {
+        .compute = PICO_COMPUTE_BF16, .alpha = 1, .a = x.tensor, .b = w.tensor, .c = y.tensor};
+    pico_gemm_args second = first;
+    second.a = y.tensor;
+    second.c = z.tensor;
+    for (int step = 0; step < 4; step++) {
+        if (step == 1) { /* products alone */
+            first.b = x.tensor;
+        } else if (step == 2) {
+            const pico_scale_args twice = {.value = 2, .x = x.tensor};
+            assert_int_equal(ops->scale(f->self, &twice), PICO_OK);
+        } else if (step == 3) {
+            assert_int_equal(f->ops->buffer_write(f->self, x.tensor.buffer, x.tensor.offset, fresh,
+                                                  N * sizeof *fresh),
+                             PICO_OK);
+        }
+        assert_int_equal(ops->gemm(f->self, &first), PICO_OK);
+        assert_int_equal(ops->gemm(f->self, &second), PICO_OK);
+        for (int i = 0; i < N * N; i++) {
+            x.value[i] = step == 2 ? 2 : step == 3 && i < N ? (double)fresh[i] : x.value[i];
+        }
+        square_product(x.value, step == 0 ? w.value : x.value, y.value, N);
+        float *got = fix_get(f, &y.tensor);
+        train_check_values("first product", got, y.value, N * N, 2e-6);
+        for (int i = 0; i < N * N; i++) {
+            y.value[i] = (double)got[i]; /* as the second one finds it */
+        }
+        free(got);
+        square_product(y.value, w.value, z.value, N);
+        got = fix_get(f, &z.tensor);
+        train_check_values("second product", got, z.value, N * N, 2e-6);
+        free(got);
+    }
+    free(fresh);
+    train_free((train_array[]){x, w, y, z}, 4);
+}
+
 /* Shapes that do not fit are refused before anything is written. */
 static void products_refuse(fix *f) {
     const pico_train_ops *ops = train_ops(f);
@@ -531,6 +590,7 @@ static void muon(fix *f) {
         fix_each(name);                                                                            \
     }
 EACH(products)
+EACH(products_see_changes)
 EACH(products_refuse)
 EACH(tables)
 EACH(norms)
@@ -586,12 +646,19 @@ static void threads_change_no_bit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products),    cmocka_unit_test(test_products_refuse),
-        cmocka_unit_test(test_tables),      cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_activations), cmocka_unit_test(test_caps),
-        cmocka_unit_test(test_gates),       cmocka_unit_test(test_reductions),
-        cmocka_unit_test(test_scales),      cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_muon),        cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_products_refuse),
+        cmocka_unit_test(test_products_see_changes),
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_gates),
+        cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_muon),
+        cmocka_unit_test(threads_change_no_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,6 +126,8 @@ typedef struct cuda_backend {
     cuda_scratch scratch;
     uint32_t generation; /* of the scratch memory: what was captured before is stale */
     uint32_t capturing;
+    uint32_t has_bf16; /* 1: matrix units for BF16 */
+    uint64_t n_op;     /* calls so far; each may have written to any buffer */
     struct cuda_gemm_state *gemm;
     struct cuda_train *train; /* NULL until training reserves it */
     cudaError_t failure;      /* latched; reported by the next read or sync */

@@ -42,6 +42,7 @@ pico_status cuda_done(cuda_backend *cuda, cudaError_t error, const char *call) {
 
 cuda_backend *cuda_enter(void *self) {
     cuda_backend *cuda = self;
+    cuda->n_op++;
     const cudaError_t error = cudaSetDevice((int)cuda->options.device);
     if (error != cudaSuccess) {
         (void)cuda_done(cuda, error, "cudaSetDevice");
@@ -132,6 +133,7 @@ pico_status cuda_open_device(cuda_backend *cuda, pico_error *err) {
         return cuda_fail(err, error, call);
     }
     cuda->n_multiprocessor = (uint32_t)prop.multiProcessorCount;
+    cuda->has_bf16 = prop.major >= 8;
     (void)snprintf(cuda->device, sizeof cuda->device, "%.60s, sm_%d%d%s", prop.name, prop.major,
                    prop.minor, cuda->options.deterministic ? ", deterministic" : "");
     return cuda_gemm_open(cuda, err);

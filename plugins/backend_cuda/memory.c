@@ -53,6 +53,7 @@ static int in_buffer(const pico_buffer *buffer, uint64_t offset, uint64_t bytes)
 
 pico_status cuda_upload(cuda_backend *cuda, char *to, const void *from, uint64_t bytes) {
     cuda_staging *staging = &cuda->staging;
+    cuda->n_op++;
     for (uint64_t at = 0; at < bytes;) {
         const uint64_t n = bytes - at < CUDA_SLOT_BYTES ? bytes - at : CUDA_SLOT_BYTES;
         const uint32_t slot = staging->next;

@@ -7,6 +7,7 @@
 
 #include "cuda.h"
 #include "gemm.h"
+#include "jobs.h"
 #include "shapes.h"
 
 #ifdef __cplusplus
@@ -16,6 +17,15 @@ extern "C" {
 #define CUDA_COLUMN_PARTS 256                  /* parts of the rows of a sum over columns */
 #define CUDA_SCORE_BYTES ((uint64_t)256 << 20) /* scores of several heads; at least of one */
 
+#define CUDA_NARROWED 8
+
+/* A matrix that was rounded to BF16. */
+typedef struct cuda_narrowed {
+    const void *data;
+    int64_t rows, cols, ld; /* of data */
+    int64_t at, bytes;      /* in the scratch memory */
+} cuda_narrowed;
+
 struct cuda_train {
     pico_train_reserve need;
     char *memory;
@@ -24,9 +34,20 @@ struct cuda_train {
     float *partial;  /* (CUDA_COLUMN_PARTS, max_dim) */
     float *score[2]; /* (score_heads, max_length, max_length) */
     int64_t score_heads;
-    char *narrow[2]; /* products in BF16: a and b; NULL: F32 */
-    int64_t n_narrow;
+    char *narrow; /* what products and attention in BF16 read */
+    int64_t narrow_bytes;
+    /* factors in it, see train_narrow.c */
+    cuda_narrowed narrowed[CUDA_NARROWED];
+    uint32_t n_narrowed;
+    int64_t narrow_next;
+    uint64_t narrow_op; /* the last product that used them */
 };
+
+/* ---- train_narrow.c ---- */
+
+/* Has both factors of an F32 product rounded to BF16 and puts them into the job; PICO_E_LIMIT where
+ * there is no room for them. */
+pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job);
 
 /* ---- train_rows.cu ---- */
 

@@ -1,0 +1,132 @@
+/*
+ * Factors of products rounded to BF16. They lie in a ring of scratch memory and are used again for as
+ * long as nothing but products runs: the rows that three projections read are rounded once, and so are
+ * those of a gradient that goes to the input and to the parameter.
+ */
+#include "train.h"
+
+/* The factor of a product as it was found: F32, rows ld elements apart. */
+static cuda_narrowed factor_of(const void *data, int64_t rows, int64_t cols, int64_t ld) {
+    return (cuda_narrowed){.data = data,
+                           .rows = rows,
+                           .cols = cols,
+                           .ld = ld,
+                           .bytes = cuda_pad(rows * cuda_pad(cols, 8) * 2, CUDA_ALIGN)};
+}
+
+static int overlaps(int64_t a, int64_t a_bytes, int64_t b, int64_t b_bytes) {
+    return a < b + b_bytes && b < a + a_bytes;
+}
+
+static int find(const struct cuda_train *train, cuda_narrowed *factor) {
+    for (uint32_t i = 0; i < train->n_narrowed; i++) {
+        const cuda_narrowed *old = &train->narrowed[i];
+        if (old->data == factor->data && old->rows == factor->rows && old->cols == factor->cols &&
+            old->ld == factor->ld) {
+            factor->at = old->at;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void drop(struct cuda_train *train, uint32_t i) {
+    train->n_narrowed--;
+    for (; i < train->n_narrowed; i++) {
+        train->narrowed[i] = train->narrowed[i + 1];
+    }
+}
+
+/* Finds a place beside the other factor of the product; 0 if there is none. */
+static int place(struct cuda_train *train, cuda_narrowed *factor, const cuda_narrowed *other) {
+    int64_t at = train->narrow_next;
+    for (int tries = 0; tries < 3; tries++) {
+        at = at + factor->bytes > train->narrow_bytes ? 0 : at;
+        if (other == NULL || !overlaps(at, factor->bytes, other->at, other->bytes)) {
+            break;
+        }
+        at = other->at + other->bytes;
+    }
+    if (at + factor->bytes > train->narrow_bytes ||
+        (other != NULL && overlaps(at, factor->bytes, other->at, other->bytes))) {
+        return 0;
+    }
+    for (uint32_t i = train->n_narrowed; i-- > 0;) {
+        const cuda_narrowed *old = &train->narrowed[i];
+        if (overlaps(at, factor->bytes, old->at, old->bytes)) {
+            drop(train, i);
+        }
+    }
+    if (train->n_narrowed == CUDA_NARROWED) {
+        drop(train, 0); /* the oldest */
+    }
+    factor->at = at;
+    train->narrowed[train->n_narrowed++] = *factor;
+    train->narrow_next = at + factor->bytes;
+    return 1;
+}
+
+static pico_status narrow(cuda_backend *cuda, const cuda_narrowed *factor) {
+    const cuda_narrow_job job = {.x = {.data = (char *)(uintptr_t)factor->data,
+                                       .rows = factor->rows,
+                                       .heads = 1,
+                                       .cols = factor->cols,
+                                       .row_stride = factor->ld},
+                                 .out = cuda->train->narrow + factor->at,
+                                 .rows_out = factor->rows,
+                                 .stride = cuda_pad(factor->cols, 8),
+                                 .bf16 = 1};
+    return cuda_done(cuda, cuda_run_narrow(cuda->stream, &job), "gemm");
+}
+
+/* What c is written over is no longer what was rounded. */
+static void forget(struct cuda_train *train, const void *c, int64_t rows, int64_t cols,
+                   int64_t ld) {
+    const int64_t bytes = ((rows - 1) * ld + cols) * 4;
+    for (uint32_t i = train->n_narrowed; i-- > 0;) {
+        const cuda_narrowed *old = &train->narrowed[i];
+        const int64_t old_bytes = ((old->rows - 1) * old->ld + old->cols) * 4;
+        if (overlaps((int64_t)(intptr_t)c, bytes, (int64_t)(intptr_t)old->data, old_bytes)) {
+            drop(train, i);
+        }
+    }
+}
+
+pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job) {
+    struct cuda_train *train = cuda->train;
+    cuda_narrowed a = job->transpose_a ? factor_of(job->a, job->k, job->m, job->lda)
+                                       : factor_of(job->a, job->m, job->k, job->lda);
+    cuda_narrowed b = job->transpose_b ? factor_of(job->b, job->n, job->k, job->ldb)
+                                       : factor_of(job->b, job->k, job->n, job->ldb);
+    if (a.bytes > train->narrow_bytes / 2 || b.bytes > train->narrow_bytes / 2) {
+        return PICO_E_LIMIT;
+    }
+    if (cuda->n_op != train->narrow_op + 1) { /* other ops may have written anything */
+        train->n_narrowed = 0;
+    }
+    train->narrow_op = cuda->n_op;
+    int has_a = find(train, &a), has_b = find(train, &b);
+    const int same = a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.ld == b.ld;
+    if ((!has_a && !place(train, &a, has_b ? &b : NULL)) ||
+        (!has_b && !same && !place(train, &b, &a))) {
+        train->n_narrowed = 0;
+        train->narrow_next = 0;
+        has_a = has_b = 0;
+        (void)place(train, &a, NULL);
+        if (!same) {
+            (void)place(train, &b, &a);
+        }
+    }
+    b.at = same ? a.at : b.at;
+    pico_status status = has_a ? PICO_OK : narrow(cuda, &a);
+    if (status == PICO_OK && !has_b && !same) {
+        status = narrow(cuda, &b);
+    }
+    forget(train, job->c, job->m, job->n, job->ldc);
+    job->type = CUDA_GEMM_BF16;
+    job->a = train->narrow + a.at;
+    job->lda = cuda_pad(a.cols, 8);
+    job->b = train->narrow + b.at;
+    job->ldb = cuda_pad(b.cols, 8);
+    return status;
+}
