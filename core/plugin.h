@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 8u
+#define PICO_ABI_MINOR 9u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
@@ -701,6 +701,8 @@ typedef struct pico_train_attend_args {
     float scale;      /* scores = scale * q . k */
     int32_t window;   /* as in pico_layer_desc */
     uint32_t n_sink;  /* as in pico_attend_args */
+    uint32_t compute; /* PICO_COMPUTE_x, since minor 9: BF16 allows products of rounded factors, of
+                         probabilities and of gradients of scores, too; a backend may ignore it */
     pico_tensor q;    /* F32 (rows, n_head, head_dim) */
     pico_tensor k, v; /* F32 (rows, n_kv_head, head_dim) */
     pico_tensor out;  /* F32 (rows, n_head, head_dim) */

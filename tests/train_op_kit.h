@@ -18,7 +18,7 @@ typedef struct train_array {
 static inline const pico_train_ops *train_ops(fix *f) {
     const pico_train_ops *ops = f->ops->extension(f->self, PICO_TRAIN_EXTENSION);
     const pico_train_reserve need = {
-        .max_rows = 1024, .max_dim = 4200, .max_length = 256, .max_head = 8, .max_head_dim = 64};
+        .max_rows = 1024, .max_dim = 4200, .max_length = 256, .max_head = 8, .max_head_dim = 128};
     pico_error err = {0};
     assert_non_null(ops);
     if (ops->reserve(f->self, &need, &err) != PICO_OK) {

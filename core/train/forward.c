@@ -59,6 +59,7 @@ pico_train_attend_args train_attend_args(const pico_train *t, uint32_t i, const 
                                     .scale = attention->scale,
                                     .window = attention->window,
                                     .n_sink = attention->n_sink,
+                                    .compute = t->compute,
                                     .q = pico_view_heads(q, attention->n_head),
                                     .k = pico_view_heads(k, attention->n_kv_head),
                                     .v = pico_view_heads(&v, attention->n_kv_head),

@@ -173,6 +173,23 @@ cudaError_t cuda_run_softmax(cudaStream_t stream, const cuda_score_job *job);
 /* score -> probabilities (from lse), dscore -> the gradient of the scores */
 cudaError_t cuda_run_softmax_back(cudaStream_t stream, const cuda_score_job *job);
 
+/* ---- train_flash.cu: whole sequences in BF16 ---- */
+
+typedef struct cuda_flash_job {
+    int64_t n_seq;
+    int32_t length, n_head, n_kv_head, window, n_sink;
+    float scale;
+    const uint16_t *q, *k, *v, *dout; /* BF16 (rows, heads * head_dim) */
+    cuda_view out, dout_f32, dq, dk, dv;
+    float *lse, *delta; /* (rows, n_head) */
+} cuda_flash_job;
+/* Whether there are kernels for a width of heads and a length. */
+int cuda_flash_fits(int64_t head_dim, int64_t length);
+/* out and lse */
+cudaError_t cuda_run_flash(cudaStream_t stream, const cuda_flash_job *job);
+/* delta, dq, dk and dv, from out and lse */
+cudaError_t cuda_run_flash_back(cudaStream_t stream, const cuda_flash_job *job);
+
 /* ---- the slots ---- */
 
 void cuda_train_free(cuda_backend *cuda);
