@@ -789,6 +789,24 @@ typedef struct pico_muon_args {
     pico_tensor second; /* F32 (max(rows, cols)), contiguous */
 } pico_muon_args;
 
+/* One of the matrices of muon_many: F32 (rows, cols), contiguous; see pico_update for what they are. */
+typedef struct pico_muon_matrix {
+    pico_tensor grad, p, momentum;
+    pico_tensor second; /* F32 (max(rows, cols)) */
+} pico_muon_matrix;
+
+/* A whole step of Muon for matrices of one shape: as pico_update says, with lr as it is in
+ * pico_muon_args. Products in BF16 may leave what they give in BF16, too. */
+typedef struct pico_muon_many_args {
+    uint32_t n;       /* matrices */
+    uint32_t n_step;  /* iterations */
+    uint32_t compute; /* PICO_COMPUTE_x */
+    float momentum, grad_scale;
+    float lr, beta2, weight_decay;
+    const float *factor;            /* (n_step, 3) a, b, c of each iteration */
+    const pico_muon_matrix *matrix; /* (n) */
+} pico_muon_many_args;
+
 enum {
     PICO_TRAIN_HAS_TOP_K = 1, /* loss takes teacher_top_k */
     PICO_TRAIN_HAS_BF16 = 2   /* gemm takes PICO_COMPUTE_BF16, and is no slower with it */
@@ -816,6 +834,9 @@ typedef struct pico_train_ops {
     /* -- optional -- */
     /* PICO_TRAIN_HAS_x together. NULL: none. */
     uint32_t (*features)(void *self);
+    /* since minor 9. PICO_E_UNSUPPORTED, before anything is queued, where the ops above serve as
+     * well; NULL: always. */
+    pico_status (*muon_many)(void *self, const pico_muon_many_args *args);
 } pico_train_ops;
 
 /* ---- the extension "pico.capture/1" of a backend: the ops of a step recorded once and replayed ----
@@ -1483,6 +1504,10 @@ typedef struct pico_train_api {
      * each call. PICO_E_UNSUPPORTED if the run has none. */
     pico_status (*batch)(pico_train *train, uint32_t n_seq, uint32_t length, int32_t *tokens,
                          pico_error *err);
+    /* since minor 9: n updates of different parameters, which the backend may take together. On an
+     * error *failed is one that was not updated. */
+    pico_status (*update_many)(pico_train *train, uint32_t n, const uint32_t *index,
+                               const pico_update *update, uint32_t *failed);
 } pico_train_api;
 
 typedef struct pico_host {

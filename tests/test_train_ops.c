@@ -582,6 +582,130 @@ static void muon(fix *f) {
     }
 }
 
+/* A whole step in BF16 for several matrices, against the same in double precision. The products round
+ * what they take and give; the rest is exact. */
+enum { MUON_STEPS = 5, MUON_MOST = 5 };
+static const float muon_factor[MUON_STEPS][3] = {
+    {8.156554524902461f, -22.48329292557795f, 15.878769f},
+    {4.042929935166739f, -2.808917465908714f, 0.5000178f},
+    {3.8916678022926607f, -2.7724841532176f, 0.50606481f},
+    {3.285753657755655f, -2.3681294933425f, 0.464490242f},
+    {2.3465413258596377f, -1.7097828382687f, 0.42323551f}};
+
+/* c (m, n) = a b; turned: the factor is stored the other way. */
+static void multiply(double *c, const double *a, int turn_a, const double *b, int turn_b, int64_t m,
+                     int64_t n, int64_t k) {
+    for (int64_t i = 0; i < m * n; i++) {
+        const int64_t row = i / n, col = i % n;
+        c[i] = 0;
+        for (int64_t l = 0; l < k; l++) {
+            c[i] += a[turn_a ? l * m + row : row * k + l] * b[turn_b ? col * k + l : l * n + col];
+        }
+    }
+}
+
+static void ref_polar(double *x, int64_t rows, int64_t cols) {
+    const int tall = rows > cols;
+    const int64_t side = tall ? cols : rows, n = rows * cols;
+    double *y = malloc((size_t)(2 * side * side + n) * sizeof *y), *z = y + side * side,
+           *next = z + side * side, square = 0;
+    for (int64_t i = 0; i < n; i++) {
+        square += x[i] * x[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        x[i] /= 1.02 * sqrt(square) + 1e-6;
+    }
+    for (int step = 0; step < MUON_STEPS; step++) {
+        const double a = (double)muon_factor[step][0], b = (double)muon_factor[step][1],
+                     c = (double)muon_factor[step][2];
+        multiply(y, x, tall, x, !tall, side, side, tall ? rows : cols);
+        multiply(z, y, 0, y, 0, side, side, side);
+        for (int64_t i = 0; i < side * side; i++) {
+            z[i] = b * y[i] + c * z[i];
+        }
+        multiply(next, tall ? x : z, 0, tall ? z : x, 0, rows, cols, side);
+        for (int64_t i = 0; i < n; i++) {
+            x[i] = a * x[i] + next[i];
+        }
+    }
+    free(y);
+}
+
+/* A contiguous matrix. */
+static train_array whole_matrix(fix *f, int64_t rows, int64_t cols, float size) {
+    float *x = fix_floats(f, rows * cols, size);
+    train_array a = train_values(f, x, rows, cols);
+    a.tensor = fix_tensor(f, PICO_DTYPE_F32, x, rows, cols, cols);
+    free(x);
+    return a;
+}
+
+static void muon_many_of(fix *f, const pico_train_ops *ops, uint32_t n, int64_t rows,
+                         int64_t cols) {
+    train_array grad[MUON_MOST], p[MUON_MOST], m[MUON_MOST], second[MUON_MOST];
+    pico_muon_matrix matrix[MUON_MOST];
+    const int64_t count = rows * cols, longer = rows > cols ? rows : cols;
+    for (uint32_t i = 0; i < n; i++) {
+        grad[i] = whole_matrix(f, rows, cols, 1);
+        p[i] = whole_matrix(f, rows, cols, 0.01f);
+        m[i] = whole_matrix(f, rows, cols, 0.1f);
+        second[i] = train_vector(f, longer, 0);
+        matrix[i] = (pico_muon_matrix){.grad = grad[i].tensor,
+                                       .p = p[i].tensor,
+                                       .momentum = m[i].tensor,
+                                       .second = second[i].tensor};
+    }
+    const pico_muon_many_args args = {.n = n,
+                                      .n_step = MUON_STEPS,
+                                      .compute = PICO_COMPUTE_BF16,
+                                      .momentum = 0.9f,
+                                      .grad_scale = 0.5f,
+                                      .lr = 0.02f,
+                                      .beta2 = 0.95f,
+                                      .weight_decay = 0.2f,
+                                      .factor = muon_factor[0],
+                                      .matrix = matrix};
+    const pico_muon_args last = {.lr = 0.02f, .beta2 = 0.95f, .weight_decay = 0.2f};
+    double *x = malloc((size_t)count * sizeof *x);
+    for (int step = 0; step < 2; step++) {
+        assert_int_equal(ops->muon_many(f->self, &args), PICO_OK);
+        for (uint32_t i = 0; i < n; i++) {
+            const double fresh = (1 - (double)0.9f) * 0.5;
+            for (int64_t k = 0; k < count; k++) {
+                m[i].value[k] = (double)0.9f * m[i].value[k] + fresh * grad[i].value[k];
+                x[k] = fresh * grad[i].value[k] + (double)0.9f * m[i].value[k];
+            }
+            ref_polar(x, rows, cols);
+            ref_muon(&last, x, p[i].value, second[i].value, rows, cols);
+        }
+    }
+    free(x);
+    for (uint32_t i = 0; i < n; i++) {
+        const train_array all[] = {m[i], second[i], p[i]};
+        const double share[] = {1e-6, 0.12, 0.05}; /* of 8 bits, squared */
+        for (int k = 0; k < 3; k++) {
+            float *got = fix_get(f, &all[k].tensor);
+            train_check_values("muon_many", got, all[k].value, all[k].n, share[k]);
+            free(got);
+        }
+        train_free((train_array[]){grad[i], p[i], m[i], second[i]}, 4);
+    }
+    fix_reset(f);
+}
+
+static void muon_many(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    const size_t end = offsetof(pico_train_ops, muon_many) + sizeof ops->muon_many;
+    if (ops->struct_size < end || ops->muon_many == NULL) {
+        return;
+    }
+    muon_many_of(f, ops, 1, 40, 24);
+    muon_many_of(f, ops, 3, 24, 72);
+    muon_many_of(f, ops, 5, 13, 30);
+    muon_many_of(f, ops, 2, 150, 17);
+    muon_many_of(f, ops, 1, 1, 33);
+}
+
 /* ---- the tests ---- */
 
 #define EACH(name)                                                                                 \
@@ -601,6 +725,7 @@ EACH(reductions)
 EACH(scales)
 EACH(adamw)
 EACH(muon)
+EACH(muon_many)
 
 /* Sums whose terms several threads share, with one thread and with two. */
 static void threads_change_no_bit(void **state) {
@@ -658,6 +783,7 @@ int main(void) {
         cmocka_unit_test(test_scales),
         cmocka_unit_test(test_adamw),
         cmocka_unit_test(test_muon),
+        cmocka_unit_test(test_muon_many),
         cmocka_unit_test(threads_change_no_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -202,6 +202,8 @@ pico_status train_logits(pico_train *t, uint32_t head, uint32_t begin, uint32_t 
 pico_status train_backward_head(pico_train *t, pico_error *err);
 pico_status train_optimizer(pico_train *t, uint32_t index, uint32_t optimizer, pico_error *err);
 pico_status train_update(pico_train *t, uint32_t index, const pico_update *update);
+pico_status train_update_many(pico_train *t, uint32_t n, const uint32_t *index,
+                              const pico_update *update, uint32_t *failed);
 pico_status train_save(pico_train *t, void *data, uint64_t *bytes, pico_error *err);
 pico_status train_load(pico_train *t, const void *data, uint64_t bytes, pico_error *err);
 

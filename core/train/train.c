@@ -276,7 +276,8 @@ const pico_train_api pico_train_table = {.struct_size = sizeof(pico_train_api),
                                          .update = train_update,
                                          .save = train_save,
                                          .load = train_load,
-                                         .batch = batch};
+                                         .batch = batch,
+                                         .update_many = train_update_many};
 
 pico_train *pico_train_of(const pico_model *model) {
     return model->train;

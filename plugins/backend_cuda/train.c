@@ -176,4 +176,5 @@ const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
                                          .scale = cuda_scale,
                                          .adamw = cuda_adamw,
                                          .muon = cuda_muon,
-                                         .features = features};
+                                         .features = features,
+                                         .muon_many = cuda_muon_many};

@@ -144,6 +144,29 @@ typedef struct cuda_muon_job {
 } cuda_muon_job;
 cudaError_t cuda_run_muon(cudaStream_t stream, const cuda_muon_job *job);
 
+/* ---- train_muon.cu ---- */
+
+#define CUDA_MUON_MANY 32  /* matrices of a launch */
+#define CUDA_MUON_PARTS 64 /* most parts of a sum over a matrix */
+
+typedef struct cuda_muon_many_job {
+    int64_t rows, cols, longer; /* longer: the larger of the two */
+    uint32_t n, by_row;
+    uint32_t parts; /* of the sum that muon_start takes */
+    float momentum, fresh, lr, decay, beta2;
+    const float *grad[CUDA_MUON_MANY];
+    float *m[CUDA_MUON_MANY], *p[CUDA_MUON_MANY], *second[CUDA_MUON_MANY];
+    uint16_t *x; /* BF16, rows ld apart, matrices x_stride */
+    int64_t ld, x_stride;
+    float *partial; /* (n, CUDA_MUON_PARTS) */
+    float *square;  /* (n, longer) */
+    float *total;   /* (n) */
+} cuda_muon_many_job;
+/* Momentum, and x before the iterations. */
+cudaError_t cuda_run_muon_start(cudaStream_t stream, const cuda_muon_many_job *job);
+/* second and p, from x behind them. */
+cudaError_t cuda_run_muon_end(cudaStream_t stream, const cuda_muon_many_job *job);
+
 /* ---- train_loss.cu ---- */
 
 typedef struct cuda_loss_job {
@@ -208,6 +231,7 @@ pico_status cuda_reduce(void *self, const pico_reduce_args *args);
 pico_status cuda_scale(void *self, const pico_scale_args *args);
 pico_status cuda_adamw(void *self, const pico_adamw_args *args);
 pico_status cuda_muon(void *self, const pico_muon_args *args);
+pico_status cuda_muon_many(void *self, const pico_muon_many_args *args);
 
 #ifdef __cplusplus
 }
