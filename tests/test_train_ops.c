@@ -146,6 +146,51 @@ static void products_see_changes(fix *f) {
     train_free((train_array[]){x, w, y, z}, 4);
 }
 
+/* What an activation, or its backward pass, has just written is a factor like any other. */
+static void products_after(fix *f, const pico_train_ops *ops, int64_t n, int backward) {
+    train_array x = train_random(f, n, n, 2), gate = train_random(f, n, n, 1),
+                y = train_random(f, n, n, 1), other = train_random(f, n, n, 1),
+                z = train_random(f, n, n, 1);
+    const pico_act_args act = {
+        .kind = PICO_ACT_SILU, .x = x.tensor, .gate = gate.tensor, .y = y.tensor};
+    const pico_act_backward_args back = {.kind = PICO_ACT_SILU,
+                                         .x = x.tensor,
+                                         .dy = y.tensor,
+                                         .gate = gate.tensor,
+                                         .dx = y.tensor,
+                                         .dgate = other.tensor};
+    const pico_gemm_args before = {
+        .compute = PICO_COMPUTE_BF16, .alpha = 1, .a = y.tensor, .b = x.tensor, .c = z.tensor};
+    pico_gemm_args after = before;
+    after.b = backward ? other.tensor : gate.tensor;
+    assert_int_equal(ops->gemm(f->self, &before), PICO_OK);
+    assert_int_equal(
+        backward ? ops->act_backward(f->self, &back) : f->ops->activation(f->self, &act), PICO_OK);
+    assert_int_equal(ops->gemm(f->self, &after), PICO_OK);
+    const train_array *const read[] = {&y, backward ? &other : &gate};
+    for (int i = 0; i < 2; i++) {
+        float *got = fix_get(f, &read[i]->tensor);
+        for (int64_t k = 0; k < n * n; k++) {
+            read[i]->value[k] = (double)got[k];
+        }
+        free(got);
+    }
+    square_product(read[0]->value, read[1]->value, z.value, n);
+    float *got = fix_get(f, &z.tensor);
+    train_check_values("product of an activation", got, z.value, n * n, 2e-6);
+    free(got);
+    train_free((train_array[]){x, gate, y, other, z}, 5);
+    fix_reset(f);
+}
+
+static void products_of_activations(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    const int64_t sizes[] = {24, 32, 37};
+    for (int i = 0; i < 6 && (ops->features(f->self) & PICO_TRAIN_HAS_BF16) != 0; i++) {
+        products_after(f, ops, sizes[i / 2], i % 2);
+    }
+}
+
 /* Shapes that do not fit are refused before anything is written. */
 static void products_refuse(fix *f) {
     const pico_train_ops *ops = train_ops(f);
@@ -715,6 +760,7 @@ static void muon_many(fix *f) {
     }
 EACH(products)
 EACH(products_see_changes)
+EACH(products_of_activations)
 EACH(products_refuse)
 EACH(tables)
 EACH(norms)
@@ -774,6 +820,7 @@ int main(void) {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_products_refuse),
         cmocka_unit_test(test_products_see_changes),
+        cmocka_unit_test(test_products_of_activations),
         cmocka_unit_test(test_tables),
         cmocka_unit_test(test_norms),
         cmocka_unit_test(test_activations),

@@ -156,11 +156,11 @@ static pico_status ffn_block(pico_train *t, uint32_t i, const pico_tensor *x_out
         const pico_tensor gate = train_part(&store->gate, rows, n_ff);
         TRAIN_TRY(train_linear(t, layer->gate, layer->gate_bias, &a, 0, &gate));
     }
-    TRAIN_TRY(train_ffn_inner(t, i, &inner));
     if (x_out == NULL) { /* computed again: what comes out is known */
-        return PICO_OK;
+        return train_ffn_inner(t, i, &inner);
     }
     TRAIN_TRY(train_copy(t, &x2, x_out));
+    TRAIN_TRY(train_ffn_inner(t, i, &inner));
     return train_linear(t, layer->down, layer->down_bias, &inner, 1, x_out);
 }
 

@@ -78,13 +78,15 @@ struct pico_weight {
 
 /* ---- the instance ---- */
 
-enum { CUDA_SLOTS = 8, CUDA_SLOT_BYTES = 256 << 10 };
+enum { CUDA_SLOTS = 8, CUDA_SLOT_BYTES = 256 << 10, CUDA_READ_BYTES = 2 << 20 };
 
-/* Page-locked memory, through which small writes go without waiting for the stream. */
+/* Page-locked memory, through which writes go without waiting for the stream, and reads in pieces. */
 typedef struct cuda_staging {
-    char *memory; /* (CUDA_SLOTS + 1) slots; the last one is for reads */
+    char *memory; /* (CUDA_SLOTS) slots for writes, then two pieces for reads */
     cudaEvent_t done[CUDA_SLOTS];
     uint32_t next;
+    char *read;
+    cudaEvent_t came[2];
 } cuda_staging;
 
 /* Scratch on the device, sized by reserve; one op uses it at a time, in the order of the stream. */

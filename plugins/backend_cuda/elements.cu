@@ -37,6 +37,9 @@ __device__ __forceinline__ void element(const cuda_element_job &job, int64_t row
         }
     }
     cuda_put<N>(to, v);
+    if (WHAT == CUDA_ELEMENT_ACT && job.narrow != NULL) {
+        cuda_put_narrow<N>(job.narrow + row * job.y.cols + i, v);
+    }
 }
 
 template <int WHAT, int N> __global__ void elements(cuda_element_job job) {

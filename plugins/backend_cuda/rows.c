@@ -4,6 +4,7 @@
  */
 #include "cuda.h"
 #include "jobs.h"
+#include "train.h"
 
 static int same_shape(const cuda_view *a, const cuda_view *b) {
     return a->rows == b->rows && a->heads == b->heads && a->cols == b->cols;
@@ -70,13 +71,20 @@ pico_status cuda_rope(void *self, const pico_rope_args *args) {
                : cuda_done(cuda, cuda_run_rope(cuda->stream, &job), "rope");
 }
 
-static pico_status run_element(void *self, const cuda_element_job *job, const char *name) {
+static pico_status run_element(void *self, cuda_element_job *job, const char *name) {
     cuda_backend *cuda = cuda_enter(self);
+    const cuda_view *const made[] = {&job->y};
     if (!same_shape(&job->x, &job->y) || (job->gate.data != NULL && job->what == CUDA_ELEMENT_ACT &&
                                           !same_shape(&job->gate, &job->y))) {
         return PICO_E_INVALID;
     }
-    return is_empty(&job->y) ? PICO_OK : cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
+    if (is_empty(&job->y)) {
+        return PICO_OK;
+    }
+    if (job->what == CUDA_ELEMENT_ACT && job->y.heads == 1) {
+        cuda_narrow_rooms(cuda, made, 1, &job->narrow);
+    }
+    return cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
 }
 
 pico_status cuda_activation(void *self, const pico_act_args *args) {

@@ -1,7 +1,8 @@
 /*
  * Factors of products rounded to BF16. They lie in a ring of scratch memory and are used again for as
  * long as nothing but products runs: the rows that three projections read are rounded once, and so are
- * those of a gradient that goes to the input and to the parameter.
+ * those of a gradient that goes to the input and to the parameter. An op that makes what only products
+ * read can write it in BF16, too.
  */
 #include "train.h"
 
@@ -92,6 +93,37 @@ static void forget(struct cuda_train *train, const void *c, int64_t rows, int64_
     }
 }
 
+/* Other ops than those of this file may have written anything. */
+static void keep_or_drop(cuda_backend *cuda) {
+    struct cuda_train *train = cuda->train;
+    if (cuda->n_op != train->narrow_op + 1) {
+        train->n_narrowed = 0;
+    }
+    train->narrow_op = cuda->n_op;
+}
+
+void cuda_narrow_rooms(cuda_backend *cuda, const cuda_view *const *views, uint32_t n,
+                       uint16_t **rooms) {
+    struct cuda_train *train = cuda->train;
+    cuda_narrowed made[2];
+    for (uint32_t i = 0; i < n; i++) {
+        rooms[i] = NULL;
+    }
+    if (train == NULL || !train->narrowing || cuda->capturing) {
+        return;
+    }
+    keep_or_drop(cuda);
+    for (uint32_t i = 0; i < n; i++) {
+        const cuda_view *view = views[i];
+        made[i] = factor_of(view->data, view->rows, view->cols, view->row_stride);
+        forget(train, view->data, view->rows, view->cols, view->row_stride);
+        if (view->cols % 8 == 0 && made[i].bytes <= train->narrow_bytes / 2 &&
+            place(train, &made[i], i == 1 && rooms[0] != NULL ? &made[0] : NULL)) {
+            rooms[i] = (uint16_t *)(void *)(train->narrow + made[i].at);
+        }
+    }
+}
+
 pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job) {
     struct cuda_train *train = cuda->train;
     cuda_narrowed a = job->transpose_a ? factor_of(job->a, job->k, job->m, job->lda)
@@ -101,10 +133,8 @@ pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job) {
     if (a.bytes > train->narrow_bytes / 2 || b.bytes > train->narrow_bytes / 2) {
         return PICO_E_LIMIT;
     }
-    if (cuda->n_op != train->narrow_op + 1) { /* other ops may have written anything */
-        train->n_narrowed = 0;
-    }
-    train->narrow_op = cuda->n_op;
+    keep_or_drop(cuda);
+    train->narrowing = 1;
     int has_a = find(train, &a), has_b = find(train, &b);
     const int same = a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.ld == b.ld;
     if ((!has_a && !place(train, &a, has_b ? &b : NULL)) ||

@@ -96,9 +96,15 @@ pico_status cuda_act_backward(void *self, const pico_act_backward_args *args) {
         (gated && (!same_shape(&job.x, &job.gate) || !same_shape(&job.x, &job.dgate)))) {
         return PICO_E_INVALID;
     }
-    return job.x.rows == 0 || job.x.cols == 0
-               ? PICO_OK
-               : cuda_done(cuda, cuda_run_act_back(cuda->stream, &job), "act_backward");
+    if (job.x.rows == 0 || job.x.cols == 0) {
+        return PICO_OK;
+    }
+    const cuda_view *const made[] = {&job.dx, &job.dgate};
+    uint16_t *rooms[2] = {NULL, NULL};
+    cuda_narrow_rooms(cuda, made, gated ? 2 : 1, rooms);
+    job.narrow_dx = rooms[0];
+    job.narrow_dgate = rooms[1];
+    return cuda_done(cuda, cuda_run_act_back(cuda->stream, &job), "act_backward");
 }
 
 pico_status cuda_softcap_backward(void *self, const pico_softcap_backward_args *args) {

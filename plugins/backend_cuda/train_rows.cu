@@ -192,6 +192,12 @@ template <int N> __global__ void act_back(cuda_act_back_job job) {
             cuda_put<N>(cuda_f32(job.dgate, row, 0) + i, dgate);
         }
         cuda_put<N>(cuda_f32(job.dx, row, 0) + i, dx);
+        if (job.narrow_dx != NULL) {
+            cuda_put_narrow<N>(job.narrow_dx + row * job.x.cols + i, dx);
+        }
+        if (gated && job.narrow_dgate != NULL) {
+            cuda_put_narrow<N>(job.narrow_dgate + row * job.x.cols + i, dgate);
+        }
     }
 }
 
@@ -241,35 +247,50 @@ cudaError_t cuda_run_softcap_back(cudaStream_t stream, const cuda_view *y_, cons
     return cuda_launched();
 }
 
-__global__ void gate_back(cuda_gate_back_job job) {
+/* A warp for every fourth head of a row. */
+template <int N> __global__ void gate_back(cuda_gate_back_job job) {
     __shared__ float part[BLOCK / CUDA_WARP];
-    const int64_t row = blockIdx.x;
+    const int64_t row = blockIdx.x, lane = threadIdx.x % CUDA_WARP;
     const float scalar = job.scalar == NULL ? 1.0f : *job.scalar;
     float share = 0;
-    for (int64_t h = 0; h < job.u.heads; h++) {
+    for (int64_t h = threadIdx.x / CUDA_WARP; h < job.u.heads; h += BLOCK / CUDA_WARP) {
         const float *u = cuda_f32(job.u, row, h), *dy = cuda_f32(job.dy, row, h);
         const float open = cuda_sigmoid(cuda_f32(job.g, row, 0)[h]);
         float dot = 0;
-        for (int64_t i = threadIdx.x; i < job.u.cols; i += BLOCK) {
-            dot = fmaf(u[i], dy[i], dot);
+        for (int64_t i = lane * N; i < job.u.cols; i += CUDA_WARP * N) { /* du may be u */
+            const cuda_pack<N> a = cuda_get<N>(u + i);
+            cuda_pack<N> d = cuda_get<N>(dy + i);
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                dot = fmaf(a.x[k], d.x[k], dot);
+                d.x[k] = job.factor * scalar * open * d.x[k];
+            }
+            cuda_put<N>(cuda_f32(job.du, row, h) + i, d);
         }
-        const float flow = cuda_block_sum(dot, part) * job.factor;
+        const float flow = cuda_warp_sum(dot) * job.factor;
         share = fmaf(open, flow, share);
-        for (int64_t i = threadIdx.x; i < job.u.cols; i += BLOCK) { /* du may be u */
-            cuda_f32(job.du, row, h)[i] = job.factor * scalar * open * dy[i];
-        }
-        if (threadIdx.x == 0) { /* dg may be g: everybody has read it, before the sum */
+        if (lane == 0) { /* dg may be g: the warp has read it, before the sum */
             cuda_f32(job.dg, row, 0)[h] = scalar * open * (1.0f - open) * flow;
         }
     }
+    if (lane == 0) {
+        part[threadIdx.x / CUDA_WARP] = share;
+    }
+    __syncthreads();
     if (threadIdx.x == 0) {
+        share = 0;
+        for (int i = 0; i < BLOCK / CUDA_WARP; i++) {
+            share += part[i];
+        }
         job.share[row] = share;
     }
 }
 
 cudaError_t cuda_run_gate_back(cudaStream_t stream, const cuda_gate_back_job *args) {
     const cuda_gate_back_job job = *args;
-    CUDA_LAUNCH(stream, static_cast<unsigned>(job.u.rows), BLOCK, 0, gate_back, job);
+    const bool wide = cuda_is_wide(job.u) && cuda_is_wide(job.dy) && cuda_is_wide(job.du);
+    auto *const kernel = wide ? gate_back<4> : gate_back<1>;
+    CUDA_LAUNCH(stream, static_cast<unsigned>(job.u.rows), BLOCK, 0, kernel, job);
     return cuda_launched();
 }
 

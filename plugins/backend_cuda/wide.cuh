@@ -73,4 +73,16 @@ template <int N> __device__ __forceinline__ void cuda_put(float *to, const cuda_
     }
 }
 
+/* The same as BF16. */
+template <int N>
+__device__ __forceinline__ void cuda_put_narrow(uint16_t *to, const cuda_pack<N> &v) {
+    if constexpr (N == 4) {
+        CUDA_CHECK_ALIGNED(to, 8);
+        *reinterpret_cast<uint2 *>(to) =
+            uint2{cuda_pair_bf16(v.x[0], v.x[1]), cuda_pair_bf16(v.x[2], v.x[3])};
+    } else {
+        *to = cuda_to_bf16(v.x[0]);
+    }
+}
+
 #endif
