@@ -809,7 +809,11 @@ typedef struct pico_muon_many_args {
 
 enum {
     PICO_TRAIN_HAS_TOP_K = 1, /* loss takes teacher_top_k */
-    PICO_TRAIN_HAS_BF16 = 2   /* gemm takes PICO_COMPUTE_BF16, and is no slower with it */
+    PICO_TRAIN_HAS_BF16 = 2,  /* gemm takes PICO_COMPUTE_BF16, and is no slower with it */
+    /* since minor 9. What only products in BF16 read may be a tensor of that type: a and b of gemm, y
+     * of norm and activation, dx and dgate of act_backward, which then overlap nothing. Rows are a
+     * multiple of 8 values apart and begin at multiples of 16 bytes; those written are contiguous. */
+    PICO_TRAIN_HAS_BF16_TENSORS = 4
 };
 
 typedef struct pico_train_ops {

@@ -146,48 +146,136 @@ static void products_see_changes(fix *f) {
     train_free((train_array[]){x, w, y, z}, 4);
 }
 
-/* What an activation, or its backward pass, has just written is a factor like any other. */
-static void products_after(fix *f, const pico_train_ops *ops, int64_t n, int backward) {
-    train_array x = train_random(f, n, n, 2), gate = train_random(f, n, n, 1),
-                y = train_random(f, n, n, 1), other = train_random(f, n, n, 1),
-                z = train_random(f, n, n, 1);
-    const pico_act_args act = {
-        .kind = PICO_ACT_SILU, .x = x.tensor, .gate = gate.tensor, .y = y.tensor};
-    const pico_act_backward_args back = {.kind = PICO_ACT_SILU,
-                                         .x = x.tensor,
-                                         .dy = y.tensor,
-                                         .gate = gate.tensor,
-                                         .dx = y.tensor,
-                                         .dgate = other.tensor};
-    const pico_gemm_args before = {
-        .compute = PICO_COMPUTE_BF16, .alpha = 1, .a = y.tensor, .b = x.tensor, .c = z.tensor};
-    pico_gemm_args after = before;
-    after.b = backward ? other.tensor : gate.tensor;
-    assert_int_equal(ops->gemm(f->self, &before), PICO_OK);
-    assert_int_equal(
-        backward ? ops->act_backward(f->self, &back) : f->ops->activation(f->self, &act), PICO_OK);
-    assert_int_equal(ops->gemm(f->self, &after), PICO_OK);
-    const train_array *const read[] = {&y, backward ? &other : &gate};
-    for (int i = 0; i < 2; i++) {
-        float *got = fix_get(f, &read[i]->tensor);
-        for (int64_t k = 0; k < n * n; k++) {
-            read[i]->value[k] = (double)got[k];
+/* ---- tensors in BF16, for products alone ---- */
+
+/* Room for (rows, cols) in BF16. */
+static pico_tensor narrow_room(fix *f, int64_t rows, int64_t cols) {
+    pico_tensor t = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, cols / 2, cols / 2);
+    t.dtype = PICO_DTYPE_BF16;
+    t.shape[1] = t.stride[0] = cols;
+    return t;
+}
+
+/* What is in it is `want`, as F32, rounded; want becomes that. */
+static void check_narrow(fix *f, const char *what, const pico_tensor *tensor,
+                         const pico_tensor *plain, double *want) {
+    const int64_t n = plain->shape[0] * plain->shape[1];
+    pico_tensor pairs = *tensor;
+    pairs.dtype = PICO_DTYPE_F32;
+    pairs.shape[1] /= 2;
+    pairs.stride[0] /= 2;
+    float *bits = fix_get(f, &pairs), *exact = fix_get(f, plain);
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, (const char *)bits + 2 * i, sizeof half);
+        const uint32_t whole = (uint32_t)half << 16;
+        float got;
+        memcpy(&got, &whole, sizeof got);
+        want[i] = (double)got;
+        if (!(fabs((double)got - (double)exact[i]) <= fabs((double)exact[i]) / 256)) {
+            fail_msg("%s: element %lld is %g, as F32 %g", what, (long long)i, (double)got,
+                     (double)exact[i]);
         }
-        free(got);
     }
-    square_product(read[0]->value, read[1]->value, z.value, n);
-    float *got = fix_get(f, &z.tensor);
-    train_check_values("product of an activation", got, z.value, n * n, 2e-6);
+    free(bits);
+    free(exact);
+}
+
+/* z = x y^T, x BF16, y either. */
+static void check_product(fix *f, const pico_train_ops *ops, const pico_tensor *x,
+                          const double *x_value, const pico_tensor *y, const double *y_value) {
+    const int64_t m = x->shape[0], n = y->shape[0], k = x->shape[1];
+    pico_tensor z = fix_f32(f, NULL, m, n);
+    const pico_gemm_args args = {
+        .compute = PICO_COMPUTE_BF16, .transpose_b = 1, .alpha = 1, .a = *x, .b = *y, .c = z};
+    assert_int_equal(ops->gemm(f->self, &args), PICO_OK);
+    double *want = calloc((size_t)(m * n), sizeof *want);
+    for (int64_t i = 0; i < m * n; i++) {
+        for (int64_t l = 0; l < k; l++) {
+            want[i] += x_value[i / n * k + l] * rounded(y_value[i % n * k + l], PICO_COMPUTE_BF16);
+        }
+    }
+    float *got = fix_get(f, &z);
+    train_check_values("product of a BF16 tensor", got, want, m * n, 2e-6);
     free(got);
-    train_free((train_array[]){x, gate, y, other, z}, 5);
+    free(want);
+}
+
+static void narrow_activation(fix *f, const pico_train_ops *ops, int64_t rows, int64_t cols,
+                              int gated) {
+    train_array x = train_random(f, rows, cols, 2), gate = train_random(f, rows, cols, 1),
+                dy = train_random(f, rows, cols, 1), y = train_random(f, rows, cols, 1),
+                other = train_random(f, rows, cols, 1);
+    const pico_tensor narrow = narrow_room(f, rows, cols), second = narrow_room(f, rows, cols);
+    pico_act_args act = {.kind = PICO_ACT_SILU, .x = x.tensor, .y = y.tensor};
+    pico_act_backward_args back = {
+        .kind = PICO_ACT_GELU_TANH, .x = x.tensor, .dy = dy.tensor, .dx = y.tensor};
+    if (gated) {
+        act.gate = back.gate = gate.tensor;
+        back.dgate = other.tensor;
+    }
+    assert_int_equal(f->ops->activation(f->self, &act), PICO_OK);
+    act.y = narrow;
+    assert_int_equal(f->ops->activation(f->self, &act), PICO_OK);
+    check_narrow(f, "activation", &narrow, &y.tensor, y.value);
+    check_product(f, ops, &narrow, y.value, &x.tensor, x.value);
+    assert_int_equal(ops->act_backward(f->self, &back), PICO_OK);
+    back.dx = narrow;
+    back.dgate = gated ? second : back.dgate;
+    assert_int_equal(ops->act_backward(f->self, &back), PICO_OK);
+    check_narrow(f, "act_backward", &narrow, &y.tensor, y.value);
+    if (gated) {
+        check_narrow(f, "act_backward of a gate", &second, &other.tensor, other.value);
+        check_product(f, ops, &narrow, y.value, &second, other.value);
+    }
+    train_free((train_array[]){x, gate, dy, y, other}, 5);
     fix_reset(f);
 }
 
-static void products_of_activations(fix *f) {
+static void narrow_norm(fix *f, const pico_train_ops *ops, int64_t rows, int64_t cols, int biased) {
+    train_array x = train_random(f, rows, cols, 2), y = train_random(f, rows, cols, 1),
+                weight = train_vector(f, cols, 1);
+    const pico_tensor narrow = narrow_room(f, rows, cols);
+    pico_norm_args args = {.kind = biased ? PICO_NORM_LAYER : PICO_NORM_RMS,
+                           .eps = 1e-5f,
+                           .scale = 1.2f,
+                           .x = x.tensor,
+                           .y = y.tensor};
+    if (biased) {
+        args.weight = args.bias = weight.tensor;
+    }
+    assert_int_equal(f->ops->norm(f->self, &args), PICO_OK);
+    args.y = narrow;
+    assert_int_equal(f->ops->norm(f->self, &args), PICO_OK);
+    check_narrow(f, "norm", &narrow, &y.tensor, y.value);
+    pico_tensor part = narrow, x_part = x.tensor; /* the first columns of each row */
+    part.shape[1] = x_part.shape[1] = cols / 3;
+    double *values = malloc((size_t)(2 * rows * cols) * sizeof *values),
+           *others = values + rows * cols;
+    for (int64_t i = 0; i < rows * (cols / 3); i++) {
+        const int64_t at = i / (cols / 3) * cols + i % (cols / 3);
+        values[i] = y.value[at];
+        others[i] = x.value[at];
+    }
+    check_product(f, ops, &part, values, &x_part, others);
+    free(values);
+    train_free((train_array[]){x, y, weight}, 3);
+    fix_reset(f);
+}
+
+static void narrow_tensors(fix *f) {
     const pico_train_ops *ops = train_ops(f);
-    const int64_t sizes[] = {24, 32, 37};
-    for (int i = 0; i < 6 && (ops->features(f->self) & PICO_TRAIN_HAS_BF16) != 0; i++) {
-        products_after(f, ops, sizes[i / 2], i % 2);
+    if ((ops->features(f->self) & PICO_TRAIN_HAS_BF16_TENSORS) == 0) {
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        narrow_activation(f, ops, 5, 24, i);
+        narrow_activation(f, ops, 9, 64, i);
+        narrow_norm(f, ops, 5, 24, i);
+        narrow_norm(f, ops, 6, 400, i);
+        narrow_norm(f, ops, 3, 768, i);
+        narrow_norm(f, ops, 2, 1024, i);
+        narrow_norm(f, ops, 2, 1040, i);
     }
 }
 
@@ -760,7 +848,7 @@ static void muon_many(fix *f) {
     }
 EACH(products)
 EACH(products_see_changes)
-EACH(products_of_activations)
+EACH(narrow_tensors)
 EACH(products_refuse)
 EACH(tables)
 EACH(norms)
@@ -820,7 +908,7 @@ int main(void) {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_products_refuse),
         cmocka_unit_test(test_products_see_changes),
-        cmocka_unit_test(test_products_of_activations),
+        cmocka_unit_test(test_narrow_tensors),
         cmocka_unit_test(test_tables),
         cmocka_unit_test(test_norms),
         cmocka_unit_test(test_activations),

@@ -113,7 +113,7 @@ static pico_status attention_block(pico_train *t, uint32_t i) {
     const uint32_t kv_width = shape->n_kv_head * shape->head_dim;
     const pico_tensor x1 = train_part(&store->x1, rows, width);
     const pico_tensor x2 = train_part(&store->x2, rows, width);
-    const pico_tensor a = train_part(&t->work.a, rows, width);
+    const pico_tensor a = train_factor(t, &t->work.a, rows, width);
     const pico_tensor q = train_part(&store->q, rows, heads_width);
     const pico_tensor k = train_part(&store->k, rows, kv_width);
     const pico_tensor v = train_part(&store->v, rows, kv_width);
@@ -147,9 +147,9 @@ static pico_status ffn_block(pico_train *t, uint32_t i, const pico_tensor *x_out
     const layer_store *store = &t->store[i];
     const uint32_t rows = t->rows, n_ff = t->desc->layer[i].n_ff;
     const pico_tensor x2 = train_part(&store->x2, rows, t->desc->n_embd);
-    const pico_tensor a = train_part(&t->work.a, rows, t->desc->n_embd);
+    const pico_tensor a = train_factor(t, &t->work.a, rows, t->desc->n_embd);
     const pico_tensor up = train_part(&store->up, rows, n_ff);
-    const pico_tensor inner = train_part(&t->work.inner, rows, n_ff);
+    const pico_tensor inner = train_factor(t, &t->work.inner, rows, n_ff);
     TRAIN_TRY(train_norm(t, &x2, layer->ffn_norm, layer->ffn_norm_bias, &a));
     TRAIN_TRY(train_linear(t, layer->up, layer->up_bias, &a, 0, &up));
     if (layer->gate != NULL) {

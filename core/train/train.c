@@ -33,6 +33,7 @@ static pico_status find_extension(pico_train *t, pico_error *err) {
     }
     if (t->params.flags & PICO_TRAIN_BF16) {
         t->compute = PICO_COMPUTE_BF16;
+        t->narrow = (features_of(t) & PICO_TRAIN_HAS_BF16_TENSORS) != 0;
         if ((features_of(t) & PICO_TRAIN_HAS_BF16) == 0) {
             return pico_fail(err, PICO_E_UNSUPPORTED,
                              "this backend does not train in BF16 on this machine; train in F32");

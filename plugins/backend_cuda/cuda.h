@@ -153,6 +153,9 @@ void cuda_close_device(cuda_backend *cuda);
 /* ---- memory.c ---- */
 
 pico_status cuda_view_of(const pico_tensor *tensor, uint32_t dtype, cuda_view *out);
+/* A matrix, or heads side by side, that is F32 or, with *narrow = 1, BF16 as
+ * PICO_TRAIN_HAS_BF16_TENSORS says. */
+pico_status cuda_factor_of(const pico_tensor *tensor, cuda_view *out, uint32_t *narrow);
 /* (n) values; fails unless the tensor has exactly n elements in one contiguous run. */
 pico_status cuda_vector_of(const pico_tensor *tensor, uint32_t dtype, int64_t n, void **out);
 /* For an optional tensor: *out is NULL when there is no buffer. */

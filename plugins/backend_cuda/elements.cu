@@ -36,9 +36,10 @@ __device__ __forceinline__ void element(const cuda_element_job &job, int64_t row
             v.x[k] = x + job.bias[i + k];
         }
     }
-    cuda_put<N>(to, v);
     if (WHAT == CUDA_ELEMENT_ACT && job.narrow != NULL) {
         cuda_put_narrow<N>(job.narrow + row * job.y.cols + i, v);
+    } else {
+        cuda_put<N>(to, v);
     }
 }
 

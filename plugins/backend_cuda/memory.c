@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cuda.h"
+#include "shapes.h"
 
 pico_status cuda_device_alloc(uint64_t bytes, const char *what, char **out, pico_error *err) {
     void *memory = NULL;
@@ -176,6 +177,26 @@ pico_status cuda_view_of(const pico_tensor *tensor, uint32_t dtype, cuda_view *o
                        .row_stride = rank >= 2 ? tensor->stride[0] : tensor->shape[0],
                        .head_stride = rank == 3 ? tensor->stride[1] : 0};
     return PICO_OK;
+}
+
+pico_status cuda_factor_of(const pico_tensor *tensor, cuda_view *out, uint32_t *narrow) {
+    *narrow = tensor->dtype == PICO_DTYPE_BF16;
+    if (!*narrow) {
+        return cuda_view_of(tensor, PICO_DTYPE_F32, out);
+    }
+    /* two values as one of F32, so that the same checks do */
+    pico_tensor pairs = *tensor;
+    pairs.dtype = PICO_DTYPE_F32;
+    if (tensor->rank != 2 || tensor->shape[1] < 0 || tensor->stride[0] % 8 != 0 ||
+        tensor->offset % 16 != 0) {
+        return PICO_E_INVALID;
+    }
+    pairs.shape[1] = cuda_ceil(tensor->shape[1], 2);
+    pairs.stride[0] /= 2;
+    const pico_status status = cuda_view_of(&pairs, PICO_DTYPE_F32, out);
+    out->cols = tensor->shape[1];
+    out->row_stride = tensor->stride[0];
+    return status;
 }
 
 pico_status cuda_vector_of(const pico_tensor *tensor, uint32_t dtype, int64_t n, void **out) {

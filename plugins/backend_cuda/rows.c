@@ -17,10 +17,11 @@ static int is_empty(const cuda_view *view) {
 pico_status cuda_norm(void *self, const pico_norm_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_norm_job job = {.kind = args->kind, .eps = args->eps, .scale = args->scale};
+    uint32_t narrow = 0;
     float *weight = NULL, *bias = NULL;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
     if (status == PICO_OK) {
-        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+        status = cuda_factor_of(&args->y, &job.y, &narrow);
     }
     if (status == PICO_OK) {
         status = cuda_optional_of(&args->weight, job.x.cols, &weight);
@@ -32,12 +33,18 @@ pico_status cuda_norm(void *self, const pico_norm_args *args) {
         return status;
     }
     if (!same_shape(&job.x, &job.y) ||
-        (args->kind != PICO_NORM_RMS && args->kind != PICO_NORM_LAYER)) {
+        (args->kind != PICO_NORM_RMS && args->kind != PICO_NORM_LAYER) ||
+        (narrow && job.y.row_stride != job.y.cols)) {
         return PICO_E_INVALID;
     }
     job.weight = weight;
     job.bias = bias;
-    return is_empty(&job.x) ? PICO_OK : cuda_done(cuda, cuda_run_norm(cuda->stream, &job), "norm");
+    if (is_empty(&job.x)) {
+        return PICO_OK;
+    }
+    return cuda_done(
+        cuda, narrow ? cuda_run_norm_narrow(cuda->stream, &job) : cuda_run_norm(cuda->stream, &job),
+        "norm");
 }
 
 pico_status cuda_rope(void *self, const pico_rope_args *args) {
@@ -71,27 +78,25 @@ pico_status cuda_rope(void *self, const pico_rope_args *args) {
                : cuda_done(cuda, cuda_run_rope(cuda->stream, &job), "rope");
 }
 
-static pico_status run_element(void *self, cuda_element_job *job, const char *name) {
+static pico_status run_element(void *self, const cuda_element_job *job, const char *name) {
     cuda_backend *cuda = cuda_enter(self);
-    const cuda_view *const made[] = {&job->y};
     if (!same_shape(&job->x, &job->y) || (job->gate.data != NULL && job->what == CUDA_ELEMENT_ACT &&
                                           !same_shape(&job->gate, &job->y))) {
         return PICO_E_INVALID;
     }
-    if (is_empty(&job->y)) {
-        return PICO_OK;
-    }
-    if (job->what == CUDA_ELEMENT_ACT && job->y.heads == 1) {
-        cuda_narrow_rooms(cuda, made, 1, &job->narrow);
-    }
-    return cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
+    return is_empty(&job->y) ? PICO_OK : cuda_done(cuda, cuda_run_element(cuda->stream, job), name);
 }
 
 pico_status cuda_activation(void *self, const pico_act_args *args) {
     cuda_element_job job = {.what = CUDA_ELEMENT_ACT, .kind = args->kind};
+    uint32_t narrow = 0;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
     if (status == PICO_OK) {
-        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+        status = cuda_factor_of(&args->y, &job.y, &narrow);
+    }
+    if (status == PICO_OK && narrow) {
+        job.narrow = (uint16_t *)(void *)job.y.data;
+        status = job.y.row_stride == job.y.cols ? PICO_OK : PICO_E_INVALID;
     }
     if (status == PICO_OK && args->gate.buffer != NULL) {
         status = cuda_view_of(&args->gate, PICO_DTYPE_F32, &job.gate);

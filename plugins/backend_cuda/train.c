@@ -98,9 +98,10 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_view a, b, c;
     float *bias = NULL;
-    pico_status status = cuda_view_of(&args->a, PICO_DTYPE_F32, &a);
+    uint32_t narrow_a = 0, narrow_b = 0;
+    pico_status status = cuda_factor_of(&args->a, &a, &narrow_a);
     if (status == PICO_OK) {
-        status = cuda_view_of(&args->b, PICO_DTYPE_F32, &b);
+        status = cuda_factor_of(&args->b, &b, &narrow_b);
     }
     if (status == PICO_OK) {
         status = cuda_view_of(&args->c, PICO_DTYPE_F32, &c);
@@ -114,7 +115,8 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     const int ta = args->transpose_a != 0, tb = args->transpose_b != 0;
     const int64_t k = ta ? a.rows : a.cols;
     if (cuda->train == NULL || args->compute > PICO_COMPUTE_BF16 || a.heads != 1 || b.heads != 1 ||
-        c.heads != 1 || (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
+        c.heads != 1 || ((narrow_a || narrow_b) && args->compute != PICO_COMPUTE_BF16) ||
+        (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
         (tb ? b.cols : b.rows) != k) {
         return PICO_E_INVALID;
     }
@@ -144,7 +146,7 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
                              .alpha = args->alpha,
                              .beta = args->beta};
         if (args->compute == PICO_COMPUTE_BF16) {
-            status = cuda_narrow_product(cuda, &job);
+            status = cuda_narrow_product(cuda, &job, narrow_a, narrow_b);
         }
         status = status == PICO_OK ? cuda_gemm_run(cuda, &job) : status;
     }
@@ -157,7 +159,7 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
 
 static uint32_t features(void *self) {
     (void)self;
-    return PICO_TRAIN_HAS_TOP_K | PICO_TRAIN_HAS_BF16;
+    return PICO_TRAIN_HAS_TOP_K | PICO_TRAIN_HAS_BF16 | PICO_TRAIN_HAS_BF16_TENSORS;
 }
 
 const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),

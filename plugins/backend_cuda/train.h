@@ -41,18 +41,14 @@ struct cuda_train {
     uint32_t n_narrowed;
     int64_t narrow_next;
     uint64_t narrow_op; /* the last op that used them */
-    uint32_t narrowing; /* 1: there have been products in BF16 */
 };
 
 /* ---- train_narrow.c ---- */
 
-/* Has both factors of an F32 product rounded to BF16 and puts them into the job; PICO_E_LIMIT where
- * there is no room for them. */
-pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job);
-/* For an op that writes the matrices views[0..n), n at most 2, and nothing else: where it can write
- * them in BF16 as well, rows of cols values, for products to come; NULL: nowhere. */
-void cuda_narrow_rooms(cuda_backend *cuda, const cuda_view *const *views, uint32_t n,
-                       uint16_t **rooms);
+/* Has the factors of a product that are not BF16 (narrow_a, narrow_b) rounded to it and puts them into
+ * the job; PICO_E_LIMIT where there is no room for them. */
+pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job, uint32_t narrow_a,
+                                uint32_t narrow_b);
 
 /* ---- train_rows.cu ---- */
 
@@ -71,7 +67,7 @@ cudaError_t cuda_run_norm_back(cudaStream_t stream, const cuda_norm_back_job *jo
 typedef struct cuda_act_back_job {
     uint32_t kind;
     cuda_view x, dy, gate, dx, dgate;   /* gate.data NULL: none */
-    uint16_t *narrow_dx, *narrow_dgate; /* (rows, cols) in BF16, too; NULL: not wanted */
+    uint16_t *narrow_dx, *narrow_dgate; /* (rows, cols) in their place in BF16; NULL: F32 */
 } cuda_act_back_job;
 cudaError_t cuda_run_act_back(cudaStream_t stream, const cuda_act_back_job *job);
 /* dy *= 1 - (y / cap)^2 */
@@ -94,6 +90,11 @@ typedef struct cuda_table_job {
 } cuda_table_job;
 cudaError_t cuda_run_gather(cudaStream_t stream, const cuda_table_job *job);
 cudaError_t cuda_run_scatter(cudaStream_t stream, const cuda_table_job *job);
+
+/* ---- train_norm.cu ---- */
+
+/* y of the job in BF16, contiguous. */
+cudaError_t cuda_run_norm_narrow(cudaStream_t stream, const cuda_norm_job *job);
 
 /* ---- train_reduce.cu ---- */
 

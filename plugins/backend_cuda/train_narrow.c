@@ -1,8 +1,7 @@
 /*
  * Factors of products rounded to BF16. They lie in a ring of scratch memory and are used again for as
  * long as nothing but products runs: the rows that three projections read are rounded once, and so are
- * those of a gradient that goes to the input and to the parameter. An op that makes what only products
- * read can write it in BF16, too.
+ * those of a gradient that goes to the input and to the parameter.
  */
 #include "train.h"
 
@@ -102,61 +101,78 @@ static void keep_or_drop(cuda_backend *cuda) {
     train->narrow_op = cuda->n_op;
 }
 
-void cuda_narrow_rooms(cuda_backend *cuda, const cuda_view *const *views, uint32_t n,
-                       uint16_t **rooms) {
-    struct cuda_train *train = cuda->train;
-    cuda_narrowed made[2];
-    for (uint32_t i = 0; i < n; i++) {
-        rooms[i] = NULL;
-    }
-    if (train == NULL || !train->narrowing || cuda->capturing) {
+/* Places for those factors that are not there yet, beside each other. */
+static void place_both(struct cuda_train *train, cuda_narrowed *a, int *has_a, cuda_narrowed *b,
+                       int *has_b) {
+    if ((*has_a || place(train, a, *has_b ? b : NULL)) && (*has_b || place(train, b, a))) {
         return;
     }
-    keep_or_drop(cuda);
-    for (uint32_t i = 0; i < n; i++) {
-        const cuda_view *view = views[i];
-        made[i] = factor_of(view->data, view->rows, view->cols, view->row_stride);
-        forget(train, view->data, view->rows, view->cols, view->row_stride);
-        if (view->cols % 8 == 0 && made[i].bytes <= train->narrow_bytes / 2 &&
-            place(train, &made[i], i == 1 && rooms[0] != NULL ? &made[0] : NULL)) {
-            rooms[i] = (uint16_t *)(void *)(train->narrow + made[i].at);
-        }
-    }
+    train->n_narrowed = 0;
+    train->narrow_next = 0;
+    *has_a = *has_b = 0;
+    (void)place(train, a, NULL);
+    (void)place(train, b, a);
 }
 
-pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job) {
+/* One factor that is F32. */
+static pico_status narrow_one(cuda_backend *cuda, cuda_narrowed *factor, const void **data,
+                              int64_t *ld) {
+    struct cuda_train *train = cuda->train;
+    pico_status status = PICO_OK;
+    if (!find(train, factor)) {
+        (void)place(train, factor, NULL); /* it fits: it is half of the room at most */
+        status = narrow(cuda, factor);
+    }
+    *data = train->narrow + factor->at;
+    *ld = cuda_pad(factor->cols, 8);
+    return status;
+}
+
+static pico_status narrow_two(cuda_backend *cuda, cuda_narrowed *a, cuda_narrowed *b,
+                              cuda_gemm_job *job) {
+    struct cuda_train *train = cuda->train;
+    int has_a = find(train, a), has_b = find(train, b);
+    const int same =
+        a->data == b->data && a->rows == b->rows && a->cols == b->cols && a->ld == b->ld;
+    if (same) {
+        const pico_status status = narrow_one(cuda, a, &job->a, &job->lda);
+        job->b = job->a;
+        job->ldb = job->lda;
+        return status;
+    }
+    place_both(train, a, &has_a, b, &has_b);
+    pico_status status = has_a ? PICO_OK : narrow(cuda, a);
+    if (status == PICO_OK && !has_b) {
+        status = narrow(cuda, b);
+    }
+    job->a = train->narrow + a->at;
+    job->lda = cuda_pad(a->cols, 8);
+    job->b = train->narrow + b->at;
+    job->ldb = cuda_pad(b->cols, 8);
+    return status;
+}
+
+pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job, uint32_t narrow_a,
+                                uint32_t narrow_b) {
     struct cuda_train *train = cuda->train;
     cuda_narrowed a = job->transpose_a ? factor_of(job->a, job->k, job->m, job->lda)
                                        : factor_of(job->a, job->m, job->k, job->lda);
     cuda_narrowed b = job->transpose_b ? factor_of(job->b, job->n, job->k, job->ldb)
                                        : factor_of(job->b, job->k, job->n, job->ldb);
-    if (a.bytes > train->narrow_bytes / 2 || b.bytes > train->narrow_bytes / 2) {
+    if ((!narrow_a && a.bytes > train->narrow_bytes / 2) ||
+        (!narrow_b && b.bytes > train->narrow_bytes / 2)) {
         return PICO_E_LIMIT;
     }
     keep_or_drop(cuda);
-    train->narrowing = 1;
-    int has_a = find(train, &a), has_b = find(train, &b);
-    const int same = a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.ld == b.ld;
-    if ((!has_a && !place(train, &a, has_b ? &b : NULL)) ||
-        (!has_b && !same && !place(train, &b, &a))) {
-        train->n_narrowed = 0;
-        train->narrow_next = 0;
-        has_a = has_b = 0;
-        (void)place(train, &a, NULL);
-        if (!same) {
-            (void)place(train, &b, &a);
-        }
-    }
-    b.at = same ? a.at : b.at;
-    pico_status status = has_a ? PICO_OK : narrow(cuda, &a);
-    if (status == PICO_OK && !has_b && !same) {
-        status = narrow(cuda, &b);
+    pico_status status = PICO_OK;
+    if (!narrow_a && !narrow_b) {
+        status = narrow_two(cuda, &a, &b, job);
+    } else if (!narrow_a) {
+        status = narrow_one(cuda, &a, &job->a, &job->lda);
+    } else if (!narrow_b) {
+        status = narrow_one(cuda, &b, &job->b, &job->ldb);
     }
     forget(train, job->c, job->m, job->n, job->ldc);
     job->type = CUDA_GEMM_BF16;
-    job->a = train->narrow + a.at;
-    job->lda = cuda_pad(a.cols, 8);
-    job->b = train->narrow + b.at;
-    job->ldb = cuda_pad(b.cols, 8);
     return status;
 }

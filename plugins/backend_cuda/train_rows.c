@@ -79,14 +79,28 @@ pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args) 
     return status;
 }
 
+/* Where a BF16 result goes; NULL: it is F32. */
+static pico_status result_of(const pico_tensor *tensor, cuda_view *view, uint16_t **narrow) {
+    uint32_t is_narrow = 0;
+    const pico_status status = cuda_factor_of(tensor, view, &is_narrow);
+    *narrow = status == PICO_OK && is_narrow ? (uint16_t *)(void *)view->data : NULL;
+    return status == PICO_OK && is_narrow && view->row_stride != view->cols ? PICO_E_INVALID
+                                                                            : status;
+}
+
 pico_status cuda_act_backward(void *self, const pico_act_backward_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_act_back_job job = {.kind = args->kind};
     const int gated = args->gate.buffer != NULL;
-    const pico_tensor *const tensors[] = {&args->x, &args->dy, &args->dx, &args->gate,
-                                          &args->dgate};
-    cuda_view *const views[] = {&job.x, &job.dy, &job.dx, &job.gate, &job.dgate};
-    const pico_status status = views_of(tensors, views, gated ? 5 : 3);
+    const pico_tensor *const tensors[] = {&args->x, &args->dy, &args->gate};
+    cuda_view *const views[] = {&job.x, &job.dy, &job.gate};
+    pico_status status = views_of(tensors, views, gated ? 3 : 2);
+    if (status == PICO_OK) {
+        status = result_of(&args->dx, &job.dx, &job.narrow_dx);
+    }
+    if (status == PICO_OK && gated) {
+        status = result_of(&args->dgate, &job.dgate, &job.narrow_dgate);
+    }
     if (status != PICO_OK) {
         return status;
     }
@@ -96,15 +110,9 @@ pico_status cuda_act_backward(void *self, const pico_act_backward_args *args) {
         (gated && (!same_shape(&job.x, &job.gate) || !same_shape(&job.x, &job.dgate)))) {
         return PICO_E_INVALID;
     }
-    if (job.x.rows == 0 || job.x.cols == 0) {
-        return PICO_OK;
-    }
-    const cuda_view *const made[] = {&job.dx, &job.dgate};
-    uint16_t *rooms[2] = {NULL, NULL};
-    cuda_narrow_rooms(cuda, made, gated ? 2 : 1, rooms);
-    job.narrow_dx = rooms[0];
-    job.narrow_dgate = rooms[1];
-    return cuda_done(cuda, cuda_run_act_back(cuda->stream, &job), "act_backward");
+    return job.x.rows == 0 || job.x.cols == 0
+               ? PICO_OK
+               : cuda_done(cuda, cuda_run_act_back(cuda->stream, &job), "act_backward");
 }
 
 pico_status cuda_softcap_backward(void *self, const pico_softcap_backward_args *args) {

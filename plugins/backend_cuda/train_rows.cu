@@ -170,6 +170,17 @@ __device__ __forceinline__ void act_pair(uint32_t kind, float x, float *value, f
     }
 }
 
+/* Into the view, or where it is BF16. */
+template <int N>
+__device__ __forceinline__ void put_either(const cuda_view &view, uint16_t *narrow, int64_t row,
+                                           int64_t i, const cuda_pack<N> &v) {
+    if (narrow == NULL) {
+        cuda_put<N>(cuda_f32(view, row, 0) + i, v);
+    } else {
+        cuda_put_narrow<N>(narrow + row * view.cols + i, v);
+    }
+}
+
 template <int N> __global__ void act_back(cuda_act_back_job job) {
     const int64_t units = job.x.cols / N, n = job.x.rows * units;
     for (int64_t at = cuda_thread(); at < n; at += cuda_threads()) {
@@ -189,15 +200,9 @@ template <int N> __global__ void act_back(cuda_act_back_job job) {
             dx.x[k] = dy.x[k] * slope;
         }
         if (gated) {
-            cuda_put<N>(cuda_f32(job.dgate, row, 0) + i, dgate);
+            put_either<N>(job.dgate, job.narrow_dgate, row, i, dgate);
         }
-        cuda_put<N>(cuda_f32(job.dx, row, 0) + i, dx);
-        if (job.narrow_dx != NULL) {
-            cuda_put_narrow<N>(job.narrow_dx + row * job.x.cols + i, dx);
-        }
-        if (gated && job.narrow_dgate != NULL) {
-            cuda_put_narrow<N>(job.narrow_dgate + row * job.x.cols + i, dgate);
-        }
+        put_either<N>(job.dx, job.narrow_dx, row, i, dx);
     }
 }
 
