@@ -210,7 +210,7 @@ typedef struct cuda_flash_job {
     int32_t length, n_head, n_kv_head, window, n_sink;
     float scale;
     const uint16_t *q, *k, *v, *dout; /* BF16 (rows, heads * head_dim) */
-    cuda_view out, dout_f32, dq, dk, dv;
+    cuda_view out, dq, dk, dv;
     float *lse, *delta; /* (rows, n_head) */
 } cuda_flash_job;
 /* Whether there are kernels for a width of heads and a length. */

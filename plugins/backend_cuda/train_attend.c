@@ -203,7 +203,6 @@ static pico_status flash_job(const attend_work *w, cuda_flash_job *job) {
                                 w->args->n_sink > INT32_MAX ? INT32_MAX : (int32_t)w->args->n_sink,
                             .scale = w->args->scale,
                             .out = w->out,
-                            .dout_f32 = w->dout,
                             .dq = w->dq,
                             .dk = w->dk,
                             .dv = w->dv,

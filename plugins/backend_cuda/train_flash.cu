@@ -263,17 +263,22 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_forward(cud
 
 /* ---- backward ---- */
 
-/* delta[row, head] = sum of out * dout; a warp each. */
+/* delta[row, head] = sum of out * dout, dout as the other kernels have it; a warp each. */
 __global__ void flash_deltas(cuda_flash_job job) {
     const int64_t at = cuda_thread() / CUDA_WARP;
     if (at >= job.out.rows * job.out.heads) { /* the same for all lanes */
         return;
     }
-    const float *out = cuda_f32(job.out, at / job.out.heads, at % job.out.heads);
-    const float *dout = cuda_f32(job.dout_f32, at / job.out.heads, at % job.out.heads);
+    int64_t head;
+    const int64_t row = cuda_split(at, job.out.heads, &head);
+    const float *out = cuda_f32(job.out, row, head);
+    const uint16_t *dout = job.dout + at * job.out.cols;
     float sum = 0;
-    for (int64_t i = threadIdx.x % CUDA_WARP; i < job.out.cols; i += CUDA_WARP) {
-        sum = fmaf(out[i], dout[i], sum);
+    for (int64_t i = threadIdx.x % CUDA_WARP * 2; i < job.out.cols; i += CUDA_WARP * 2) {
+        const float2 a = *reinterpret_cast<const float2 *>(out + i);
+        const uint32_t b = *reinterpret_cast<const uint32_t *>(dout + i);
+        sum = fmaf(a.x, cuda_from_bf16(b & 0xffffu), sum);
+        sum = fmaf(a.y, cuda_from_bf16(b >> 16), sum);
     }
     sum = cuda_warp_sum(sum);
     if (threadIdx.x % CUDA_WARP == 0) {
