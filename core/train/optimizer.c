@@ -41,19 +41,18 @@ static pico_status open_state(pico_train *t, train_param *p, uint32_t optimizer,
     const int64_t n = p->rows * p->cols, larger = p->rows > p->cols ? p->rows : p->cols;
     const uint64_t second = ((uint64_t)n * sizeof(float) + 63) & ~(uint64_t)63;
     const uint64_t bytes = second + (uint64_t)(muon ? larger : n) * sizeof(float);
+    void *zeros = calloc(1, bytes);
+    if (zeros == NULL) {
+        return pico_fail(err, PICO_E_NOMEM, "out of memory for the optimiser of %s", p->name);
+    }
     pico_status status = t->ops->buffer_alloc(t->self, bytes, &p->state_buffer, err);
-    if (status != PICO_OK) {
-        return status;
+    if (status == PICO_OK) {
+        status = t->ops->buffer_write(t->self, p->state_buffer, 0, zeros, bytes);
+        p->state[0] = pico_view(p->state_buffer, 0, PICO_DTYPE_F32, p->rows, p->cols);
+        p->state[1] = pico_view(p->state_buffer, second, PICO_DTYPE_F32, muon ? 1 : p->rows,
+                                muon ? larger : p->cols);
     }
-    p->state[0] = pico_view(p->state_buffer, 0, PICO_DTYPE_F32, p->rows, p->cols);
-    p->state[1] = pico_view(p->state_buffer, second, PICO_DTYPE_F32, muon ? 1 : p->rows,
-                            muon ? larger : p->cols);
-    for (int i = 0; status == PICO_OK && i < 2; i++) {
-        status = train_fill(t, &p->state[i], 0);
-    }
-    if (status != PICO_OK) {
-        return pico_fail(err, status, "the optimiser of %s cannot be cleared", p->name);
-    }
+    free(zeros);
     return status;
 }
 
