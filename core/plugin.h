@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 8u
+#define PICO_ABI_MINOR 9u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
@@ -701,6 +701,8 @@ typedef struct pico_train_attend_args {
     float scale;      /* scores = scale * q . k */
     int32_t window;   /* as in pico_layer_desc */
     uint32_t n_sink;  /* as in pico_attend_args */
+    uint32_t compute; /* PICO_COMPUTE_x, since minor 9: BF16 allows products of rounded factors, of
+                         probabilities and of gradients of scores, too; a backend may ignore it */
     pico_tensor q;    /* F32 (rows, n_head, head_dim) */
     pico_tensor k, v; /* F32 (rows, n_kv_head, head_dim) */
     pico_tensor out;  /* F32 (rows, n_head, head_dim) */
@@ -787,9 +789,31 @@ typedef struct pico_muon_args {
     pico_tensor second; /* F32 (max(rows, cols)), contiguous */
 } pico_muon_args;
 
+/* One of the matrices of muon_many: F32 (rows, cols), contiguous; see pico_update for what they are. */
+typedef struct pico_muon_matrix {
+    pico_tensor grad, p, momentum;
+    pico_tensor second; /* F32 (max(rows, cols)) */
+} pico_muon_matrix;
+
+/* A whole step of Muon for matrices of one shape: as pico_update says, with lr as it is in
+ * pico_muon_args. Products in BF16 may leave what they give in BF16, too. */
+typedef struct pico_muon_many_args {
+    uint32_t n;       /* matrices */
+    uint32_t n_step;  /* iterations */
+    uint32_t compute; /* PICO_COMPUTE_x */
+    float momentum, grad_scale;
+    float lr, beta2, weight_decay;
+    const float *factor;            /* (n_step, 3) a, b, c of each iteration */
+    const pico_muon_matrix *matrix; /* (n) */
+} pico_muon_many_args;
+
 enum {
     PICO_TRAIN_HAS_TOP_K = 1, /* loss takes teacher_top_k */
-    PICO_TRAIN_HAS_BF16 = 2   /* gemm takes PICO_COMPUTE_BF16, and is no slower with it */
+    PICO_TRAIN_HAS_BF16 = 2,  /* gemm takes PICO_COMPUTE_BF16, and is no slower with it */
+    /* since minor 9. What only products in BF16 read may be a tensor of that type: a and b of gemm, y
+     * of norm and activation, dx and dgate of act_backward, which then overlap nothing. Rows are a
+     * multiple of 8 values apart and begin at multiples of 16 bytes; those written are contiguous. */
+    PICO_TRAIN_HAS_BF16_TENSORS = 4
 };
 
 typedef struct pico_train_ops {
@@ -814,6 +838,9 @@ typedef struct pico_train_ops {
     /* -- optional -- */
     /* PICO_TRAIN_HAS_x together. NULL: none. */
     uint32_t (*features)(void *self);
+    /* since minor 9. PICO_E_UNSUPPORTED, before anything is queued, where the ops above serve as
+     * well; NULL: always. */
+    pico_status (*muon_many)(void *self, const pico_muon_many_args *args);
 } pico_train_ops;
 
 /* ---- the extension "pico.capture/1" of a backend: the ops of a step recorded once and replayed ----
@@ -1481,6 +1508,10 @@ typedef struct pico_train_api {
      * each call. PICO_E_UNSUPPORTED if the run has none. */
     pico_status (*batch)(pico_train *train, uint32_t n_seq, uint32_t length, int32_t *tokens,
                          pico_error *err);
+    /* since minor 9: n updates of different parameters, which the backend may take together. On an
+     * error *failed is one that was not updated. */
+    pico_status (*update_many)(pico_train *train, uint32_t n, const uint32_t *index,
+                               const pico_update *update, uint32_t *failed);
 } pico_train_api;
 
 typedef struct pico_host {

@@ -27,20 +27,20 @@ typedef struct attend_case {
     uint32_t n_seq, length, n_head, n_kv_head, head_dim;
     int32_t window;
     uint32_t n_sink;
+    uint32_t compute;
 } attend_case;
 
-static const attend_case attend_cases[] = {{1, 1, 1, 1, 8, -1, 0},   {3, 11, 2, 2, 12, -1, 0},
-                                           {2, 70, 4, 2, 16, -1, 0}, {1, 130, 3, 1, 20, 5, 0},
-                                           {1, 150, 2, 2, 8, 70, 0}, {2, 90, 4, 1, 10, 20, 3},
-                                           {1, 72, 2, 1, 33, 0, 0},  {1, 140, 1, 1, 16, 30, 50}};
+static const attend_case attend_cases[] = {
+    {1, 1, 1, 1, 8, -1, 0, 0},   {3, 11, 2, 2, 12, -1, 0, 0},  {2, 70, 4, 2, 16, -1, 0, 0},
+    {1, 130, 3, 1, 20, 5, 0, 0}, {1, 150, 2, 2, 8, 70, 0, 0},  {2, 90, 4, 1, 10, 20, 3, 0},
+    {1, 72, 2, 1, 33, 0, 0, 0},  {1, 140, 1, 1, 16, 30, 50, 0}};
 
 /* The gradients, each (rows * heads * head_dim), and the output. */
 typedef struct attend_result {
     float *out, *dq, *dk, *dv;
 } attend_result;
 
-static attend_result run_attend(fix *f, const attend_case *c, attend_problem *p, double *lse) {
-    const pico_train_ops *ops = train_ops(f);
+static void open_attend(fix *f, const attend_case *c, attend_problem *p) {
     const int64_t rows = (int64_t)c->n_seq * c->length, wide = (int64_t)c->n_head * c->head_dim,
                   narrow = (int64_t)c->n_kv_head * c->head_dim;
     *p = (attend_problem){.q = train_random(f, rows, wide, 2),
@@ -48,6 +48,12 @@ static attend_result run_attend(fix *f, const attend_case *c, attend_problem *p,
                           .v = train_random(f, rows, narrow, 1),
                           .dout = train_random(f, rows, wide, 1),
                           .out = malloc((size_t)(rows * wide) * sizeof(double))};
+}
+
+static attend_result run_attend(fix *f, const attend_case *c, attend_problem *p, double *lse) {
+    const pico_train_ops *ops = train_ops(f);
+    const int64_t rows = (int64_t)c->n_seq * c->length, wide = (int64_t)c->n_head * c->head_dim,
+                  narrow = (int64_t)c->n_kv_head * c->head_dim;
     p->a = (ref_train_attention){.n_seq = c->n_seq,
                                  .length = c->length,
                                  .n_head = c->n_head,
@@ -59,8 +65,11 @@ static attend_result run_attend(fix *f, const attend_case *c, attend_problem *p,
                                  .q = p->q.value,
                                  .k = p->k.value,
                                  .v = p->v.value};
-    pico_tensor out = fix_f32(f, NULL, rows, wide), dq = fix_f32(f, NULL, rows, wide),
-                dk = fix_f32(f, NULL, rows, narrow), dv = fix_f32(f, NULL, rows, narrow),
+    const int64_t gap = wide % 16 == 0 && narrow % 16 == 0 ? 4 : 3;
+    pico_tensor out = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, wide, wide + gap),
+                dq = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, wide, wide + gap),
+                dk = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, narrow, narrow + gap),
+                dv = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, narrow, narrow + gap),
                 sums = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, c->n_head, c->n_head),
                 work = fix_tensor(f, PICO_DTYPE_F32, NULL, 2 * rows, wide, wide);
     const pico_train_attend_args forward = {.n_seq = c->n_seq,
@@ -68,6 +77,7 @@ static attend_result run_attend(fix *f, const attend_case *c, attend_problem *p,
                                             .scale = 0.4f,
                                             .window = c->window,
                                             .n_sink = c->n_sink,
+                                            .compute = c->compute,
                                             .q = fix_heads(p->q.tensor, c->n_head),
                                             .k = fix_heads(p->k.tensor, c->n_kv_head),
                                             .v = fix_heads(p->v.tensor, c->n_kv_head),
@@ -106,6 +116,7 @@ static void attention(fix *f) {
         const attend_case *c = &attend_cases[i];
         attend_problem p;
         double *lse = malloc((size_t)c->n_seq * c->length * c->n_head * sizeof *lse);
+        open_attend(f, c, &p);
         attend_result got = run_attend(f, c, &p, lse);
         train_check_values("attention", got.out, p.out, p.q.n, 3e-6);
         train_check_gradient(f, "dq", attend_loss, &p, p.q.value, p.q.n, NULL, got.dq);
@@ -122,6 +133,67 @@ static void test_attention(void **state) {
     fix_each(attention);
 }
 
+/* ---- attention in BF16: rounded probabilities, and gradients of scores ---- */
+
+static const attend_case rounded_cases[] = {
+    {1, 1, 1, 1, 32, -1, 0, PICO_COMPUTE_BF16},    {2, 70, 2, 2, 64, -1, 0, PICO_COMPUTE_BF16},
+    {1, 150, 2, 1, 128, -1, 0, PICO_COMPUTE_BF16}, {3, 64, 4, 2, 32, -1, 0, PICO_COMPUTE_BF16},
+    {1, 200, 1, 1, 64, 40, 0, PICO_COMPUTE_BF16},  {1, 256, 2, 2, 32, 17, 70, PICO_COMPUTE_BF16},
+    {2, 129, 3, 1, 32, 64, 3, PICO_COMPUTE_BF16},  {1, 191, 1, 1, 128, 0, 0, PICO_COMPUTE_BF16}};
+
+/* Values that BF16 holds, so that the products of what is given are exact. */
+static void make_narrow(fix *f, train_array *a, int64_t cols) {
+    float *x = malloc((size_t)a->n * sizeof *x);
+    for (int64_t i = 0; i < a->n; i++) {
+        x[i] = (float)(int)(a->value[i] * 64) / 64;
+    }
+    free(a->value);
+    *a = train_values(f, x, a->n / cols, cols);
+    free(x);
+}
+
+static void check_close(const char *what, const float *got, const float *want, int64_t n,
+                        double share) {
+    double *exact = malloc((size_t)n * sizeof *exact);
+    for (int64_t i = 0; i < n; i++) {
+        exact[i] = (double)want[i];
+    }
+    train_check_values(what, got, exact, n, share);
+    free(exact);
+}
+
+static void attention_rounded(fix *f) {
+    for (size_t i = 0; i < sizeof rounded_cases / sizeof *rounded_cases; i++) {
+        const attend_case *c = &rounded_cases[i];
+        attend_case exact = *c;
+        attend_problem p;
+        double *lse = malloc((size_t)c->n_seq * c->length * c->n_head * sizeof *lse);
+        open_attend(f, c, &p);
+        const int64_t wide = (int64_t)c->n_head * c->head_dim,
+                      narrow = (int64_t)c->n_kv_head * c->head_dim;
+        make_narrow(f, &p.q, wide);
+        make_narrow(f, &p.k, narrow);
+        make_narrow(f, &p.v, narrow);
+        make_narrow(f, &p.dout, wide);
+        exact.compute = PICO_COMPUTE_F32;
+        attend_result want = run_attend(f, &exact, &p, NULL), got = run_attend(f, c, &p, lse);
+        train_check_values("attention", got.out, p.out, p.q.n, 4e-3);
+        check_close("dq", got.dq, want.dq, p.q.n, 6e-3);
+        check_close("dk", got.dk, want.dk, p.k.n, 6e-3);
+        check_close("dv", got.dv, want.dv, p.v.n, 6e-3);
+        attend_problem none = {0};
+        free_attend(&none, &want);
+        free_attend(&p, &got);
+        free(lse);
+        fix_reset(f);
+    }
+}
+
+static void test_attention_rounded(void **state) {
+    (void)state;
+    fix_each(attention_rounded);
+}
+
 static void threads_change_no_bit(void **state) {
     (void)state;
     const attend_case *c = &attend_cases[2];
@@ -134,6 +206,7 @@ static void threads_change_no_bit(void **state) {
             if (!fix_open(&f, isa, threads)) {
                 return;
             }
+            open_attend(&f, c, &p[threads - 1]);
             r[threads - 1] = run_attend(&f, c, &p[threads - 1], NULL);
             fix_close(&f);
         }
@@ -279,8 +352,8 @@ static void test_losses(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention),
-                                       cmocka_unit_test(threads_change_no_bit),
-                                       cmocka_unit_test(test_losses)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_rounded),
+        cmocka_unit_test(threads_change_no_bit), cmocka_unit_test(test_losses)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,198 @@ static void products(fix *f) {
     }
 }
 
+/* want = round(a) round(b) for square matrices. */
+static void square_product(const double *a, const double *b, double *want, int64_t n) {
+    for (int64_t i = 0; i < n * n; i++) {
+        want[i] = 0;
+        for (int64_t k = 0; k < n; k++) {
+            want[i] += rounded(a[i / n * n + k], PICO_COMPUTE_BF16) *
+                       rounded(b[k * n + i % n], PICO_COMPUTE_BF16);
+        }
+    }
+}
+
+/* A factor that a backend has rounded before is rounded again when it was changed: by a product, by
+ * another op, by the host. */
+static void products_see_changes(fix *f) {
+    enum { N = 24 };
+    const pico_train_ops *ops = train_ops(f);
+    if ((ops->features(f->self) & PICO_TRAIN_HAS_BF16) == 0) {
+        return;
+    }
+    train_array x = train_random(f, N, N, 1), w = train_random(f, N, N, 1),
+                y = train_random(f, N, N, 1), z = train_random(f, N, N, 1);
+    float *fresh = fix_floats(f, N, 1);
+    pico_gemm_args first = {
+        .compute = PICO_COMPUTE_BF16, .alpha = 1, .a = x.tensor, .b = w.tensor, .c = y.tensor};
+    pico_gemm_args second = first;
+    second.a = y.tensor;
+    second.c = z.tensor;
+    for (int step = 0; step < 4; step++) {
+        if (step == 1) { /* products alone */
+            first.b = x.tensor;
+        } else if (step == 2) {
+            const pico_scale_args twice = {.value = 2, .x = x.tensor};
+            assert_int_equal(ops->scale(f->self, &twice), PICO_OK);
+        } else if (step == 3) {
+            assert_int_equal(f->ops->buffer_write(f->self, x.tensor.buffer, x.tensor.offset, fresh,
+                                                  N * sizeof *fresh),
+                             PICO_OK);
+        }
+        assert_int_equal(ops->gemm(f->self, &first), PICO_OK);
+        assert_int_equal(ops->gemm(f->self, &second), PICO_OK);
+        for (int i = 0; i < N * N; i++) {
+            x.value[i] = step == 2 ? 2 : step == 3 && i < N ? (double)fresh[i] : x.value[i];
+        }
+        square_product(x.value, step == 0 ? w.value : x.value, y.value, N);
+        float *got = fix_get(f, &y.tensor);
+        train_check_values("first product", got, y.value, N * N, 2e-6);
+        for (int i = 0; i < N * N; i++) {
+            y.value[i] = (double)got[i]; /* as the second one finds it */
+        }
+        free(got);
+        square_product(y.value, w.value, z.value, N);
+        got = fix_get(f, &z.tensor);
+        train_check_values("second product", got, z.value, N * N, 2e-6);
+        free(got);
+    }
+    free(fresh);
+    train_free((train_array[]){x, w, y, z}, 4);
+}
+
+/* ---- tensors in BF16, for products alone ---- */
+
+/* Room for (rows, cols) in BF16. */
+static pico_tensor narrow_room(fix *f, int64_t rows, int64_t cols) {
+    pico_tensor t = fix_tensor(f, PICO_DTYPE_F32, NULL, rows, cols / 2, cols / 2);
+    t.dtype = PICO_DTYPE_BF16;
+    t.shape[1] = t.stride[0] = cols;
+    return t;
+}
+
+/* What is in it is `want`, as F32, rounded; want becomes that. */
+static void check_narrow(fix *f, const char *what, const pico_tensor *tensor,
+                         const pico_tensor *plain, double *want) {
+    const int64_t n = plain->shape[0] * plain->shape[1];
+    pico_tensor pairs = *tensor;
+    pairs.dtype = PICO_DTYPE_F32;
+    pairs.shape[1] /= 2;
+    pairs.stride[0] /= 2;
+    float *bits = fix_get(f, &pairs), *exact = fix_get(f, plain);
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, (const char *)bits + 2 * i, sizeof half);
+        const uint32_t whole = (uint32_t)half << 16;
+        float got;
+        memcpy(&got, &whole, sizeof got);
+        want[i] = (double)got;
+        if (!(fabs((double)got - (double)exact[i]) <= fabs((double)exact[i]) / 256)) {
+            fail_msg("%s: element %lld is %g, as F32 %g", what, (long long)i, (double)got,
+                     (double)exact[i]);
+        }
+    }
+    free(bits);
+    free(exact);
+}
+
+/* z = x y^T, x BF16, y either. */
+static void check_product(fix *f, const pico_train_ops *ops, const pico_tensor *x,
+                          const double *x_value, const pico_tensor *y, const double *y_value) {
+    const int64_t m = x->shape[0], n = y->shape[0], k = x->shape[1];
+    pico_tensor z = fix_f32(f, NULL, m, n);
+    const pico_gemm_args args = {
+        .compute = PICO_COMPUTE_BF16, .transpose_b = 1, .alpha = 1, .a = *x, .b = *y, .c = z};
+    assert_int_equal(ops->gemm(f->self, &args), PICO_OK);
+    double *want = calloc((size_t)(m * n), sizeof *want);
+    for (int64_t i = 0; i < m * n; i++) {
+        for (int64_t l = 0; l < k; l++) {
+            want[i] += x_value[i / n * k + l] * rounded(y_value[i % n * k + l], PICO_COMPUTE_BF16);
+        }
+    }
+    float *got = fix_get(f, &z);
+    train_check_values("product of a BF16 tensor", got, want, m * n, 2e-6);
+    free(got);
+    free(want);
+}
+
+static void narrow_activation(fix *f, const pico_train_ops *ops, int64_t rows, int64_t cols,
+                              int gated) {
+    train_array x = train_random(f, rows, cols, 2), gate = train_random(f, rows, cols, 1),
+                dy = train_random(f, rows, cols, 1), y = train_random(f, rows, cols, 1),
+                other = train_random(f, rows, cols, 1);
+    const pico_tensor narrow = narrow_room(f, rows, cols), second = narrow_room(f, rows, cols);
+    pico_act_args act = {.kind = PICO_ACT_SILU, .x = x.tensor, .y = y.tensor};
+    pico_act_backward_args back = {
+        .kind = PICO_ACT_GELU_TANH, .x = x.tensor, .dy = dy.tensor, .dx = y.tensor};
+    if (gated) {
+        act.gate = back.gate = gate.tensor;
+        back.dgate = other.tensor;
+    }
+    assert_int_equal(f->ops->activation(f->self, &act), PICO_OK);
+    act.y = narrow;
+    assert_int_equal(f->ops->activation(f->self, &act), PICO_OK);
+    check_narrow(f, "activation", &narrow, &y.tensor, y.value);
+    check_product(f, ops, &narrow, y.value, &x.tensor, x.value);
+    assert_int_equal(ops->act_backward(f->self, &back), PICO_OK);
+    back.dx = narrow;
+    back.dgate = gated ? second : back.dgate;
+    assert_int_equal(ops->act_backward(f->self, &back), PICO_OK);
+    check_narrow(f, "act_backward", &narrow, &y.tensor, y.value);
+    if (gated) {
+        check_narrow(f, "act_backward of a gate", &second, &other.tensor, other.value);
+        check_product(f, ops, &narrow, y.value, &second, other.value);
+    }
+    train_free((train_array[]){x, gate, dy, y, other}, 5);
+    fix_reset(f);
+}
+
+static void narrow_norm(fix *f, const pico_train_ops *ops, int64_t rows, int64_t cols, int biased) {
+    train_array x = train_random(f, rows, cols, 2), y = train_random(f, rows, cols, 1),
+                weight = train_vector(f, cols, 1);
+    const pico_tensor narrow = narrow_room(f, rows, cols);
+    pico_norm_args args = {.kind = biased ? PICO_NORM_LAYER : PICO_NORM_RMS,
+                           .eps = 1e-5f,
+                           .scale = 1.2f,
+                           .x = x.tensor,
+                           .y = y.tensor};
+    if (biased) {
+        args.weight = args.bias = weight.tensor;
+    }
+    assert_int_equal(f->ops->norm(f->self, &args), PICO_OK);
+    args.y = narrow;
+    assert_int_equal(f->ops->norm(f->self, &args), PICO_OK);
+    check_narrow(f, "norm", &narrow, &y.tensor, y.value);
+    pico_tensor part = narrow, x_part = x.tensor; /* the first columns of each row */
+    part.shape[1] = x_part.shape[1] = cols / 3;
+    double *values = malloc((size_t)(2 * rows * cols) * sizeof *values),
+           *others = values + rows * cols;
+    for (int64_t i = 0; i < rows * (cols / 3); i++) {
+        const int64_t at = i / (cols / 3) * cols + i % (cols / 3);
+        values[i] = y.value[at];
+        others[i] = x.value[at];
+    }
+    check_product(f, ops, &part, values, &x_part, others);
+    free(values);
+    train_free((train_array[]){x, y, weight}, 3);
+    fix_reset(f);
+}
+
+static void narrow_tensors(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    if ((ops->features(f->self) & PICO_TRAIN_HAS_BF16_TENSORS) == 0) {
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        narrow_activation(f, ops, 5, 24, i);
+        narrow_activation(f, ops, 9, 64, i);
+        narrow_norm(f, ops, 5, 24, i);
+        narrow_norm(f, ops, 6, 400, i);
+        narrow_norm(f, ops, 3, 768, i);
+        narrow_norm(f, ops, 2, 1024, i);
+        narrow_norm(f, ops, 2, 1040, i);
+    }
+}
+
 /* Shapes that do not fit are refused before anything is written. */
 static void products_refuse(fix *f) {
     const pico_train_ops *ops = train_ops(f);
@@ -106,44 +298,54 @@ static void products_refuse(fix *f) {
 
 /* ---- tables ---- */
 
-static void tables(fix *f) {
-    const pico_train_ops *ops = train_ops(f);
-    enum { TABLE = 9, ROWS = 23, WIDTH = 37 };
-    int32_t index[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        index[i] = (int32_t)(fix_bits(f) % (TABLE + 1)) - 1;
+/* common: so many rows of the first ones have one index. */
+static void one_table(fix *f, const pico_train_ops *ops, int table_rows, int n, int width,
+                      int common) {
+    int32_t *index = malloc((size_t)n * sizeof *index);
+    for (int i = 0; i < n; i++) {
+        index[i] =
+            i < common ? table_rows / 2 : (int32_t)(fix_bits(f) % (uint32_t)(table_rows + 1)) - 1;
     }
     for (uint32_t accumulate = 0; accumulate < 2; accumulate++) {
-        train_array table = train_random(f, TABLE, WIDTH, 1),
-                    rows = train_random(f, ROWS, WIDTH, 1);
+        train_array table = train_random(f, table_rows, width, 1),
+                    rows = train_random(f, n, width, 1);
         const pico_gather_args args = {.table = table.tensor,
-                                       .index = fix_vector(f, PICO_DTYPE_I32, index, ROWS),
+                                       .index = fix_vector(f, PICO_DTYPE_I32, index, n),
                                        .rows = rows.tensor,
                                        .accumulate = accumulate};
-        double *want = malloc(sizeof *want * ROWS * WIDTH);
+        double *want = malloc(sizeof *want * (size_t)n * (size_t)width);
         assert_int_equal(ops->gather(f->self, &args), PICO_OK);
-        for (int i = 0; i < ROWS * WIDTH; i++) {
-            const int32_t at = index[i / WIDTH];
+        for (int i = 0; i < n * width; i++) {
+            const int32_t at = index[i / width];
             want[i] = (accumulate ? rows.value[i] : 0) +
-                      (at < 0 ? 0 : table.value[at * WIDTH + i % WIDTH]);
+                      (at < 0 ? 0 : table.value[at * width + i % width]);
         }
         float *got = fix_get(f, &rows.tensor);
-        train_check_values("gather", got, want, ROWS * WIDTH, 1e-6);
+        train_check_values("gather", got, want, n * width, 1e-6);
         free(got);
         /* and back: what was gathered is added to the table */
         assert_int_equal(ops->scatter(f->self, &args), PICO_OK);
-        for (int i = 0; i < ROWS * WIDTH; i++) {
-            if (index[i / WIDTH] >= 0) {
-                table.value[index[i / WIDTH] * WIDTH + i % WIDTH] += want[i];
+        for (int i = 0; i < n * width; i++) {
+            if (index[i / width] >= 0) {
+                table.value[index[i / width] * width + i % width] += want[i];
             }
         }
         got = fix_get(f, &table.tensor);
-        train_check_values("scatter", got, table.value, TABLE * WIDTH, 1e-6);
+        train_check_values("scatter", got, table.value, table_rows * width, 4e-6);
         free(got);
         free(want);
         train_free((train_array[]){table, rows}, 2);
         fix_reset(f);
     }
+    free(index);
+}
+
+static void tables(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    one_table(f, ops, 9, 23, 37, 0);
+    one_table(f, ops, 5, 300, 40, 150);
+    one_table(f, ops, 70, 90, 1100, 17);
+    one_table(f, ops, 3, 65, 48, 64);
 }
 
 /* ---- norms ---- */
@@ -231,6 +433,11 @@ static void norms(fix *f) {
         one_norm(f, ops, kind, 130, 1, 70, 1, 1, 1, 0);
         one_norm(f, ops, kind, 3, 4, 24, 0, 0, 0, 1);
         one_norm(f, ops, kind, 7, 1, 64, 1, 0, 0, 1);
+        one_norm(f, ops, kind, 3, 3, 144, 0, 0, 1, 0);
+        one_norm(f, ops, kind, 2, 1, 488, 1, 1, 1, 0);
+        one_norm(f, ops, kind, 2, 1, 752, 1, 0, 0, 0);
+        one_norm(f, ops, kind, 1, 2, 1024, 0, 0, 0, 1);
+        one_norm(f, ops, kind, 1, 1, 1040, 1, 1, 0, 1);
     }
 }
 
@@ -254,16 +461,16 @@ static double act_loss(void *arg) {
     return total;
 }
 
-static void activations(fix *f) {
+static void activations_of(fix *f, int64_t width) {
     const pico_train_ops *ops = train_ops(f);
     for (uint32_t i = 0; i < 16; i++) {
         element_problem p = {.kind = PICO_ACT_SILU + i % 4,
                              .gated = i >= 8,
-                             .x = train_random(f, 6, 37, 4),
-                             .gate = train_random(f, 6, 37, 1),
-                             .dy = train_random(f, 6, 37, 1)};
+                             .x = train_random(f, 6, width, 4),
+                             .gate = train_random(f, 6, width, 1),
+                             .dy = train_random(f, 6, width, 1)};
         const int in_place = i / 4 % 2;
-        train_array dx = train_random(f, 6, 37, 1), dgate = train_random(f, 6, 37, 1);
+        train_array dx = train_random(f, 6, width, 1), dgate = train_random(f, 6, width, 1);
         pico_act_backward_args args = {.kind = p.kind,
                                        .x = p.x.tensor,
                                        .dy = p.dy.tensor,
@@ -287,6 +494,12 @@ static void activations(fix *f) {
     }
 }
 
+static void activations(fix *f) {
+    activations_of(f, 37);
+    activations_of(f, 40);
+    activations_of(f, 48);
+}
+
 static double cap_loss(void *arg) {
     element_problem *p = arg;
     double total = 0;
@@ -296,10 +509,10 @@ static double cap_loss(void *arg) {
     return total;
 }
 
-static void caps(fix *f) {
+static void caps_of(fix *f, int64_t width) {
     const pico_train_ops *ops = train_ops(f);
     element_problem p = {
-        .cap = 15, .x = train_random(f, 5, 67, 40), .dy = train_random(f, 5, 67, 1)};
+        .cap = 15, .x = train_random(f, 5, width, 40), .dy = train_random(f, 5, width, 1)};
     const pico_softcap_args forward = {.cap = 15, .x = p.x.tensor};
     const pico_softcap_backward_args args = {.cap = 15, .y = p.x.tensor, .dy = p.dy.tensor};
     assert_int_equal(f->ops->softcap(f->self, &forward), PICO_OK);
@@ -308,6 +521,11 @@ static void caps(fix *f) {
     train_check_gradient(f, "cap", cap_loss, &p, p.x.value, p.x.n, NULL, got);
     free(got);
     train_free((train_array[]){p.x, p.dy}, 2);
+}
+
+static void caps(fix *f) {
+    caps_of(f, 67);
+    caps_of(f, 72);
 }
 
 /* x is the gates' input (rows, heads), gate is u (rows, heads * width) */
@@ -407,9 +625,9 @@ static void reductions(fix *f) {
     }
 }
 
-static void scales(fix *f) {
+static void scales_of(fix *f, int64_t width) {
     const pico_train_ops *ops = train_ops(f);
-    train_array x = train_random(f, 5, 19, 1), scalar = train_vector(f, 1, 1);
+    train_array x = train_random(f, 5, width, 1), scalar = train_vector(f, 1, 1);
     pico_scale_args args = {.value = 2, .a = 3, .b = 4, .scalar = scalar.tensor, .x = x.tensor};
     assert_int_equal(ops->scale(f->self, &args), PICO_OK);
     for (int64_t i = 0; i < x.n; i++) {
@@ -428,13 +646,18 @@ static void scales(fix *f) {
     train_free((train_array[]){x, scalar}, 2);
 }
 
+static void scales(fix *f) {
+    scales_of(f, 19);
+    scales_of(f, 24);
+    scales_of(f, 32);
+}
+
 /* ---- optimisers ---- */
 
-static void adamw(fix *f) {
+static void adamw_of(fix *f, int64_t n) {
     const pico_train_ops *ops = train_ops(f);
-    enum { N = 777 };
-    train_array p = train_vector(f, N, 1), g = train_vector(f, N, 1), m = train_vector(f, N, 0),
-                v = train_vector(f, N, 0);
+    train_array p = train_vector(f, n, 1), g = train_vector(f, n, 1), m = train_vector(f, n, 0),
+                v = train_vector(f, n, 0);
     for (uint64_t step = 1; step <= 4; step++) {
         const pico_adamw_args args = {.lr = 0.01f,
                                       .beta1 = 0.8f,
@@ -448,15 +671,20 @@ static void adamw(fix *f) {
                                       .m = m.tensor,
                                       .v = v.tensor};
         assert_int_equal(ops->adamw(f->self, &args), PICO_OK);
-        ref_adamw(&args, p.value, g.value, m.value, v.value, N);
+        ref_adamw(&args, p.value, g.value, m.value, v.value, n);
     }
     const train_array all[] = {p, m, v};
     for (int i = 0; i < 3; i++) {
         float *got = fix_get(f, &all[i].tensor);
-        train_check_values("adamw", got, all[i].value, N, 1e-6);
+        train_check_values("adamw", got, all[i].value, n, 1e-6);
         free(got);
     }
     train_free((train_array[]){p, g, m, v}, 4);
+}
+
+static void adamw(fix *f) {
+    adamw_of(f, 777);
+    adamw_of(f, 776);
 }
 
 static void muon(fix *f) {
@@ -487,6 +715,130 @@ static void muon(fix *f) {
     }
 }
 
+/* A whole step in BF16 for several matrices, against the same in double precision. The products round
+ * what they take and give; the rest is exact. */
+enum { MUON_STEPS = 5, MUON_MOST = 5 };
+static const float muon_factor[MUON_STEPS][3] = {
+    {8.156554524902461f, -22.48329292557795f, 15.878769f},
+    {4.042929935166739f, -2.808917465908714f, 0.5000178f},
+    {3.8916678022926607f, -2.7724841532176f, 0.50606481f},
+    {3.285753657755655f, -2.3681294933425f, 0.464490242f},
+    {2.3465413258596377f, -1.7097828382687f, 0.42323551f}};
+
+/* c (m, n) = a b; turned: the factor is stored the other way. */
+static void multiply(double *c, const double *a, int turn_a, const double *b, int turn_b, int64_t m,
+                     int64_t n, int64_t k) {
+    for (int64_t i = 0; i < m * n; i++) {
+        const int64_t row = i / n, col = i % n;
+        c[i] = 0;
+        for (int64_t l = 0; l < k; l++) {
+            c[i] += a[turn_a ? l * m + row : row * k + l] * b[turn_b ? col * k + l : l * n + col];
+        }
+    }
+}
+
+static void ref_polar(double *x, int64_t rows, int64_t cols) {
+    const int tall = rows > cols;
+    const int64_t side = tall ? cols : rows, n = rows * cols;
+    double *y = malloc((size_t)(2 * side * side + n) * sizeof *y), *z = y + side * side,
+           *next = z + side * side, square = 0;
+    for (int64_t i = 0; i < n; i++) {
+        square += x[i] * x[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        x[i] /= 1.02 * sqrt(square) + 1e-6;
+    }
+    for (int step = 0; step < MUON_STEPS; step++) {
+        const double a = (double)muon_factor[step][0], b = (double)muon_factor[step][1],
+                     c = (double)muon_factor[step][2];
+        multiply(y, x, tall, x, !tall, side, side, tall ? rows : cols);
+        multiply(z, y, 0, y, 0, side, side, side);
+        for (int64_t i = 0; i < side * side; i++) {
+            z[i] = b * y[i] + c * z[i];
+        }
+        multiply(next, tall ? x : z, 0, tall ? z : x, 0, rows, cols, side);
+        for (int64_t i = 0; i < n; i++) {
+            x[i] = a * x[i] + next[i];
+        }
+    }
+    free(y);
+}
+
+/* A contiguous matrix. */
+static train_array whole_matrix(fix *f, int64_t rows, int64_t cols, float size) {
+    float *x = fix_floats(f, rows * cols, size);
+    train_array a = train_values(f, x, rows, cols);
+    a.tensor = fix_tensor(f, PICO_DTYPE_F32, x, rows, cols, cols);
+    free(x);
+    return a;
+}
+
+static void muon_many_of(fix *f, const pico_train_ops *ops, uint32_t n, int64_t rows,
+                         int64_t cols) {
+    train_array grad[MUON_MOST], p[MUON_MOST], m[MUON_MOST], second[MUON_MOST];
+    pico_muon_matrix matrix[MUON_MOST];
+    const int64_t count = rows * cols, longer = rows > cols ? rows : cols;
+    for (uint32_t i = 0; i < n; i++) {
+        grad[i] = whole_matrix(f, rows, cols, 1);
+        p[i] = whole_matrix(f, rows, cols, 0.01f);
+        m[i] = whole_matrix(f, rows, cols, 0.1f);
+        second[i] = train_vector(f, longer, 0);
+        matrix[i] = (pico_muon_matrix){.grad = grad[i].tensor,
+                                       .p = p[i].tensor,
+                                       .momentum = m[i].tensor,
+                                       .second = second[i].tensor};
+    }
+    const pico_muon_many_args args = {.n = n,
+                                      .n_step = MUON_STEPS,
+                                      .compute = PICO_COMPUTE_BF16,
+                                      .momentum = 0.9f,
+                                      .grad_scale = 0.5f,
+                                      .lr = 0.02f,
+                                      .beta2 = 0.95f,
+                                      .weight_decay = 0.2f,
+                                      .factor = muon_factor[0],
+                                      .matrix = matrix};
+    const pico_muon_args last = {.lr = 0.02f, .beta2 = 0.95f, .weight_decay = 0.2f};
+    double *x = malloc((size_t)count * sizeof *x);
+    for (int step = 0; step < 2; step++) {
+        assert_int_equal(ops->muon_many(f->self, &args), PICO_OK);
+        for (uint32_t i = 0; i < n; i++) {
+            const double fresh = (1 - (double)0.9f) * 0.5;
+            for (int64_t k = 0; k < count; k++) {
+                m[i].value[k] = (double)0.9f * m[i].value[k] + fresh * grad[i].value[k];
+                x[k] = fresh * grad[i].value[k] + (double)0.9f * m[i].value[k];
+            }
+            ref_polar(x, rows, cols);
+            ref_muon(&last, x, p[i].value, second[i].value, rows, cols);
+        }
+    }
+    free(x);
+    for (uint32_t i = 0; i < n; i++) {
+        const train_array all[] = {m[i], second[i], p[i]};
+        const double share[] = {1e-6, 0.12, 0.05}; /* of 8 bits, squared */
+        for (int k = 0; k < 3; k++) {
+            float *got = fix_get(f, &all[k].tensor);
+            train_check_values("muon_many", got, all[k].value, all[k].n, share[k]);
+            free(got);
+        }
+        train_free((train_array[]){grad[i], p[i], m[i], second[i]}, 4);
+    }
+    fix_reset(f);
+}
+
+static void muon_many(fix *f) {
+    const pico_train_ops *ops = train_ops(f);
+    const size_t end = offsetof(pico_train_ops, muon_many) + sizeof ops->muon_many;
+    if (ops->struct_size < end || ops->muon_many == NULL) {
+        return;
+    }
+    muon_many_of(f, ops, 1, 40, 24);
+    muon_many_of(f, ops, 3, 24, 72);
+    muon_many_of(f, ops, 5, 13, 30);
+    muon_many_of(f, ops, 2, 150, 17);
+    muon_many_of(f, ops, 1, 1, 33);
+}
+
 /* ---- the tests ---- */
 
 #define EACH(name)                                                                                 \
@@ -495,6 +847,8 @@ static void muon(fix *f) {
         fix_each(name);                                                                            \
     }
 EACH(products)
+EACH(products_see_changes)
+EACH(narrow_tensors)
 EACH(products_refuse)
 EACH(tables)
 EACH(norms)
@@ -505,6 +859,7 @@ EACH(reductions)
 EACH(scales)
 EACH(adamw)
 EACH(muon)
+EACH(muon_many)
 
 /* Sums whose terms several threads share, with one thread and with two. */
 static void threads_change_no_bit(void **state) {
@@ -550,12 +905,21 @@ static void threads_change_no_bit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products),    cmocka_unit_test(test_products_refuse),
-        cmocka_unit_test(test_tables),      cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_activations), cmocka_unit_test(test_caps),
-        cmocka_unit_test(test_gates),       cmocka_unit_test(test_reductions),
-        cmocka_unit_test(test_scales),      cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_muon),        cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_products_refuse),
+        cmocka_unit_test(test_products_see_changes),
+        cmocka_unit_test(test_narrow_tensors),
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_gates),
+        cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_scales),
+        cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_muon),
+        cmocka_unit_test(test_muon_many),
+        cmocka_unit_test(threads_change_no_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

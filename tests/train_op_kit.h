@@ -18,7 +18,7 @@ typedef struct train_array {
 static inline const pico_train_ops *train_ops(fix *f) {
     const pico_train_ops *ops = f->ops->extension(f->self, PICO_TRAIN_EXTENSION);
     const pico_train_reserve need = {
-        .max_rows = 1024, .max_dim = 4200, .max_length = 256, .max_head = 8, .max_head_dim = 64};
+        .max_rows = 1024, .max_dim = 4200, .max_length = 256, .max_head = 8, .max_head_dim = 128};
     pico_error err = {0};
     assert_non_null(ops);
     if (ops->reserve(f->self, &need, &err) != PICO_OK) {
@@ -32,11 +32,12 @@ static inline train_array train_values(fix *f, const float *x, int64_t rows, int
     for (int64_t i = 0; i < a.n; i++) {
         a.value[i] = (double)x[i];
     }
-    a.tensor = fix_f32(f, x, rows, cols);
+    const int64_t gap = cols % 16 == 0 ? 0 : cols % 8 == 0 ? 4 : 3; /* some aligned, some one run */
+    a.tensor = fix_tensor(f, PICO_DTYPE_F32, x, rows, cols, cols + gap);
     return a;
 }
 
-/* Random, uniform in [-size, size), with strided rows. */
+/* Random, uniform in [-size, size); rows are strided unless they are a multiple of 16 wide. */
 static inline train_array train_random(fix *f, int64_t rows, int64_t cols, float size) {
     float *x = fix_floats(f, rows * cols, size);
     train_array a = train_values(f, x, rows, cols);

@@ -5,6 +5,16 @@
  */
 #include "train/internal.h"
 
+/* Gradients that only products read, in the place of inner, which has room for two of its kind and is
+ * read by then. */
+static void narrow_gradients(const pico_tensor *inner, pico_tensor *first, pico_tensor *second) {
+    *first = *inner;
+    if (second != NULL) {
+        *second = *inner;
+        second->offset += (uint64_t)(inner->shape[0] * inner->shape[1]) * sizeof(uint16_t);
+    }
+}
+
 /* x_out = x2 + down(act(up m) ...), m = norm(x2): dx of x_out becomes dx of x2. */
 static pico_status ffn_backward(pico_train *t, uint32_t i, const pico_tensor *dx) {
     const train_layer *layer = &t->layer[i];
@@ -12,20 +22,25 @@ static pico_status ffn_backward(pico_train *t, uint32_t i, const pico_tensor *dx
     const uint32_t rows = t->rows, width = t->desc->n_embd, n_ff = t->desc->layer[i].n_ff;
     const int gated = layer->gate != NULL;
     const pico_tensor x2 = train_part(&store->x2, rows, width);
-    const pico_tensor m = train_part(&t->work.a, rows, width);
+    const pico_tensor m = train_factor(t, &t->work.a, rows, width);
     const pico_tensor dm = train_part(&t->work.da, rows, width);
-    const pico_tensor inner = train_part(&t->work.inner, rows, n_ff);
+    const pico_tensor inner = train_factor(t, &t->work.inner, rows, n_ff);
     const pico_tensor dinner = train_part(&t->work.dinner, rows, n_ff);
     const pico_tensor up = train_part(&store->up, rows, n_ff);
-    pico_act_backward_args act = {.kind = t->desc->act, .x = up, .dy = dinner, .dx = dinner};
+    pico_act_backward_args act = {.kind = t->desc->act, .x = up, .dy = dinner};
     pico_tensor dgate = dinner; /* the gradient of what is activated, w1 x */
     pico_tensor dup = dinner;   /* the gradient of up */
     if (gated) {
         dup = train_part(&t->work.dgate, rows, n_ff);
         act.x = train_part(&store->gate, rows, n_ff);
         act.gate = up;
-        act.dgate = dup;
     }
+    if (inner.dtype == PICO_DTYPE_BF16 && layer->up_bias == NULL && layer->gate_bias == NULL) {
+        narrow_gradients(&inner, &dgate, gated ? &dup : NULL);
+        dup = gated ? dup : dgate;
+    }
+    act.dx = dgate;
+    act.dgate = gated ? dup : (pico_tensor){0};
     TRAIN_TRY(train_norm(t, &x2, layer->ffn_norm, layer->ffn_norm_bias, &m));
     TRAIN_TRY(train_ffn_inner(t, i, &inner));
     TRAIN_TRY(train_linear_backward(t, layer->down, layer->down_bias, &inner, dx, 0, &dinner));
@@ -106,7 +121,7 @@ static pico_status attention_backward(pico_train *t, uint32_t i, const pico_tens
     const uint32_t heads_width = shape->n_head * shape->head_dim;
     const uint32_t kv_width = shape->n_kv_head * shape->head_dim;
     const pico_tensor x1 = train_part(&store->x1, rows, width);
-    const pico_tensor a = train_part(&t->work.a, rows, width);
+    const pico_tensor a = train_factor(t, &t->work.a, rows, width);
     const pico_tensor da = train_part(&t->work.da, rows, width);
     const pico_tensor attended = train_part(&store->attended, rows, heads_width);
     const pico_tensor datt = train_part(&t->work.datt, rows, heads_width);

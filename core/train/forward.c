@@ -59,6 +59,7 @@ pico_train_attend_args train_attend_args(const pico_train *t, uint32_t i, const 
                                     .scale = attention->scale,
                                     .window = attention->window,
                                     .n_sink = attention->n_sink,
+                                    .compute = t->compute,
                                     .q = pico_view_heads(q, attention->n_head),
                                     .k = pico_view_heads(k, attention->n_kv_head),
                                     .v = pico_view_heads(&v, attention->n_kv_head),
@@ -112,7 +113,7 @@ static pico_status attention_block(pico_train *t, uint32_t i) {
     const uint32_t kv_width = shape->n_kv_head * shape->head_dim;
     const pico_tensor x1 = train_part(&store->x1, rows, width);
     const pico_tensor x2 = train_part(&store->x2, rows, width);
-    const pico_tensor a = train_part(&t->work.a, rows, width);
+    const pico_tensor a = train_factor(t, &t->work.a, rows, width);
     const pico_tensor q = train_part(&store->q, rows, heads_width);
     const pico_tensor k = train_part(&store->k, rows, kv_width);
     const pico_tensor v = train_part(&store->v, rows, kv_width);
@@ -146,20 +147,20 @@ static pico_status ffn_block(pico_train *t, uint32_t i, const pico_tensor *x_out
     const layer_store *store = &t->store[i];
     const uint32_t rows = t->rows, n_ff = t->desc->layer[i].n_ff;
     const pico_tensor x2 = train_part(&store->x2, rows, t->desc->n_embd);
-    const pico_tensor a = train_part(&t->work.a, rows, t->desc->n_embd);
+    const pico_tensor a = train_factor(t, &t->work.a, rows, t->desc->n_embd);
     const pico_tensor up = train_part(&store->up, rows, n_ff);
-    const pico_tensor inner = train_part(&t->work.inner, rows, n_ff);
+    const pico_tensor inner = train_factor(t, &t->work.inner, rows, n_ff);
     TRAIN_TRY(train_norm(t, &x2, layer->ffn_norm, layer->ffn_norm_bias, &a));
     TRAIN_TRY(train_linear(t, layer->up, layer->up_bias, &a, 0, &up));
     if (layer->gate != NULL) {
         const pico_tensor gate = train_part(&store->gate, rows, n_ff);
         TRAIN_TRY(train_linear(t, layer->gate, layer->gate_bias, &a, 0, &gate));
     }
-    TRAIN_TRY(train_ffn_inner(t, i, &inner));
     if (x_out == NULL) { /* computed again: what comes out is known */
-        return PICO_OK;
+        return train_ffn_inner(t, i, &inner);
     }
     TRAIN_TRY(train_copy(t, &x2, x_out));
+    TRAIN_TRY(train_ffn_inner(t, i, &inner));
     return train_linear(t, layer->down, layer->down_bias, &inner, 1, x_out);
 }
 

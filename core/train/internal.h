@@ -75,6 +75,7 @@ struct pico_train {
     pico_train_ops ext;
     pico_train_params params;
     uint32_t compute; /* PICO_COMPUTE_x of products */
+    uint32_t narrow;  /* 1: what only products read is BF16 */
 
     train_param *param; /* (n_param) in the order of the model's file */
     uint32_t n_param;
@@ -140,6 +141,8 @@ pico_status train_activations_open(pico_train *t, pico_error *err);
 /* ops.c: the backend's ops with the state's constants. */
 /* The first rows of an area as (rows, cols). */
 pico_tensor train_part(const pico_tensor *area, int64_t rows, int64_t cols);
+/* The same for what only products read: BF16 where that can be. */
+pico_tensor train_factor(const pico_train *t, const pico_tensor *area, int64_t rows, int64_t cols);
 /* Rows [0, n_vocab) of a matrix whose rows are padded. */
 pico_tensor train_unpadded(const pico_train *t, const pico_tensor *matrix, int64_t rows);
 pico_status train_copy(pico_train *t, const pico_tensor *from, const pico_tensor *to);
@@ -202,6 +205,8 @@ pico_status train_logits(pico_train *t, uint32_t head, uint32_t begin, uint32_t 
 pico_status train_backward_head(pico_train *t, pico_error *err);
 pico_status train_optimizer(pico_train *t, uint32_t index, uint32_t optimizer, pico_error *err);
 pico_status train_update(pico_train *t, uint32_t index, const pico_update *update);
+pico_status train_update_many(pico_train *t, uint32_t n, const uint32_t *index,
+                              const pico_update *update, uint32_t *failed);
 pico_status train_save(pico_train *t, void *data, uint64_t *bytes, pico_error *err);
 pico_status train_load(pico_train *t, const void *data, uint64_t bytes, pico_error *err);
 

@@ -5,6 +5,12 @@ pico_tensor train_part(const pico_tensor *area, int64_t rows, int64_t cols) {
     return pico_view(area->buffer, area->offset, PICO_DTYPE_F32, rows, cols);
 }
 
+pico_tensor train_factor(const pico_train *t, const pico_tensor *area, int64_t rows, int64_t cols) {
+    const int narrow = t->narrow && cols % 8 == 0;
+    return pico_view(area->buffer, area->offset, narrow ? PICO_DTYPE_BF16 : PICO_DTYPE_F32, rows,
+                     cols);
+}
+
 pico_tensor train_unpadded(const pico_train *t, const pico_tensor *matrix, int64_t rows) {
     (void)t;
     return rows < matrix->shape[0] ? pico_view_rows(matrix, 0, rows) : *matrix;

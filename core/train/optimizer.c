@@ -111,6 +111,11 @@ static pico_status polar_step(pico_train *t, const float *factor, const pico_ten
     return t->ext.gemm(t->self, &apply);
 }
 
+static float muon_rate(const train_param *p, const pico_update *u) {
+    const double tall = (double)p->rows / (double)p->cols;
+    return u->lr * (float)sqrt(tall > 1 ? tall : 1);
+}
+
 static pico_status muon(pico_train *t, train_param *p, const pico_update *u) {
     const int64_t side = smaller(p);
     const uint64_t n = (uint64_t)t->muon_n * sizeof(float);
@@ -134,8 +139,7 @@ static pico_status muon(pico_train *t, train_param *p, const pico_update *u) {
         x = next;
         next = swap;
     }
-    const double tall = (double)p->rows / (double)p->cols;
-    const pico_muon_args args = {.lr = u->lr * (float)sqrt(tall > 1 ? tall : 1),
+    const pico_muon_args args = {.lr = muon_rate(p, u),
                                  .beta2 = u->beta2,
                                  .weight_decay = u->weight_decay,
                                  .x = x,
@@ -144,8 +148,12 @@ static pico_status muon(pico_train *t, train_param *p, const pico_update *u) {
     return t->ext.muon(t->self, &args);
 }
 
+static int can_update(const pico_train *t, uint32_t index, const pico_update *u) {
+    return index < t->n_param && t->param[index].optimizer != PICO_OPTIMIZER_NONE && u->step != 0;
+}
+
 pico_status train_update(pico_train *t, uint32_t index, const pico_update *u) {
-    if (index >= t->n_param || t->param[index].optimizer == PICO_OPTIMIZER_NONE || u->step == 0) {
+    if (!can_update(t, index, u)) {
         return PICO_E_INVALID;
     }
     train_param *p = &t->param[index];
@@ -164,4 +172,81 @@ pico_status train_update(pico_train *t, uint32_t index, const pico_update *u) {
                                   .m = p->state[0],
                                   .v = p->state[1]};
     return t->ext.adamw(t->self, &args);
+}
+
+/* ---- several parameters at once ---- */
+
+#define MOST_TOGETHER 64u
+
+/* Whether Muon's step of one parameter may be taken with that of the other. */
+static int go_together(const train_param *a, const pico_update *u, const train_param *b,
+                       const pico_update *v) {
+    return a->optimizer == PICO_OPTIMIZER_MUON && b->optimizer == PICO_OPTIMIZER_MUON &&
+           a->rows == b->rows && a->cols == b->cols && u->lr == v->lr && u->beta2 == v->beta2 &&
+           u->weight_decay == v->weight_decay && u->momentum == v->momentum &&
+           u->grad_scale == v->grad_scale;
+}
+
+/* Steps of Muon with matrix[0..n), which go together with p; one by one the ops are as good. */
+static pico_status muon_together(pico_train *t, const train_param *p, const pico_update *u,
+                                 const pico_muon_matrix *matrix, uint32_t n) {
+    const pico_muon_many_args args = {.n = n,
+                                      .n_step = sizeof polar / sizeof *polar,
+                                      .compute = t->compute,
+                                      .momentum = u->momentum,
+                                      .grad_scale = u->grad_scale,
+                                      .lr = muon_rate(p, u),
+                                      .beta2 = u->beta2,
+                                      .weight_decay = u->weight_decay,
+                                      .factor = polar[0],
+                                      .matrix = matrix};
+    return t->ext.muon_many == NULL ? PICO_E_UNSUPPORTED : t->ext.muon_many(t->self, &args);
+}
+
+/* Updates what goes together with updates[first]; marks what is done. */
+static pico_status update_kind(pico_train *t, uint32_t n, const uint32_t *index,
+                               const pico_update *update, uint32_t first, unsigned char *done) {
+    pico_muon_matrix matrix[MOST_TOGETHER];
+    uint32_t member[MOST_TOGETHER], count = 0;
+    const train_param *p = &t->param[index[first]];
+    for (uint32_t i = first; i < n && count < MOST_TOGETHER; i++) {
+        const train_param *other = &t->param[index[i]];
+        if (!done[i] && go_together(p, &update[first], other, &update[i])) {
+            matrix[count] = (pico_muon_matrix){.grad = other->grad,
+                                               .p = other->value,
+                                               .momentum = other->state[0],
+                                               .second = other->state[1]};
+            member[count++] = i;
+        }
+    }
+    pico_status status =
+        count == 0 ? PICO_E_UNSUPPORTED : muon_together(t, p, &update[first], matrix, count);
+    if (status == PICO_E_UNSUPPORTED) { /* this one alone */
+        done[first] = 1;
+        return train_update(t, index[first], &update[first]);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        done[member[i]] = 1;
+    }
+    return status;
+}
+
+pico_status train_update_many(pico_train *t, uint32_t n, const uint32_t *index,
+                              const pico_update *update, uint32_t *failed) {
+    pico_status status = PICO_OK;
+    unsigned char *done = calloc(n + 1u, 1);
+    *failed = n > 0 ? index[0] : 0;
+    if (done == NULL) {
+        return PICO_E_NOMEM;
+    }
+    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
+        *failed = index[i];
+        status = can_update(t, index[i], &update[i]) ? PICO_OK : PICO_E_INVALID;
+    }
+    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
+        *failed = index[i];
+        status = done[i] ? PICO_OK : update_kind(t, n, index, update, i, done);
+    }
+    free(done);
+    return status;
 }

@@ -33,6 +33,7 @@ static pico_status find_extension(pico_train *t, pico_error *err) {
     }
     if (t->params.flags & PICO_TRAIN_BF16) {
         t->compute = PICO_COMPUTE_BF16;
+        t->narrow = (features_of(t) & PICO_TRAIN_HAS_BF16_TENSORS) != 0;
         if ((features_of(t) & PICO_TRAIN_HAS_BF16) == 0) {
             return pico_fail(err, PICO_E_UNSUPPORTED,
                              "this backend does not train in BF16 on this machine; train in F32");
@@ -276,7 +277,8 @@ const pico_train_api pico_train_table = {.struct_size = sizeof(pico_train_api),
                                          .update = train_update,
                                          .save = train_save,
                                          .load = train_load,
-                                         .batch = batch};
+                                         .batch = batch,
+                                         .update_many = train_update_many};
 
 pico_train *pico_train_of(const pico_model *model) {
     return model->train;

@@ -78,13 +78,15 @@ struct pico_weight {
 
 /* ---- the instance ---- */
 
-enum { CUDA_SLOTS = 8, CUDA_SLOT_BYTES = 256 << 10 };
+enum { CUDA_SLOTS = 8, CUDA_SLOT_BYTES = 256 << 10, CUDA_READ_BYTES = 2 << 20 };
 
-/* Page-locked memory, through which small writes go without waiting for the stream. */
+/* Page-locked memory, through which writes go without waiting for the stream, and reads in pieces. */
 typedef struct cuda_staging {
-    char *memory; /* (CUDA_SLOTS + 1) slots; the last one is for reads */
+    char *memory; /* (CUDA_SLOTS) slots for writes, then two pieces for reads */
     cudaEvent_t done[CUDA_SLOTS];
     uint32_t next;
+    char *read;
+    cudaEvent_t came[2];
 } cuda_staging;
 
 /* Scratch on the device, sized by reserve; one op uses it at a time, in the order of the stream. */
@@ -130,6 +132,7 @@ typedef struct cuda_backend {
     uint32_t generation; /* of the scratch memory: what was captured before is stale */
     uint32_t capturing;
     struct cuda_pending *pending; /* what waits for the next op, see fuse.h */
+    uint64_t n_op;                /* calls so far; each may have written to any buffer */
     struct cuda_gemm_state *gemm;
     struct cuda_train *train; /* NULL until training reserves it */
     cudaError_t failure;      /* latched; reported by the next read or sync */
@@ -156,6 +159,9 @@ void cuda_close_device(cuda_backend *cuda);
 /* ---- memory.c ---- */
 
 pico_status cuda_view_of(const pico_tensor *tensor, uint32_t dtype, cuda_view *out);
+/* A matrix, or heads side by side, that is F32 or, with *narrow = 1, BF16 as
+ * PICO_TRAIN_HAS_BF16_TENSORS says. */
+pico_status cuda_factor_of(const pico_tensor *tensor, cuda_view *out, uint32_t *narrow);
 /* (n) values; fails unless the tensor has exactly n elements in one contiguous run. */
 pico_status cuda_vector_of(const pico_tensor *tensor, uint32_t dtype, int64_t n, void **out);
 /* For an optional tensor: *out is NULL when there is no buffer. */

@@ -43,6 +43,7 @@ pico_status cuda_done(cuda_backend *cuda, cudaError_t error, const char *call) {
 
 cuda_backend *cuda_enter_fusing(void *self) {
     cuda_backend *cuda = self;
+    cuda->n_op++;
     const cudaError_t error = cudaSetDevice((int)cuda->options.device);
     if (error != cudaSuccess) {
         (void)cuda_done(cuda, error, "cudaSetDevice");
@@ -114,6 +115,10 @@ static pico_status find_device(const cuda_backend *cuda, struct cudaDeviceProp *
     return PICO_OK;
 }
 
+static cudaEvent_t *event_of(cuda_staging *staging, int i) {
+    return i < CUDA_SLOTS ? &staging->done[i] : &staging->came[i - CUDA_SLOTS];
+}
+
 pico_status cuda_open_device(cuda_backend *cuda, pico_error *err) {
     struct cudaDeviceProp prop;
     void *memory = NULL;
@@ -129,16 +134,18 @@ pico_status cuda_open_device(cuda_backend *cuda, pico_error *err) {
     }
     if (error == cudaSuccess) {
         call = "cudaMallocHost";
-        error = cudaMallocHost(&memory, (size_t)(CUDA_SLOTS + 1) * CUDA_SLOT_BYTES);
+        error = cudaMallocHost(&memory,
+                               (size_t)CUDA_SLOTS * CUDA_SLOT_BYTES + (size_t)2 * CUDA_READ_BYTES);
         cuda->staging.memory = memory;
     }
-    for (int i = 0; error == cudaSuccess && i < CUDA_SLOTS; i++) {
+    for (int i = 0; error == cudaSuccess && i < CUDA_SLOTS + 2; i++) {
         call = "cudaEventCreateWithFlags";
-        error = cudaEventCreateWithFlags(&cuda->staging.done[i], cudaEventDisableTiming);
+        error = cudaEventCreateWithFlags(event_of(&cuda->staging, i), cudaEventDisableTiming);
     }
     if (error != cudaSuccess) {
         return cuda_fail(err, error, call);
     }
+    cuda->staging.read = cuda->staging.memory + (size_t)CUDA_SLOTS * CUDA_SLOT_BYTES;
     cuda->n_multiprocessor = (uint32_t)prop.multiProcessorCount;
     cuda->block_shared = (uint32_t)prop.sharedMemPerBlockOptin;
     cuda->capability = (uint32_t)(prop.major * 10 + prop.minor);
@@ -154,9 +161,9 @@ void cuda_close_device(cuda_backend *cuda) {
     cuda_train_free(cuda);
     cuda_gemm_close(cuda);
     (void)cudaFree(cuda->scratch.memory);
-    for (int i = 0; i < CUDA_SLOTS; i++) {
-        if (cuda->staging.done[i] != NULL) {
-            (void)cudaEventDestroy(cuda->staging.done[i]);
+    for (int i = 0; i < CUDA_SLOTS + 2; i++) {
+        if (*event_of(&cuda->staging, i) != NULL) {
+            (void)cudaEventDestroy(*event_of(&cuda->staging, i));
         }
     }
     if (cuda->staging.memory != NULL) {

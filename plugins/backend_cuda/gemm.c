@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define GEMM_PLANS 256
+#define GEMM_NARROW_OUT 256u
 #define GEMM_WORKSPACE ((size_t)32 << 20)
 
 #define GEMM_TEXT(x) #x
@@ -43,7 +44,8 @@ static const char *const gemm_names[] = {GEMM_FUNCTIONS(GEMM_NAME)};
 /* What makes two products the same to cuBLASLt. Compared as bytes: no padding. */
 typedef struct gemm_key {
     int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
-    uint32_t type, transpose_a, transpose_b, align_a, align_b, align_c;
+    uint32_t type; /* with GEMM_NARROW_OUT */
+    uint32_t transpose_a, transpose_b, align_a, align_b, align_c;
 } gemm_key;
 
 typedef struct gemm_plan {
@@ -181,12 +183,12 @@ static gemm_key key_of(const cuda_gemm_job *job) {
     key.stride_a = job->batch > 1 ? job->stride_a : 0;
     key.stride_b = job->batch > 1 ? job->stride_b : 0;
     key.stride_c = job->batch > 1 ? job->stride_c : 0;
-    key.type = job->type;
+    key.type = job->type | (job->narrow_out ? GEMM_NARROW_OUT : 0u);
     key.transpose_a = job->transpose_a;
     key.transpose_b = job->transpose_b;
     key.align_a = alignment_of(job->a);
     key.align_b = alignment_of(job->b);
-    key.align_c = alignment_of(job->c);
+    key.align_c = alignment_of((const void *)((uintptr_t)job->c | (uintptr_t)job->add));
     return key;
 }
 
@@ -210,7 +212,9 @@ static cublasStatus_t make_layout(const struct cuda_gemm_state *gemm, cublasLtMa
 
 static cublasStatus_t describe(const struct cuda_gemm_state *gemm, const gemm_key *key,
                                gemm_plan *plan) {
-    const cudaDataType type = key->type == CUDA_GEMM_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    const int narrow_out = (key->type & GEMM_NARROW_OUT) != 0;
+    const cudaDataType type =
+        (key->type & ~GEMM_NARROW_OUT) == CUDA_GEMM_BF16 ? CUDA_R_16BF : CUDA_R_32F;
     const cublasOperation_t op_a = key->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasOperation_t op_b = key->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     const int ta = key->transpose_a != 0, tb = key->transpose_b != 0;
@@ -232,8 +236,8 @@ static cublasStatus_t describe(const struct cuda_gemm_state *gemm, const gemm_ke
                              key->lda, key->batch, key->stride_a);
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
-        status = make_layout(gemm, &plan->c, CUDA_R_32F, key->m, key->n, key->ldc, key->batch,
-                             key->stride_c);
+        status = make_layout(gemm, &plan->c, narrow_out ? CUDA_R_16BF : CUDA_R_32F, key->m, key->n,
+                             key->ldc, key->batch, key->stride_c);
     }
     return status;
 }
@@ -303,8 +307,9 @@ pico_status cuda_gemm_run(cuda_backend *cuda, const cuda_gemm_job *job) {
     cublasStatus_t status = find_plan(gemm, &key, &plan);
     if (status == CUBLAS_STATUS_SUCCESS) {
         status = gemm->lt.Matmul(gemm->context, plan->desc, &job->alpha, job->b, plan->a, job->a,
-                                 plan->b, &job->beta, job->c, plan->c, job->c, plan->c, &plan->algo,
-                                 gemm->workspace, GEMM_WORKSPACE, cuda->stream);
+                                 plan->b, &job->beta, job->add == NULL ? job->c : job->add, plan->c,
+                                 job->c, plan->c, &plan->algo, gemm->workspace, GEMM_WORKSPACE,
+                                 cuda->stream);
     }
     if (status != CUBLAS_STATUS_SUCCESS) {
         char call[sizeof cuda->failed];

@@ -14,14 +14,16 @@ extern "C" {
 enum { CUDA_GEMM_F32 = 0, CUDA_GEMM_BF16 = 1 };
 
 /* c (m, n) = alpha op(a) op(b) + beta c, all row-major with rows ld elements apart; a and b are F32,
- * computed as F32, or BF16, added up in F32; c is F32. op(a) is (m, k), op(b) is (k, n); stored
+ * computed as F32, or BF16, added up in F32; c is F32, or BF16. op(a) is (m, k), op(b) is (k, n); stored
  * transposed where the flag is 1. */
 typedef struct cuda_gemm_job {
     uint32_t type; /* CUDA_GEMM_x, of a and b */
     uint32_t transpose_a, transpose_b;
     int64_t m, n, k;
     const void *a, *b;
-    float *c;
+    void *c;
+    uint32_t narrow_out; /* 1: c is BF16, where a and b are */
+    const void *add;     /* what beta multiplies, as c but elsewhere; NULL: c itself */
     int64_t lda, ldb, ldc;
     float alpha, beta;
     int64_t batch; /* 0, 1: one product; else so many, their matrices these elements apart */

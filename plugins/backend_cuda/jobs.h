@@ -75,6 +75,7 @@ typedef struct cuda_element_job {
     cuda_view x, y, gate; /* gate.data NULL: none */
     float a, b;
     const float *a_scalar, *b_scalar, *bias; /* NULL: 1, 1, none */
+    uint16_t *narrow; /* ACT: (rows, cols) in the place of y in BF16; NULL: F32 */
 } cuda_element_job;
 cudaError_t cuda_run_element(cudaStream_t stream, const cuda_element_job *job);
 

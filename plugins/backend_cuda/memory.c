@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cuda.h"
+#include "shapes.h"
 
 pico_status cuda_device_alloc(uint64_t bytes, const char *what, char **out, pico_error *err) {
     void *memory = NULL;
@@ -53,6 +54,7 @@ static int in_buffer(const pico_buffer *buffer, uint64_t offset, uint64_t bytes)
 
 pico_status cuda_upload(cuda_backend *cuda, char *to, const void *from, uint64_t bytes) {
     cuda_staging *staging = &cuda->staging;
+    cuda->n_op++;
     for (uint64_t at = 0; at < bytes;) {
         const uint64_t n = bytes - at < CUDA_SLOT_BYTES ? bytes - at : CUDA_SLOT_BYTES;
         const uint32_t slot = staging->next;
@@ -74,28 +76,35 @@ pico_status cuda_upload(cuda_backend *cuda, char *to, const void *from, uint64_t
     return PICO_OK;
 }
 
+/* Two pieces are under way in turn: one comes while the host takes the other. */
 pico_status cuda_download(cuda_backend *cuda, void *to, const char *from, uint64_t bytes,
                           pico_error *err) {
-    char *room = cuda->staging.memory + (size_t)CUDA_SLOTS * CUDA_SLOT_BYTES;
-    uint64_t at = 0;
-    do {
-        const uint64_t n = bytes - at < CUDA_SLOT_BYTES ? bytes - at : CUDA_SLOT_BYTES;
-        if (n != 0) {
-            (void)cuda_done(
-                cuda,
-                cudaMemcpyAsync(room, from + at, (size_t)n, cudaMemcpyDeviceToHost, cuda->stream),
-                "buffer_read");
+    cuda_staging *staging = &cuda->staging;
+    uint64_t queued = 0, taken = 0;
+    while (taken < bytes) {
+        while (queued < bytes && queued - taken < 2 * (uint64_t)CUDA_READ_BYTES) {
+            const uint64_t n = bytes - queued < CUDA_READ_BYTES ? bytes - queued : CUDA_READ_BYTES;
+            const uint64_t half = queued / CUDA_READ_BYTES % 2;
+            cudaError_t error =
+                cudaMemcpyAsync(staging->read + half * CUDA_READ_BYTES, from + queued, (size_t)n,
+                                cudaMemcpyDeviceToHost, cuda->stream);
+            if (error == cudaSuccess) {
+                error = cudaEventRecord(staging->came[half], cuda->stream);
+            }
+            (void)cuda_done(cuda, error, "buffer_read");
+            queued += n;
         }
-        const pico_status status = cuda_wait(cuda, err);
-        if (status != PICO_OK) {
-            return status;
+        const uint64_t n = queued - taken < CUDA_READ_BYTES ? queued - taken : CUDA_READ_BYTES;
+        const uint64_t half = taken / CUDA_READ_BYTES % 2;
+        const cudaError_t error = cudaEventSynchronize(staging->came[half]);
+        if (error != cudaSuccess || cuda->failure != cudaSuccess) {
+            (void)cuda_done(cuda, error, "buffer_read");
+            break;
         }
-        if (n != 0) {
-            memcpy((char *)to + at, room, (size_t)n);
-        }
-        at += n;
-    } while (at < bytes);
-    return PICO_OK;
+        memcpy((char *)to + taken, staging->read + half * CUDA_READ_BYTES, (size_t)n);
+        taken += n;
+    }
+    return cuda_wait(cuda, err);
 }
 
 pico_status cuda_buffer_write(void *self, pico_buffer *buffer, uint64_t offset, const void *src,
@@ -168,6 +177,26 @@ pico_status cuda_view_of(const pico_tensor *tensor, uint32_t dtype, cuda_view *o
                        .row_stride = rank >= 2 ? tensor->stride[0] : tensor->shape[0],
                        .head_stride = rank == 3 ? tensor->stride[1] : 0};
     return PICO_OK;
+}
+
+pico_status cuda_factor_of(const pico_tensor *tensor, cuda_view *out, uint32_t *narrow) {
+    *narrow = tensor->dtype == PICO_DTYPE_BF16;
+    if (!*narrow) {
+        return cuda_view_of(tensor, PICO_DTYPE_F32, out);
+    }
+    /* two values as one of F32, so that the same checks do */
+    pico_tensor pairs = *tensor;
+    pairs.dtype = PICO_DTYPE_F32;
+    if (tensor->rank != 2 || tensor->shape[1] < 0 || tensor->stride[0] % 8 != 0 ||
+        tensor->offset % 16 != 0) {
+        return PICO_E_INVALID;
+    }
+    pairs.shape[1] = cuda_ceil(tensor->shape[1], 2);
+    pairs.stride[0] /= 2;
+    const pico_status status = cuda_view_of(&pairs, PICO_DTYPE_F32, out);
+    out->cols = tensor->shape[1];
+    out->row_stride = tensor->stride[0];
+    return status;
 }
 
 pico_status cuda_vector_of(const pico_tensor *tensor, uint32_t dtype, int64_t n, void **out) {

@@ -5,6 +5,7 @@
 #include "cuda.h"
 #include "fuse.h"
 #include "jobs.h"
+#include "train.h"
 
 static int same_shape(const cuda_view *a, const cuda_view *b) {
     return a->rows == b->rows && a->heads == b->heads && a->cols == b->cols;
@@ -32,10 +33,11 @@ static void run_norm(cuda_backend *cuda, const cuda_norm_job *job) {
 pico_status cuda_norm(void *self, const pico_norm_args *args) {
     cuda_backend *cuda = cuda_enter_fusing(self);
     cuda_norm_job job = {.kind = args->kind, .eps = args->eps, .scale = args->scale};
+    uint32_t narrow = 0;
     float *weight = NULL, *bias = NULL;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
     if (status == PICO_OK) {
-        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+        status = cuda_factor_of(&args->y, &job.y, &narrow);
     }
     if (status == PICO_OK) {
         status = cuda_optional_of(&args->weight, job.x.cols, &weight);
@@ -47,14 +49,20 @@ pico_status cuda_norm(void *self, const pico_norm_args *args) {
         return status;
     }
     if (!same_shape(&job.x, &job.y) ||
-        (args->kind != PICO_NORM_RMS && args->kind != PICO_NORM_LAYER)) {
+        (args->kind != PICO_NORM_RMS && args->kind != PICO_NORM_LAYER) ||
+        (narrow && job.y.row_stride != job.y.cols)) {
         return PICO_E_INVALID;
     }
     job.weight = weight;
     job.bias = bias;
-    if (!is_empty(&job.x)) {
-        run_norm(cuda, &job);
+    if (is_empty(&job.x)) {
+        return PICO_OK;
     }
+    if (narrow) {
+        cuda_flush(cuda);
+        return cuda_done(cuda, cuda_run_norm_narrow(cuda->stream, &job), "norm");
+    }
+    run_norm(cuda, &job);
     return PICO_OK;
 }
 
@@ -103,9 +111,14 @@ static pico_status run_element(void *self, const cuda_element_job *job, const ch
 pico_status cuda_activation(void *self, const pico_act_args *args) {
     cuda_backend *cuda = cuda_enter_fusing(self);
     cuda_element_job job = {.what = CUDA_ELEMENT_ACT, .kind = args->kind};
+    uint32_t narrow = 0;
     pico_status status = cuda_view_of(&args->x, PICO_DTYPE_F32, &job.x);
     if (status == PICO_OK) {
-        status = cuda_view_of(&args->y, PICO_DTYPE_F32, &job.y);
+        status = cuda_factor_of(&args->y, &job.y, &narrow);
+    }
+    if (status == PICO_OK && narrow) {
+        job.narrow = (uint16_t *)(void *)job.y.data;
+        status = job.y.row_stride == job.y.cols ? PICO_OK : PICO_E_INVALID;
     }
     if (status == PICO_OK && args->gate.buffer != NULL) {
         status = cuda_view_of(&args->gate, PICO_DTYPE_F32, &job.gate);

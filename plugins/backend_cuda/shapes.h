@@ -74,9 +74,9 @@ CUDA_BOTH int32_t cuda_few_rows(int64_t rows) {
     return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : rows <= 8 ? 8 : CUDA_FEW_ROWS;
 }
 
-/* Columns of x that are in shared memory at a time: three parts of 2 bytes, at most 97 KB. */
+/* Columns of x that are in shared memory at a time: three parts of 2 bytes, at most 75 KB. */
 CUDA_BOTH int32_t cuda_few_chunk(int32_t n_x) {
-    return n_x <= 2 ? 8192 : 16384 / n_x;
+    return n_x == 1 ? 8192 : 12288 / n_x;
 }
 
 /* Tiles of a block: fewer where there would be too few blocks for all multiprocessors. */

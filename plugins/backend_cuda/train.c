@@ -7,8 +7,6 @@
 
 #include <stdlib.h>
 
-#include "jobs.h"
-
 static uint32_t larger(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
@@ -21,7 +19,7 @@ void cuda_train_free(cuda_backend *cuda) {
     }
 }
 
-enum { N_PART = 7 };
+enum { N_PART = 6 };
 
 static pico_status allocate(struct cuda_train *train, pico_error *err) {
     const pico_train_reserve *need = &train->need;
@@ -32,10 +30,9 @@ static pico_status allocate(struct cuda_train *train, pico_error *err) {
     heads = heads < 1 ? 1 : heads > need->max_head ? need->max_head : heads;
     /* The larger of two matrices of a product: a block of activations, or a parameter. */
     const uint64_t widest = rows > 4096 ? rows : 4096;
-    const uint64_t narrow = widest * dim;
+    const uint64_t narrow = 2 * (uint64_t)cuda_pad((int64_t)(widest * dim * 2), CUDA_ALIGN);
     const uint64_t size[N_PART] = {n_value * 4,    n_value * 4,    CUDA_COLUMN_PARTS * dim * 4,
-                                   heads * square, heads * square, narrow * 2,
-                                   narrow * 2};
+                                   heads * square, heads * square, narrow};
     uint64_t at[N_PART], total = 0;
     for (int i = 0; i < N_PART; i++) {
         at[i] = total;
@@ -52,9 +49,8 @@ static pico_status allocate(struct cuda_train *train, pico_error *err) {
     train->score[0] = (float *)(void *)(train->memory + at[3]);
     train->score[1] = (float *)(void *)(train->memory + at[4]);
     train->score_heads = (int64_t)heads;
-    train->narrow[0] = train->memory + at[5];
-    train->narrow[1] = train->memory + at[6];
-    train->n_narrow = (int64_t)narrow;
+    train->narrow = train->memory + at[5];
+    train->narrow_bytes = (int64_t)narrow;
     return PICO_OK;
 }
 
@@ -98,49 +94,14 @@ static pico_status train_reserve(void *self, const pico_train_reserve *need, pic
 
 /* ---- products ---- */
 
-/* A matrix of a product as BF16, rows cuda_pad(cols, 8) apart. */
-static pico_status narrow(cuda_backend *cuda, const void **matrix, int64_t *ld, int64_t rows,
-                          int64_t cols, char *room) {
-    const cuda_narrow_job job = {.x = {.data = (char *)(uintptr_t)*matrix,
-                                       .rows = rows,
-                                       .heads = 1,
-                                       .cols = cols,
-                                       .row_stride = *ld},
-                                 .out = room,
-                                 .rows_out = rows,
-                                 .stride = cuda_pad(cols, 8),
-                                 .bf16 = 1};
-    *matrix = room;
-    *ld = job.stride;
-    return cuda_done(cuda, cuda_run_narrow(cuda->stream, &job), "gemm");
-}
-
-/* Both sides rounded to BF16; PICO_E_LIMIT where there is no room for them. */
-static pico_status narrow_product(cuda_backend *cuda, cuda_gemm_job job) {
-    const int64_t a_rows = job.transpose_a ? job.k : job.m,
-                  a_cols = job.transpose_a ? job.m : job.k;
-    const int64_t b_rows = job.transpose_b ? job.n : job.k,
-                  b_cols = job.transpose_b ? job.k : job.n;
-    const struct cuda_train *train = cuda->train;
-    if (a_rows * cuda_pad(a_cols, 8) > train->n_narrow ||
-        b_rows * cuda_pad(b_cols, 8) > train->n_narrow) {
-        return PICO_E_LIMIT;
-    }
-    job.type = CUDA_GEMM_BF16;
-    pico_status status = narrow(cuda, &job.a, &job.lda, a_rows, a_cols, train->narrow[0]);
-    if (status == PICO_OK) {
-        status = narrow(cuda, &job.b, &job.ldb, b_rows, b_cols, train->narrow[1]);
-    }
-    return status == PICO_OK ? cuda_gemm_run(cuda, &job) : status;
-}
-
 static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_view a, b, c;
     float *bias = NULL;
-    pico_status status = cuda_view_of(&args->a, PICO_DTYPE_F32, &a);
+    uint32_t narrow_a = 0, narrow_b = 0;
+    pico_status status = cuda_factor_of(&args->a, &a, &narrow_a);
     if (status == PICO_OK) {
-        status = cuda_view_of(&args->b, PICO_DTYPE_F32, &b);
+        status = cuda_factor_of(&args->b, &b, &narrow_b);
     }
     if (status == PICO_OK) {
         status = cuda_view_of(&args->c, PICO_DTYPE_F32, &c);
@@ -154,7 +115,8 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
     const int ta = args->transpose_a != 0, tb = args->transpose_b != 0;
     const int64_t k = ta ? a.rows : a.cols;
     if (cuda->train == NULL || args->compute > PICO_COMPUTE_BF16 || a.heads != 1 || b.heads != 1 ||
-        c.heads != 1 || (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
+        c.heads != 1 || ((narrow_a || narrow_b) && args->compute != PICO_COMPUTE_BF16) ||
+        (ta ? a.cols : a.rows) != c.rows || (tb ? b.rows : b.cols) != c.cols ||
         (tb ? b.cols : b.rows) != k) {
         return PICO_E_INVALID;
     }
@@ -170,21 +132,23 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
                                            : cuda_run_element(cuda->stream, &scale),
                            "gemm");
     } else {
-        const cuda_gemm_job job = {.transpose_a = (uint32_t)ta,
-                                   .transpose_b = (uint32_t)tb,
-                                   .m = c.rows,
-                                   .n = c.cols,
-                                   .k = k,
-                                   .a = a.data,
-                                   .b = b.data,
-                                   .c = (float *)(void *)c.data,
-                                   .lda = a.row_stride,
-                                   .ldb = b.row_stride,
-                                   .ldc = c.row_stride,
-                                   .alpha = args->alpha,
-                                   .beta = args->beta};
-        status = args->compute == PICO_COMPUTE_BF16 ? narrow_product(cuda, job)
-                                                    : cuda_gemm_run(cuda, &job);
+        cuda_gemm_job job = {.transpose_a = (uint32_t)ta,
+                             .transpose_b = (uint32_t)tb,
+                             .m = c.rows,
+                             .n = c.cols,
+                             .k = k,
+                             .a = a.data,
+                             .b = b.data,
+                             .c = (float *)(void *)c.data,
+                             .lda = a.row_stride,
+                             .ldb = b.row_stride,
+                             .ldc = c.row_stride,
+                             .alpha = args->alpha,
+                             .beta = args->beta};
+        if (args->compute == PICO_COMPUTE_BF16) {
+            status = cuda_narrow_product(cuda, &job, narrow_a, narrow_b);
+        }
+        status = status == PICO_OK ? cuda_gemm_run(cuda, &job) : status;
     }
     if (status == PICO_OK && bias != NULL) {
         const cuda_element_job add = {.what = CUDA_ELEMENT_BIAS, .x = c, .y = c, .bias = bias};
@@ -195,7 +159,7 @@ static pico_status train_gemm(void *self, const pico_gemm_args *args) {
 
 static uint32_t features(void *self) {
     (void)self;
-    return PICO_TRAIN_HAS_TOP_K | PICO_TRAIN_HAS_BF16;
+    return PICO_TRAIN_HAS_TOP_K | PICO_TRAIN_HAS_BF16 | PICO_TRAIN_HAS_BF16_TENSORS;
 }
 
 const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
@@ -214,4 +178,5 @@ const pico_train_ops cuda_train_table = {.struct_size = sizeof(pico_train_ops),
                                          .scale = cuda_scale,
                                          .adamw = cuda_adamw,
                                          .muon = cuda_muon,
-                                         .features = features};
+                                         .features = features,
+                                         .muon_many = cuda_muon_many};

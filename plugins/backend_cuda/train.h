@@ -7,6 +7,7 @@
 
 #include "cuda.h"
 #include "gemm.h"
+#include "jobs.h"
 #include "shapes.h"
 
 #ifdef __cplusplus
@@ -16,6 +17,15 @@ extern "C" {
 #define CUDA_COLUMN_PARTS 256                  /* parts of the rows of a sum over columns */
 #define CUDA_SCORE_BYTES ((uint64_t)256 << 20) /* scores of several heads; at least of one */
 
+#define CUDA_NARROWED 8
+
+/* A matrix that was rounded to BF16. */
+typedef struct cuda_narrowed {
+    const void *data;
+    int64_t rows, cols, ld; /* of data */
+    int64_t at, bytes;      /* in the scratch memory */
+} cuda_narrowed;
+
 struct cuda_train {
     pico_train_reserve need;
     char *memory;
@@ -24,9 +34,21 @@ struct cuda_train {
     float *partial;  /* (CUDA_COLUMN_PARTS, max_dim) */
     float *score[2]; /* (score_heads, max_length, max_length) */
     int64_t score_heads;
-    char *narrow[2]; /* products in BF16: a and b; NULL: F32 */
-    int64_t n_narrow;
+    char *narrow; /* what products and attention in BF16 read */
+    int64_t narrow_bytes;
+    /* factors in it, see train_narrow.c */
+    cuda_narrowed narrowed[CUDA_NARROWED];
+    uint32_t n_narrowed;
+    int64_t narrow_next;
+    uint64_t narrow_op; /* the last op that used them */
 };
+
+/* ---- train_narrow.c ---- */
+
+/* Has the factors of a product that are not BF16 (narrow_a, narrow_b) rounded to it and puts them into
+ * the job; PICO_E_LIMIT where there is no room for them. */
+pico_status cuda_narrow_product(cuda_backend *cuda, cuda_gemm_job *job, uint32_t narrow_a,
+                                uint32_t narrow_b);
 
 /* ---- train_rows.cu ---- */
 
@@ -38,11 +60,14 @@ typedef struct cuda_norm_back_job {
     float *mean, *inverse; /* (rows * heads) */
 } cuda_norm_back_job;
 cudaError_t cuda_run_norm_stats(cudaStream_t stream, const cuda_norm_back_job *job);
+/* Whether the backward pass needs no statistics before it. */
+int cuda_norm_back_alone(const cuda_norm_back_job *job);
 cudaError_t cuda_run_norm_back(cudaStream_t stream, const cuda_norm_back_job *job);
 
 typedef struct cuda_act_back_job {
     uint32_t kind;
-    cuda_view x, dy, gate, dx, dgate; /* gate.data NULL: none */
+    cuda_view x, dy, gate, dx, dgate;   /* gate.data NULL: none */
+    uint16_t *narrow_dx, *narrow_dgate; /* (rows, cols) in their place in BF16; NULL: F32 */
 } cuda_act_back_job;
 cudaError_t cuda_run_act_back(cudaStream_t stream, const cuda_act_back_job *job);
 /* dy *= 1 - (y / cap)^2 */
@@ -61,9 +86,15 @@ typedef struct cuda_table_job {
     cuda_view table, rows;
     const int32_t *index;
     uint32_t accumulate;
+    int32_t *sorted, *sorted_index; /* scatter: (rows) room for rows by index, and their indices */
 } cuda_table_job;
 cudaError_t cuda_run_gather(cudaStream_t stream, const cuda_table_job *job);
 cudaError_t cuda_run_scatter(cudaStream_t stream, const cuda_table_job *job);
+
+/* ---- train_norm.cu ---- */
+
+/* y of the job in BF16, contiguous. */
+cudaError_t cuda_run_norm_narrow(cudaStream_t stream, const cuda_norm_job *job);
 
 /* ---- train_reduce.cu ---- */
 
@@ -120,6 +151,29 @@ typedef struct cuda_muon_job {
 } cuda_muon_job;
 cudaError_t cuda_run_muon(cudaStream_t stream, const cuda_muon_job *job);
 
+/* ---- train_muon.cu ---- */
+
+#define CUDA_MUON_MANY 32  /* matrices of a launch */
+#define CUDA_MUON_PARTS 64 /* most parts of a sum over a matrix */
+
+typedef struct cuda_muon_many_job {
+    int64_t rows, cols, longer; /* longer: the larger of the two */
+    uint32_t n, by_row;
+    uint32_t parts; /* of the sum that muon_start takes */
+    float momentum, fresh, lr, decay, beta2;
+    const float *grad[CUDA_MUON_MANY];
+    float *m[CUDA_MUON_MANY], *p[CUDA_MUON_MANY], *second[CUDA_MUON_MANY];
+    uint16_t *x; /* BF16, rows ld apart, matrices x_stride */
+    int64_t ld, x_stride;
+    float *partial; /* (n, CUDA_MUON_PARTS) */
+    float *square;  /* (n, longer) */
+    float *total;   /* (n) */
+} cuda_muon_many_job;
+/* Momentum, and x before the iterations. */
+cudaError_t cuda_run_muon_start(cudaStream_t stream, const cuda_muon_many_job *job);
+/* second and p, from x behind them. */
+cudaError_t cuda_run_muon_end(cudaStream_t stream, const cuda_muon_many_job *job);
+
 /* ---- train_loss.cu ---- */
 
 typedef struct cuda_loss_job {
@@ -149,6 +203,23 @@ cudaError_t cuda_run_softmax(cudaStream_t stream, const cuda_score_job *job);
 /* score -> probabilities (from lse), dscore -> the gradient of the scores */
 cudaError_t cuda_run_softmax_back(cudaStream_t stream, const cuda_score_job *job);
 
+/* ---- train_flash.cu: whole sequences in BF16 ---- */
+
+typedef struct cuda_flash_job {
+    int64_t n_seq;
+    int32_t length, n_head, n_kv_head, window, n_sink;
+    float scale;
+    const uint16_t *q, *k, *v, *dout; /* BF16 (rows, heads * head_dim) */
+    cuda_view out, dq, dk, dv;
+    float *lse, *delta; /* (rows, n_head) */
+} cuda_flash_job;
+/* Whether there are kernels for a width of heads and a length. */
+int cuda_flash_fits(int64_t head_dim, int64_t length);
+/* out and lse */
+cudaError_t cuda_run_flash(cudaStream_t stream, const cuda_flash_job *job);
+/* delta, dq, dk and dv, from out and lse */
+cudaError_t cuda_run_flash_back(cudaStream_t stream, const cuda_flash_job *job);
+
 /* ---- the slots ---- */
 
 void cuda_train_free(cuda_backend *cuda);
@@ -167,6 +238,7 @@ pico_status cuda_reduce(void *self, const pico_reduce_args *args);
 pico_status cuda_scale(void *self, const pico_scale_args *args);
 pico_status cuda_adamw(void *self, const pico_adamw_args *args);
 pico_status cuda_muon(void *self, const pico_muon_args *args);
+pico_status cuda_muon_many(void *self, const pico_muon_many_args *args);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,8 @@
 /*
- * Attention over whole sequences, forward and backward, as batched products with the scores of some
- * heads in scratch memory: the query heads at the same place of each KV head's group form a batch, so
- * that what they share is added up in the order of the places. The whole square of scores is computed,
- * hidden ones too.
+ * Attention over whole sequences, forward and backward. In BF16, where the shapes allow it, kernels of
+ * their own (train_flash.cu); else batched F32 products with the scores of some heads in scratch
+ * memory: the query heads at the same place of each KV head's group form a batch, so that what they
+ * share is added up in the order of the places. The whole square of scores is computed, hidden ones too.
  */
 #include "train.h"
 
@@ -148,6 +148,90 @@ static pico_status each_batch(attend_work *w, pico_status (*fn)(const attend_wor
     return status;
 }
 
+/* ---- BF16 ---- */
+
+/* Whether heads follow each other and can be written two values at a time. */
+static int is_regular(const cuda_view *view) {
+    return (view->heads == 1 || view->head_stride == view->cols) && view->row_stride % 2 == 0 &&
+           (uintptr_t)view->data % 8 == 0;
+}
+
+/* n views of q, k, v, out and, backward, dout, dq, dk, dv. */
+static int flash_serves(const attend_work *w, const cuda_view *const *views, int n) {
+    const struct cuda_train *train = w->cuda->train;
+    int64_t bytes = 0;
+    int yes = w->args->compute == PICO_COMPUTE_BF16 && w->cuda->capability >= 80 &&
+              cuda_flash_fits(w->q.cols, w->args->length) &&
+              w->q.rows * w->q.heads <= train->n_value;
+    for (int i = 0; i < n; i++) {
+        yes = yes && is_regular(views[i]);
+        bytes += cuda_pad(views[i]->rows * views[i]->heads * views[i]->cols * 2, CUDA_ALIGN);
+    }
+    return yes && bytes <= train->narrow_bytes; /* more than is needed */
+}
+
+/* A view as BF16 in the scratch memory of products, behind what is there. */
+static pico_status narrow_view(const attend_work *w, const cuda_view *view, int64_t *next,
+                               const uint16_t **out) {
+    char *to = w->cuda->train->narrow + *next;
+    const int64_t cols = view->heads * view->cols;
+    const cuda_narrow_job job = {.x = {.data = view->data,
+                                       .rows = view->rows,
+                                       .heads = 1,
+                                       .cols = cols,
+                                       .row_stride = view->row_stride},
+                                 .out = to,
+                                 .rows_out = view->rows,
+                                 .stride = cols,
+                                 .bf16 = 1};
+    *out = (const uint16_t *)(const void *)to;
+    *next += cuda_pad(view->rows * cols * 2, CUDA_ALIGN);
+    return cuda_done(w->cuda, cuda_run_narrow(w->cuda->stream, &job), "train attend");
+}
+
+static pico_status flash_job(const attend_work *w, cuda_flash_job *job) {
+    const uint16_t **const to[] = {&job->q, &job->k, &job->v, &job->dout};
+    const cuda_view *const from[] = {&w->q, &w->k, &w->v, &w->dout};
+    int64_t next = 0;
+    pico_status status = PICO_OK;
+    *job = (cuda_flash_job){.n_seq = w->args->n_seq,
+                            .length = (int32_t)w->args->length,
+                            .n_head = (int32_t)w->q.heads,
+                            .n_kv_head = (int32_t)w->k.heads,
+                            .window = w->args->window,
+                            .n_sink =
+                                w->args->n_sink > INT32_MAX ? INT32_MAX : (int32_t)w->args->n_sink,
+                            .scale = w->args->scale,
+                            .out = w->out,
+                            .dq = w->dq,
+                            .dk = w->dk,
+                            .dv = w->dv,
+                            .lse = w->lse,
+                            .delta = w->cuda->train->value[0]};
+    for (int i = 0; status == PICO_OK && i < (w->dout.data == NULL ? 3 : 4); i++) {
+        status = narrow_view(w, from[i], &next, to[i]);
+    }
+    return status;
+}
+
+static pico_status flash_forward(const attend_work *w) {
+    cuda_flash_job job;
+    const pico_status status = flash_job(w, &job);
+    return status == PICO_OK
+               ? cuda_done(w->cuda, cuda_run_flash(w->cuda->stream, &job), "train attend")
+               : status;
+}
+
+static pico_status flash_backward(const attend_work *w) {
+    cuda_flash_job job;
+    const pico_status status = flash_job(w, &job);
+    return status == PICO_OK
+               ? cuda_done(w->cuda, cuda_run_flash_back(w->cuda->stream, &job), "attend_backward")
+               : status;
+}
+
+/* ---- the slots ---- */
+
 static int fits(const cuda_view *view, int64_t rows, int64_t heads, int64_t cols) {
     return view->rows == rows && view->heads == heads && view->cols == cols;
 }
@@ -182,7 +266,11 @@ static pico_status bind(attend_work *w, void *self, const pico_train_attend_args
 pico_status cuda_train_attend(void *self, const pico_train_attend_args *args) {
     attend_work w;
     const pico_status status = bind(&w, self, args);
-    return status == PICO_OK && args->length != 0 ? each_batch(&w, forward_heads) : status;
+    const cuda_view *const views[] = {&w.q, &w.k, &w.v, &w.out};
+    if (status != PICO_OK || w.q.rows == 0) {
+        return status;
+    }
+    return flash_serves(&w, views, 4) ? flash_forward(&w) : each_batch(&w, forward_heads);
 }
 
 pico_status cuda_attend_backward(void *self, const pico_attend_backward_args *args) {
@@ -201,5 +289,9 @@ pico_status cuda_attend_backward(void *self, const pico_attend_backward_args *ar
         !fits(&w.dk, rows, kv_heads, width) || !fits(&w.dv, rows, kv_heads, width)) {
         return PICO_E_INVALID;
     }
-    return args->forward.length != 0 ? each_batch(&w, backward_heads) : PICO_OK;
+    if (rows == 0) {
+        return PICO_OK;
+    }
+    const cuda_view *const all[] = {&w.q, &w.k, &w.v, &w.out, &w.dout, &w.dq, &w.dk, &w.dv};
+    return flash_serves(&w, all, 8) ? flash_backward(&w) : each_batch(&w, backward_heads);
 }

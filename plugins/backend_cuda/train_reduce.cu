@@ -1,6 +1,6 @@
 /* Sums over rows and columns: parts in float, the parts in double, in ascending order. */
-#include "kernel.cuh"
 #include "train.h"
+#include "wide.cuh"
 
 #define BLOCK 128
 
@@ -71,9 +71,36 @@ __global__ void row_dots(cuda_view x, cuda_view y, float *out) {
     }
 }
 
+/* A warp for each row. */
+__global__ void row_dots_warps(cuda_view x, cuda_view y, float *out) {
+    const int64_t row = cuda_thread() / CUDA_WARP;
+    if (row >= x.rows) { /* the same for all lanes */
+        return;
+    }
+    const float *a = cuda_f32(x, row, 0), *b = cuda_f32(y, row, 0);
+    float sum = 0;
+#pragma unroll 4
+    for (int64_t i = threadIdx.x % CUDA_WARP * 4; i < x.cols; i += CUDA_WARP * 4) {
+        const cuda_pack<4> left = cuda_get<4>(a + i), right = cuda_get<4>(b + i);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            sum = fmaf(left.x[k], right.x[k], sum);
+        }
+    }
+    sum = cuda_warp_sum(sum);
+    if (threadIdx.x % CUDA_WARP == 0) {
+        out[row] = sum;
+    }
+}
+
 cudaError_t cuda_run_row_dots(cudaStream_t stream, const cuda_view *x_, const cuda_view *y_,
                               float *out) {
     const cuda_view x = *x_, y = *y_;
+    if (x.cols <= 4096 && cuda_is_wide(x) && cuda_is_wide(y)) {
+        CUDA_LAUNCH(stream, static_cast<unsigned>(cuda_ceil(x.rows, BLOCK / CUDA_WARP)), BLOCK, 0,
+                    row_dots_warps, x, y, out);
+        return cuda_launched();
+    }
     CUDA_LAUNCH(stream, static_cast<unsigned>(x.rows), BLOCK, 0, row_dots, x, y, out);
     return cuda_launched();
 }

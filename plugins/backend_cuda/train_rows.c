@@ -64,7 +64,9 @@ pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args) 
     job.weight = weight;
     job.mean = cuda->train->value[0];
     job.inverse = cuda->train->value[1];
-    status = cuda_done(cuda, cuda_run_norm_stats(cuda->stream, &job), "norm_backward");
+    if (dweight != NULL || dbias != NULL || !cuda_norm_back_alone(&job)) {
+        status = cuda_done(cuda, cuda_run_norm_stats(cuda->stream, &job), "norm_backward");
+    }
     if (status == PICO_OK) { /* before dx, which may be dy */
         status = add_columns(cuda, &job, CUDA_SUM_NORMED, dweight);
     }
@@ -77,14 +79,28 @@ pico_status cuda_norm_backward(void *self, const pico_norm_backward_args *args) 
     return status;
 }
 
+/* Where a BF16 result goes; NULL: it is F32. */
+static pico_status result_of(const pico_tensor *tensor, cuda_view *view, uint16_t **narrow) {
+    uint32_t is_narrow = 0;
+    const pico_status status = cuda_factor_of(tensor, view, &is_narrow);
+    *narrow = status == PICO_OK && is_narrow ? (uint16_t *)(void *)view->data : NULL;
+    return status == PICO_OK && is_narrow && view->row_stride != view->cols ? PICO_E_INVALID
+                                                                            : status;
+}
+
 pico_status cuda_act_backward(void *self, const pico_act_backward_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_act_back_job job = {.kind = args->kind};
     const int gated = args->gate.buffer != NULL;
-    const pico_tensor *const tensors[] = {&args->x, &args->dy, &args->dx, &args->gate,
-                                          &args->dgate};
-    cuda_view *const views[] = {&job.x, &job.dy, &job.dx, &job.gate, &job.dgate};
-    const pico_status status = views_of(tensors, views, gated ? 5 : 3);
+    const pico_tensor *const tensors[] = {&args->x, &args->dy, &args->gate};
+    cuda_view *const views[] = {&job.x, &job.dy, &job.gate};
+    pico_status status = views_of(tensors, views, gated ? 3 : 2);
+    if (status == PICO_OK) {
+        status = result_of(&args->dx, &job.dx, &job.narrow_dx);
+    }
+    if (status == PICO_OK && gated) {
+        status = result_of(&args->dgate, &job.dgate, &job.narrow_dgate);
+    }
     if (status != PICO_OK) {
         return status;
     }
@@ -187,7 +203,13 @@ pico_status cuda_scatter(void *self, const pico_gather_args *args) {
     cuda_backend *cuda = cuda_enter(self);
     cuda_table_job job;
     const pico_status status = table_of(args, &job);
-    return status != PICO_OK || job.rows.rows == 0
-               ? status
-               : cuda_done(cuda, cuda_run_scatter(cuda->stream, &job), "scatter");
+    if (status != PICO_OK || job.rows.rows == 0) {
+        return status;
+    }
+    if (cuda->train == NULL || job.rows.rows > cuda->train->n_value) {
+        return PICO_E_INVALID;
+    }
+    job.sorted = (int32_t *)(void *)cuda->train->value[0];
+    job.sorted_index = (int32_t *)(void *)cuda->train->value[1];
+    return cuda_done(cuda, cuda_run_scatter(cuda->stream, &job), "scatter");
 }

@@ -5,8 +5,7 @@
 #define BLOCK 128
 
 __device__ __forceinline__ bool sees(const cuda_score_job &job, int64_t query, int64_t key) {
-    return key <= query &&
-           (job.window < 0 || key >= query - job.window || key < job.n_sink);
+    return key <= query && (job.window < 0 || key >= query - job.window || key < job.n_sink);
 }
 
 /* Blocks: queries; heads. */

@@ -1,41 +1,67 @@
 /* Scaling, and the steps of the optimisers. */
-#include "kernel.cuh"
 #include "train.h"
+#include "wide.cuh"
 
 #define BLOCK 256
 
-__global__ void scale_elements(cuda_scale_job job) {
-    const int64_t n = job.x.rows * job.x.cols;
-    const float factor =
-        job.scalar == NULL ? 0.0f : job.value / fmaf(job.a, *job.scalar, job.b);
+template <int N> __global__ void scale_elements(cuda_scale_job job) {
+    const int64_t units = job.x.cols / N, n = job.x.rows * units;
+    const float factor = job.scalar == NULL ? 0.0f : job.value / fmaf(job.a, *job.scalar, job.b);
     for (int64_t at = cuda_thread(); at < n; at += cuda_threads()) {
-        float *x = cuda_f32(job.x, at / job.x.cols, 0) + at % job.x.cols;
-        *x = job.scalar == NULL ? job.value : *x * factor;
+        int64_t unit = at;
+        const int64_t row = job.x.rows == 1 ? 0 : cuda_split(at, units, &unit);
+        float *x = cuda_f32(job.x, row, 0) + unit * N;
+        cuda_pack<N> v = {};
+        if (job.scalar != NULL) { /* else x is not read */
+            v = cuda_get<N>(x);
+        }
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            v.x[k] = job.scalar == NULL ? job.value : v.x[k] * factor;
+        }
+        cuda_put<N>(x, v);
     }
 }
 
 cudaError_t cuda_run_scale(cudaStream_t stream, const cuda_scale_job *args) {
-    const cuda_scale_job job = *args;
-    CUDA_LAUNCH(stream, cuda_blocks(job.x.rows * job.x.cols, BLOCK, 1 << 16), BLOCK, 0,
-                scale_elements, job);
+    cuda_scale_job job = *args;
+    if (cuda_is_run(job.x)) {
+        cuda_make_run(job.x);
+    }
+    const bool wide = cuda_is_wide(job.x);
+    auto *const kernel = wide ? scale_elements<4> : scale_elements<1>;
+    CUDA_LAUNCH(stream, cuda_blocks(job.x.rows * job.x.cols / (wide ? 4 : 1), BLOCK, 1 << 16),
+                BLOCK, 0, kernel, job);
     return cuda_launched();
 }
 
-__global__ void adamw_elements(cuda_adamw_job job) {
-    for (int64_t i = cuda_thread(); i < job.n; i += cuda_threads()) {
-        const float g = job.grad_scale * job.g[i];
-        const float m = fmaf(job.beta1, job.m[i], (1.0f - job.beta1) * g);
-        const float v = fmaf(job.beta2, job.v[i], (1.0f - job.beta2) * g * g);
-        const float root = fmaf(sqrtf(v), job.inv_root, job.eps);
-        job.m[i] = m;
-        job.v[i] = v;
-        job.p[i] = job.keep * job.p[i] - job.step_size * m / root;
+template <int N> __global__ void adamw_elements(cuda_adamw_job job) {
+    for (int64_t at = cuda_thread(); at < job.n / N; at += cuda_threads()) {
+        const cuda_pack<N> grad = cuda_get<N>(job.g + at * N);
+        cuda_pack<N> m = cuda_get<N>(job.m + at * N), v = cuda_get<N>(job.v + at * N);
+        cuda_pack<N> p = cuda_get<N>(job.p + at * N);
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const float g = job.grad_scale * grad.x[k];
+            m.x[k] = fmaf(job.beta1, m.x[k], (1.0f - job.beta1) * g);
+            v.x[k] = fmaf(job.beta2, v.x[k], (1.0f - job.beta2) * g * g);
+            const float root = fmaf(sqrtf(v.x[k]), job.inv_root, job.eps);
+            p.x[k] = job.keep * p.x[k] - job.step_size * m.x[k] / root;
+        }
+        cuda_put<N>(job.m + at * N, m);
+        cuda_put<N>(job.v + at * N, v);
+        cuda_put<N>(job.p + at * N, p);
     }
 }
 
 cudaError_t cuda_run_adamw(cudaStream_t stream, const cuda_adamw_job *args) {
     const cuda_adamw_job job = *args;
-    CUDA_LAUNCH(stream, cuda_blocks(job.n, BLOCK, 1 << 16), BLOCK, 0, adamw_elements, job);
+    const uintptr_t places =
+        reinterpret_cast<uintptr_t>(job.p) | reinterpret_cast<uintptr_t>(job.m) |
+        reinterpret_cast<uintptr_t>(job.v) | reinterpret_cast<uintptr_t>(job.g);
+    const bool wide = places % 16 == 0 && job.n % 4 == 0;
+    auto *const kernel = wide ? adamw_elements<4> : adamw_elements<1>;
+    CUDA_LAUNCH(stream, cuda_blocks(job.n / (wide ? 4 : 1), BLOCK, 1 << 16), BLOCK, 0, kernel, job);
     return cuda_launched();
 }
 

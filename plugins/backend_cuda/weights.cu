@@ -4,6 +4,7 @@
  */
 #include "jobs.h"
 #include "weights.cuh"
+#include "wide.cuh"
 
 #define BLOCK 256
 
@@ -112,9 +113,52 @@ __global__ void narrow_rows(cuda_narrow_job job) {
     }
 }
 
+/* BF16, eight columns a thread; stride is a multiple of eight. WIDE: x is loaded 16 bytes at a time, and
+ * its columns are a multiple of eight, too. */
+template <bool WIDE> __global__ void narrow_units(cuda_narrow_job job) {
+    const int64_t units = job.stride / 8, n = job.rows_out * units;
+    for (int64_t at = cuda_thread(); at < n; at += cuda_threads()) {
+        int64_t unit = at;
+        const int64_t row = job.rows_out == 1 ? 0 : cuda_split(at, units, &unit), col = unit * 8;
+        uint32_t word[4] = {0, 0, 0, 0};
+        if (row < job.x.rows) {
+            const float *x = cuda_f32(job.x, row, 0) + col;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float low, high;
+                if (WIDE) {
+                    const float4 v = cuda_load_floats(x + i / 2 * 4);
+                    low = i % 2 == 0 ? v.x : v.z;
+                    high = i % 2 == 0 ? v.y : v.w;
+                } else {
+                    low = col + 2 * i < job.x.cols ? x[2 * i] : 0.0f;
+                    high = col + 2 * i + 1 < job.x.cols ? x[2 * i + 1] : 0.0f;
+                }
+                word[i] = cuda_pair_bf16(low, high);
+            }
+        }
+        uint16_t *to = static_cast<uint16_t *>(job.out) + row * job.stride + col;
+        CUDA_CHECK_ALIGNED(to, 16);
+        *reinterpret_cast<uint4 *>(to) = uint4{word[0], word[1], word[2], word[3]};
+    }
+}
+
 cudaError_t cuda_run_narrow(cudaStream_t stream, const cuda_narrow_job *args) {
-    const cuda_narrow_job job = *args;
+    cuda_narrow_job job = *args;
+    const bool units =
+        job.bf16 && job.stride % 8 == 0 && reinterpret_cast<uintptr_t>(job.out) % 16 == 0;
+    if (units && job.rows_out == job.x.rows && job.stride == job.x.cols && cuda_is_run(job.x)) {
+        job.stride *= job.rows_out;
+        job.rows_out = 1;
+        cuda_make_run(job.x);
+    }
     const int64_t n = job.rows_out * job.stride;
-    CUDA_LAUNCH(stream, cuda_blocks(n, BLOCK, 1 << 16), BLOCK, 0, narrow_rows, job);
+    if (units) {
+        const bool wide = cuda_is_wide(job.x) && job.x.cols == job.stride;
+        auto *const kernel = wide ? narrow_units<true> : narrow_units<false>;
+        CUDA_LAUNCH(stream, cuda_blocks(n / 8, BLOCK, 1 << 16), BLOCK, 0, kernel, job);
+    } else {
+        CUDA_LAUNCH(stream, cuda_blocks(n, BLOCK, 1 << 16), BLOCK, 0, narrow_rows, job);
+    }
     return cuda_launched();
 }

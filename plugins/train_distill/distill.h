@@ -46,6 +46,8 @@ typedef struct distill {
     int32_t *inputs;                       /* (batch, length) */
     int32_t *host_ids;                     /* (2, block) */
     float *host_losses;                    /* (2, block) */
+    uint32_t *updated;                     /* (parameters) those of a step, and how */
+    pico_update *update;                   /* (parameters) */
     uint64_t step;                         /* steps taken */
     head_sum sum[MOST_HEADS + MOST_SLOTS]; /* heads, then slots of the draft head */
     uint32_t slot_vocab;                   /* logits of a slot of the draft head */

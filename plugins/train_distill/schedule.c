@@ -102,18 +102,23 @@ static pico_update update_of(const distill *d, const pico_param *p, uint64_t ste
 
 pico_status distill_update(distill *d, uint64_t step, pico_error *err) {
     const pico_train_api *api = d->host->train;
-    const uint32_t n = api->n_params(d->train);
+    const uint32_t n_params = api->n_params(d->train);
+    uint32_t n = 0, failed = 0;
     pico_status status = PICO_OK;
-    for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
-        pico_param p;
+    pico_param p = {.name = ""};
+    for (uint32_t i = 0; status == PICO_OK && i < n_params; i++) {
         status = api->param(d->train, i, &p);
         if (status == PICO_OK && p.trained) {
-            const pico_update update = update_of(d, &p, step);
-            status = api->update(d->train, i, &update);
-            if (status != PICO_OK) {
-                return pico_fail(err, status, "trainer distill: the update of %s failed", p.name);
-            }
+            d->updated[n] = i;
+            d->update[n++] = update_of(d, &p, step);
         }
     }
-    return status;
+    if (status == PICO_OK) {
+        status = api->update_many(d->train, n, d->updated, d->update, &failed);
+    }
+    if (status == PICO_OK) {
+        return PICO_OK;
+    }
+    (void)api->param(d->train, failed, &p);
+    return pico_fail(err, status, "trainer distill: the update of %s failed", p.name);
 }

@@ -134,6 +134,8 @@ static void distill_end(void *self) {
     free(d->tokens);
     free(d->slot_index);
     free(d->inputs);
+    free(d->updated);
+    free(d->update);
     free(d->host_ids);
     free(d->host_losses);
     const distill empty = {.host = d->host, .opt = d->opt, .teacher_path = d->teacher_path};
@@ -255,12 +257,16 @@ static pico_status open_memory(distill *d, pico_error *err) {
     } buffers[] = {{&d->ids, 2 * block * sizeof(int32_t)},
                    {&d->losses, 2 * block * sizeof(float)},
                    {&d->teacher_logits, teacher * d->desc->n_vocab * sizeof(float)}};
+    const uint64_t n_params = d->host->train->n_params(d->train) + (uint64_t)1;
     d->tokens =
         calloc((rows + (uint64_t)d->opt.batch) * (uint64_t)d->opt.accumulate, sizeof *d->tokens);
     d->inputs = calloc(rows, sizeof *d->inputs);
     d->host_ids = calloc(2 * block, sizeof *d->host_ids);
     d->host_losses = calloc(2 * block, sizeof *d->host_losses);
-    if (d->tokens == NULL || d->inputs == NULL || d->host_ids == NULL || d->host_losses == NULL) {
+    d->updated = calloc(n_params, sizeof *d->updated);
+    d->update = calloc(n_params, sizeof *d->update);
+    if (d->tokens == NULL || d->inputs == NULL || d->host_ids == NULL || d->host_losses == NULL ||
+        d->updated == NULL || d->update == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "trainer distill: out of memory for %u tokens",
                          d->rows);
     }

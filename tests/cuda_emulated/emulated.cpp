@@ -290,6 +290,42 @@ void emulated_copies_end() {
     at.running->copies.clear();
 }
 
+static float half_of_pair(uint64_t pairs, unsigned which) {
+    return __uint_as_float(static_cast<unsigned>(pairs >> (16 * which)) << 16);
+}
+
+void emulated_multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const unsigned lane = emulated_here.thread.x % 32, group = lane / 4, own = lane % 4;
+    uint64_t left[2][32], right[32]; /* columns 0 to 7 and 8 to 15 of A: rows g, g + 8 */
+    memcpy(left[0], emulated_exchange(a[0] | static_cast<uint64_t>(a[1]) << 32), sizeof left[0]);
+    memcpy(left[1], emulated_exchange(a[2] | static_cast<uint64_t>(a[3]) << 32), sizeof left[1]);
+    memcpy(right, emulated_exchange(b0 | static_cast<uint64_t>(b1) << 32), sizeof right);
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned lower = i / 2, col = own * 2 + i % 2;
+        for (unsigned k = 0; k < 16; k++) {
+            const unsigned pair = k % 8 / 2;
+            c[i] += half_of_pair(left[k / 8][group * 4 + pair], 2 * lower + k % 2) *
+                    half_of_pair(right[col * 4 + pair], 2 * (k / 8) + k % 2);
+        }
+    }
+}
+
+void emulated_load_matrices(uint32_t (&to)[4], const uint16_t *from, bool turned) {
+    const unsigned lane = emulated_here.thread.x % 32;
+    uint64_t row[32];
+    memcpy(row, emulated_exchange(reinterpret_cast<uintptr_t>(from)), sizeof row);
+    for (unsigned i = 0; i < 4; i++) {
+        uint32_t pair[2];
+        for (unsigned k = 0; k < 2; k++) {
+            const unsigned r = turned ? lane % 4 * 2 + k : lane / 4;
+            const unsigned col = turned ? lane / 4 : lane % 4 * 2 + k;
+            pair[k] = reinterpret_cast<const uint16_t *>(row[i * 8 + r])[col];
+        }
+        to[i] = pair[0] | pair[1] << 16;
+    }
+    (void)emulated_exchange(0); /* nobody writes over what others still read */
+}
+
 void *emulated_dynamic_shared() {
     return at.shared;
 }

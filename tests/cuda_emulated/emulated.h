@@ -50,6 +50,9 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) float2 {
+    float x, y;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };
@@ -99,6 +102,10 @@ template <typename T> T __shfl_sync(unsigned mask, T value, int lane) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+
+/* Products and loads of small matrices by a warp; see tensor.cuh for what a lane holds. */
+void emulated_multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void emulated_load_matrices(uint32_t (&to)[4], const uint16_t *from, bool turned);
 
 static inline unsigned __float_as_uint(float x) {
     unsigned bits;
