@@ -6,7 +6,8 @@
 #include "attend.cuh"
 
 #define THREADS 128
-#define LANES 8 /* threads that share the K of a position */
+#define LANES 8     /* threads that share the K of a position */
+#define IN_FLIGHT 4 /* positions that a thread loads at a time */
 
 namespace {
 
@@ -20,33 +21,87 @@ __device__ __forceinline__ void load_queries(const cuda_attend_job &job, int64_t
     }
 }
 
-/* score (NH, CUDA_SPLIT) */
+/* Eight values of K or V as they lie in a page: loads that do not wait for each other. */
+template <int DTYPE> struct raw_eight {
+    uint4 first, second; /* F32 needs both, 16 bits the first, codes half of it */
+    uint16_t scale;
+};
+
+template <int DTYPE>
+__device__ __forceinline__ void load_raw(const char *codes, const char *scales, int32_t d,
+                                         raw_eight<DTYPE> *out) {
+    if (DTYPE == PICO_DTYPE_F32) {
+        out->first = cuda_load16(codes + static_cast<int64_t>(d) * 4);
+        out->second = cuda_load16(codes + static_cast<int64_t>(d) * 4 + 16);
+    } else if (DTYPE == PICO_DTYPE_Q8_0) {
+        const uint2 bits = cuda_load8(codes + d);
+        out->first.x = bits.x;
+        out->first.y = bits.y;
+        out->scale = reinterpret_cast<const uint16_t *>(scales)[d / 32];
+    } else {
+        out->first = cuda_load16(codes + static_cast<int64_t>(d) * 2);
+    }
+}
+
+template <int DTYPE>
+__device__ __forceinline__ void floats_of(const raw_eight<DTYPE> &raw, float (&out)[8]) {
+    const uint32_t word[8] = {raw.first.x,  raw.first.y,  raw.first.z,  raw.first.w,
+                              raw.second.x, raw.second.y, raw.second.z, raw.second.w};
+    const float scale = DTYPE == PICO_DTYPE_Q8_0 ? cuda_from_half(raw.scale) : 1.0f;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        if (DTYPE == PICO_DTYPE_F32) {
+            out[i] = __uint_as_float(word[i]);
+        } else if (DTYPE == PICO_DTYPE_Q8_0) {
+            out[i] =
+                static_cast<float>(static_cast<int8_t>(word[i / 4] >> 8 * (i & 3) & 255)) * scale;
+        } else {
+            const uint16_t half = static_cast<uint16_t>(word[i / 2] >> 16 * (i & 1));
+            out[i] = DTYPE == PICO_DTYPE_F16 ? cuda_from_half(half) : cuda_from_bf16(half);
+        }
+    }
+}
+
+/* score (NH, CUDA_SPLIT); IN_FLIGHT positions of a thread are loaded at a time. */
 template <int DTYPE, int NH>
 __device__ __forceinline__ void scores(const cuda_attend_job &job, int32_t kv_head,
                                        const int32_t *cell, const float *q, float *score) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x % LANES);
+    const int32_t each = THREADS / LANES;
     for (int32_t i = static_cast<int32_t>(threadIdx.x / LANES); i < CUDA_SPLIT;
-         i += THREADS / LANES) {
-        float dot[NH] = {};
-        if (cell[i] >= 0) {
-            const char *codes = job.pages + cuda_cell_codes(job.kv, cell[i], kv_head);
-            const char *scales = job.pages + cuda_cell_scales(job.kv, cell[i], kv_head);
-            for (int32_t d = lane * 8; d < job.kv.padded; d += LANES * 8) {
+         i += each * IN_FLIGHT) {
+        float dot[IN_FLIGHT][NH] = {};
+        for (int32_t d = lane * 8; d < job.kv.padded; d += LANES * 8) {
+            raw_eight<DTYPE> raw[IN_FLIGHT] = {};
+#pragma unroll
+            for (int p = 0; p < IN_FLIGHT; p++) {
+                const int32_t at = cell[i + p * each];
+                if (at >= 0) {
+                    load_raw<DTYPE>(job.pages + cuda_cell_codes(job.kv, at, kv_head),
+                                    job.pages + cuda_cell_scales(job.kv, at, kv_head), d, &raw[p]);
+                }
+            }
+#pragma unroll
+            for (int p = 0; p < IN_FLIGHT; p++) {
                 float k[8];
-                cuda_load_eight<DTYPE>(codes, scales, d, k);
+                floats_of<DTYPE>(raw[p], k);
 #pragma unroll
                 for (int h = 0; h < NH; h++) {
 #pragma unroll
                     for (int j = 0; j < 8; j++) {
-                        dot[h] = fmaf(q[h * job.kv.padded + d + j], k[j], dot[h]);
+                        dot[p][h] = fmaf(q[h * job.kv.padded + d + j], k[j], dot[p][h]);
                     }
                 }
             }
         }
-        cuda_share_sums<NH, LANES>(dot);
-        if (lane % (LANES / NH) == 0) {
-            score[lane / (LANES / NH) * CUDA_SPLIT + i] =
-                cell[i] >= 0 ? dot[0] * job.scale : CUDA_NOTHING;
+#pragma unroll
+        for (int p = 0; p < IN_FLIGHT; p++) {
+            const int32_t at = i + p * each;
+            cuda_share_sums<NH, LANES>(dot[p]);
+            if (lane % (LANES / NH) == 0) {
+                score[lane / (LANES / NH) * CUDA_SPLIT + at] =
+                    cell[at] >= 0 ? dot[p][0] * job.scale : CUDA_NOTHING;
+            }
         }
     }
 }
@@ -89,32 +144,46 @@ template <int DTYPE, int NH>
 __device__ __forceinline__ void add_values(const cuda_attend_job &job, int32_t kv_head,
                                            const int32_t *cell, const float *weight,
                                            float (&acc)[NH][8]) {
-    const int32_t share = value_threads(job.kv.padded);
+    const int32_t share = value_threads(job.kv.padded), each = THREADS / share;
     const int32_t d = static_cast<int32_t>(threadIdx.x) % share * 8;
     const char *values = job.pages + job.kv.half_bytes;
     for (int32_t i = static_cast<int32_t>(threadIdx.x) / share; d < job.kv.padded && i < CUDA_SPLIT;
-         i += THREADS / share) {
-        if (cell[i] < 0) {
-            continue;
+         i += each * IN_FLIGHT) {
+        raw_eight<DTYPE> raw[IN_FLIGHT];
+        int32_t at[IN_FLIGHT];
+#pragma unroll
+        for (int p = 0; p < IN_FLIGHT; p++) {
+            at[p] = i + p * each < CUDA_SPLIT ? cell[i + p * each] : -1;
+            if (at[p] >= 0) {
+                load_raw<DTYPE>(values + cuda_cell_codes(job.kv, at[p], kv_head),
+                                values + cuda_cell_scales(job.kv, at[p], kv_head), d, &raw[p]);
+            }
         }
-        float v[8];
-        cuda_load_eight<DTYPE>(values + cuda_cell_codes(job.kv, cell[i], kv_head),
-                               values + cuda_cell_scales(job.kv, cell[i], kv_head), d, v);
 #pragma unroll
-        for (int h = 0; h < NH; h++) {
+        for (int p = 0; p < IN_FLIGHT; p++) {
+            if (at[p] < 0) {
+                continue;
+            }
+            float v[8];
+            floats_of<DTYPE>(raw[p], v);
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                acc[h][j] = fmaf(weight[h * CUDA_SPLIT + i], v[j], acc[h][j]);
+            for (int h = 0; h < NH; h++) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    acc[h][j] = fmaf(weight[h * CUDA_SPLIT + i + p * each], v[j], acc[h][j]);
+                }
             }
         }
     }
 }
 
-/* Adds the parts of all threads, in their order, and writes the split's result. */
+/* Adds the parts of all threads, in their order, and writes the split's result; where there is no other
+ * split, the row's. */
 template <int NH>
 __device__ __forceinline__ void write_split(const cuda_attend_job &job, float (&acc)[NH][8],
-                                            int32_t n, float *room, const float *largest,
-                                            const float *total, float *out, int64_t head_stride) {
+                                            int64_t row, int32_t head, int32_t n, float *room,
+                                            const float *largest, const float *total, float *out,
+                                            int64_t head_stride) {
     const int32_t share = value_threads(job.kv.padded);
     const int32_t tid = static_cast<int32_t>(threadIdx.x);
 #pragma unroll
@@ -133,9 +202,13 @@ __device__ __forceinline__ void write_split(const cuda_attend_job &job, float (&
             for (int32_t part = 0; part < THREADS / share; part++) {
                 sum += room[(part * share + d / 8) * 8 + d % 8];
             }
-            out[h * head_stride + 2 + d] = sum;
+            if (job.n_split == 1) {
+                cuda_f32(job.out, row, head + h)[d] = sum / total[h];
+            } else {
+                out[h * head_stride + 2 + d] = sum;
+            }
         }
-        if (tid == 0) {
+        if (tid == 0 && job.n_split != 1) {
             out[h * head_stride] = largest[h];
             out[h * head_stride + 1] = total[h];
         }
@@ -149,6 +222,8 @@ template <int DTYPE, int NH> __global__ void attend_splits(cuda_attend_job job) 
     __shared__ int32_t cell[CUDA_SPLIT];
     __shared__ float room[THREADS * 8];
     __shared__ float largest[NH], total[NH];
+    cuda_release();
+    cuda_await();
     const int32_t n_sub = (job.group + NH - 1) / NH;
     const int32_t kv_head = static_cast<int32_t>(blockIdx.y) / n_sub;
     const int32_t sub = static_cast<int32_t>(blockIdx.y) % n_sub;
@@ -163,7 +238,8 @@ template <int DTYPE, int NH> __global__ void attend_splits(cuda_attend_job job) 
     const int32_t tid = static_cast<int32_t>(threadIdx.x);
     const int32_t position = static_cast<int32_t>(blockIdx.x) * CUDA_SPLIT + tid;
     cell[tid] = cuda_sees(job, view, position) ? cuda_cell_of(job, view, position) : -1;
-    if (cuda_block_max(cell[tid] < 0 ? 0.0f : 1.0f, room) == 0.0f) { /* the same for all threads */
+    const bool alone = job.n_split == 1; /* then the row is written, whatever it sees */
+    if (cuda_block_max(cell[tid] < 0 ? 0.0f : 1.0f, room) == 0.0f && !alone) { /* all threads */
         if (tid < n) {
             out[tid * head_stride] = CUDA_NOTHING;
         }
@@ -177,12 +253,14 @@ template <int DTYPE, int NH> __global__ void attend_splits(cuda_attend_job job) 
     __syncthreads();
     float acc[NH][8] = {};
     add_values<DTYPE, NH>(job, kv_head, cell, score, acc);
-    write_split<NH>(job, acc, n, room, largest, total, out, head_stride);
+    write_split<NH>(job, acc, row, head, n, room, largest, total, out, head_stride);
 }
 
 /* Blocks: query heads; rows. */
 __global__ void join_splits(cuda_attend_job job) {
     __shared__ float part[THREADS / CUDA_WARP];
+    cuda_release();
+    cuda_await();
     const int64_t width = job.kv.head_dim + 2;
     const float *split =
         job.partial +
@@ -222,7 +300,7 @@ template <int DTYPE, int NH> void launch(cudaStream_t stream, const cuda_attend_
     const dim3 grid(static_cast<unsigned>(job.n_split), static_cast<unsigned>(subs),
                     static_cast<unsigned>(job.n));
     const auto kernel = attend_splits<DTYPE, NH>;
-    CUDA_LAUNCH(stream, grid, THREADS, 0, kernel, job);
+    CUDA_LAUNCH_EARLY(stream, grid, THREADS, 0, kernel, job);
 }
 
 template <int DTYPE> void launch_heads(cudaStream_t stream, const cuda_attend_job &job) {
@@ -256,9 +334,9 @@ cudaError_t cuda_run_attend_split(cudaStream_t stream, const cuda_attend_job *ar
         break;
     }
     cudaError_t error = cuda_launched();
-    if (error == cudaSuccess) {
+    if (error == cudaSuccess && job.n_split > 1) {
         const dim3 grid(static_cast<unsigned>(job.n_head), static_cast<unsigned>(job.n));
-        CUDA_LAUNCH(stream, grid, THREADS, 0, join_splits, job);
+        CUDA_LAUNCH_EARLY(stream, grid, THREADS, 0, join_splits, job);
         error = cuda_launched();
     }
     return error;
