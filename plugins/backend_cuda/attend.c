@@ -65,7 +65,7 @@ static pico_status attend_split(cuda_backend *cuda, cuda_attend_job *job, int64_
 static int takes_tensor_cores(const cuda_backend *cuda, const cuda_kv_layout *kv) {
     const int wide = kv->dtype == PICO_DTYPE_F32 || kv->dtype == PICO_DTYPE_Q8_0;
     return cuda->capability >= 80 && kv->padded <= CUDA_MMA_HEAD_DIM &&
-           cuda_mma_bytes(kv->padded, wide) + 1024 <= cuda->block_shared;
+           cuda_mma_bytes(kv->padded, wide) + 2048 <= cuda->block_shared;
 }
 
 pico_status cuda_attend(void *self, const pico_attend_args *args) {
