@@ -827,10 +827,10 @@ template <int DTYPE, int HD> cudaError_t launch(cudaStream_t stream, const cuda_
     const int32_t most = heads_of_block(job.group);
     const int64_t tiles = cuda_ceil(job.n, QUERIES / most);
     const dim3 grid(static_cast<unsigned>(tiles * job.kv.n_head * cuda_ceil(job.group, most)));
-    const int bytes = static_cast<int>(cuda_mma_bytes(HD, shape<DTYPE, HD>::wide));
+    const uint32_t bytes = cuda_mma_bytes(HD, shape<DTYPE, HD>::wide);
     static_assert(PARTIES == 2 && POSITIONS == 64, "shapes.h says how much memory that takes");
     const auto kernel = attend_tensor<DTYPE, HD>;
-    cudaError_t error = cuda_allow_shared(kernel, bytes);
+    cudaError_t error = cuda_allow_shared(kernel, static_cast<int>(bytes));
     if (error == cudaSuccess) {
         CUDA_LAUNCH(stream, grid, THREADS, bytes, kernel, job);
         error = cuda_launched();

@@ -62,22 +62,25 @@ __device__ __forceinline__ uint32_t cuda_pack_half(float first, float second) {
 
 /* ---- products ---- */
 
-/* What every lane of the warp gives. All lanes ask at once; the emulation keeps the values of two
- * exchanges. */
-struct cuda_lanes {
+/* What every lane of the warp gives: N values. All lanes ask at once; the emulation keeps the values
+ * of two exchanges. */
+template <int N> struct cuda_lanes {
 #ifdef __CUDACC__
-    uint64_t own;
-    __device__ __forceinline__ explicit cuda_lanes(uint64_t value) : own(value) {
+    uint64_t own[N];
+    __device__ __forceinline__ explicit cuda_lanes(const uint64_t (&value)[N]) {
+        for (int i = 0; i < N; i++) {
+            own[i] = value[i];
+        }
     }
-    __device__ __forceinline__ uint64_t of(int lane) const {
-        return __shfl_sync(CUDA_ALL_LANES, own, lane);
+    __device__ __forceinline__ uint64_t of(int i, int lane) const {
+        return __shfl_sync(CUDA_ALL_LANES, own[i], lane);
     }
 #else
     const uint64_t *all;
-    explicit cuda_lanes(uint64_t value) : all(emulated_exchange(value)) {
+    explicit cuda_lanes(const uint64_t (&value)[N]) : all(emulated_exchange(value, N)) {
     }
-    uint64_t of(int lane) const {
-        return all[lane];
+    uint64_t of(int i, int lane) const {
+        return all[i * CUDA_WARP + lane];
     }
 #endif
 };
@@ -88,15 +91,13 @@ __device__ __forceinline__ void cuda_mma_lanes(float (&d)[4], const uint32_t (&a
                                                uint32_t b1) {
     const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
     uint64_t row[2][4], column[2][4]; /* four values of k each */
-    for (int r = 0; r < 2; r++) {
-        const cuda_lanes all(a[r] | static_cast<uint64_t>(a[r + 2]) << 32);
-        for (int i = 0; i < 4; i++) {
-            row[r][i] = all.of(lane / 4 * 4 + i);
-        }
-    }
-    const cuda_lanes all(b0 | static_cast<uint64_t>(b1) << 32);
+    const uint64_t own[3] = {a[0] | static_cast<uint64_t>(a[2]) << 32,
+                             a[1] | static_cast<uint64_t>(a[3]) << 32,
+                             b0 | static_cast<uint64_t>(b1) << 32};
+    const cuda_lanes<3> all(own);
     for (int i = 0; i < 8; i++) {
-        column[i / 4][i % 4] = all.of(lane % 4 * 8 + i);
+        row[i / 4][i % 4] = all.of(i / 4, lane / 4 * 4 + i % 4);
+        column[i / 4][i % 4] = all.of(2, lane % 4 * 8 + i);
     }
     for (int i = 0; i < 16; i++) {
         float x[2], y[2];
@@ -157,9 +158,10 @@ __device__ __forceinline__ void cuda_load_matrices(uint32_t (&out)[4], const voi
 #else
     CUDA_CHECK_ALIGNED(row, 16);
     const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
-    const cuda_lanes all(reinterpret_cast<uint64_t>(row));
+    const uint64_t own[1] = {reinterpret_cast<uint64_t>(row)};
+    const cuda_lanes<1> all(own);
     for (int i = 0; i < 4; i++) {
-        out[i] = reinterpret_cast<const uint32_t *>(all.of(i * 8 + lane / 4))[lane % 4];
+        out[i] = reinterpret_cast<const uint32_t *>(all.of(0, i * 8 + lane / 4))[lane % 4];
     }
 #endif
 }
@@ -174,10 +176,11 @@ __device__ __forceinline__ void cuda_load_transposed(uint32_t (&out)[4], const v
 #else
     CUDA_CHECK_ALIGNED(row, 16);
     const int lane = static_cast<int>(threadIdx.x % CUDA_WARP);
-    const cuda_lanes all(reinterpret_cast<uint64_t>(row));
+    const uint64_t own[1] = {reinterpret_cast<uint64_t>(row)};
+    const cuda_lanes<1> all(own);
     for (int i = 0; i < 4; i++) {
         const int at = i * 8 + lane % 4 * 2;
-        const uint64_t low = all.of(at), high = all.of(at + 1);
+        const uint64_t low = all.of(0, at), high = all.of(0, at + 1);
         out[i] = reinterpret_cast<const uint16_t *>(low)[lane / 4] |
                  static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(high)[lane / 4]) << 16;
     }

@@ -44,7 +44,7 @@ struct fiber {
 };
 
 struct warp {
-    uint64_t value[2][32]; /* of this exchange and of the one before */
+    uint64_t value[2][EMULATED_WORDS][32]; /* of this exchange and of the one before */
     unsigned turn, arrived, lanes;
 };
 
@@ -259,9 +259,15 @@ void emulated_barrier(int name, unsigned threads) {
 }
 
 const uint64_t *emulated_exchange(uint64_t value) {
+    return emulated_exchange(&value, 1);
+}
+
+const uint64_t *emulated_exchange(const uint64_t *value, int n) {
     warp *w = &at.warps[emulated_here.thread.x / 32];
     unsigned seen = w->turn;
-    w->value[seen % 2][emulated_here.thread.x % 32] = value;
+    for (int i = 0; i < n; i++) {
+        w->value[seen % 2][i][emulated_here.thread.x % 32] = value[i];
+    }
     if (w->lanes != 32) {
         die("an exchange in a warp that is not whole");
     }
@@ -271,7 +277,7 @@ const uint64_t *emulated_exchange(uint64_t value) {
     } else {
         wait_until_changed(&w->turn, seen);
     }
-    return w->value[seen % 2];
+    return w->value[seen % 2][0];
 }
 
 void emulated_copy_later(void *to, const void *from, size_t bytes) {
@@ -341,16 +347,6 @@ void emulated_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
 }
 
 /* ---- 16-bit floats, rounded to nearest even ---- */
-
-float emulated_from_half(uint16_t bits) {
-    unsigned sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    if (exponent == 0) {
-        float x = ldexpf(static_cast<float>(mantissa), -24);
-        return sign != 0 ? -x : x;
-    }
-    unsigned wide = exponent == 31 ? 255 : exponent + 112;
-    return __uint_as_float(sign | wide << 23 | mantissa << 13);
-}
 
 uint16_t emulated_to_half(float x) {
     unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000u;

@@ -72,6 +72,9 @@ void emulated_syncthreads();
 void emulated_barrier(int name, unsigned threads);
 /* Every lane of the warp gives a value; returns those of all 32 lanes. */
 const uint64_t *emulated_exchange(uint64_t value);
+/* The same with n values, at most EMULATED_WORDS; returns those of all lanes, value by value. */
+#define EMULATED_WORDS 3
+const uint64_t *emulated_exchange(const uint64_t *value, int n);
 void *emulated_dynamic_shared();
 /* Copies of this thread to shared memory that are made when it waits for them (from NULL: zeros). */
 void emulated_copy_later(void *to, const void *from, size_t bytes);
@@ -119,7 +122,15 @@ static inline float __uint_as_float(unsigned bits) {
     return x;
 }
 
-float emulated_from_half(uint16_t bits);
+static inline float emulated_from_half(uint16_t bits) {
+    const unsigned sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+    if (rest < 0x400u) { /* in steps of 2^-24 */
+        const float x = static_cast<float>(rest) * 0x1p-24f;
+        return sign != 0 ? -x : x;
+    }
+    const unsigned bias = rest >= 0x7c00u ? 0x70000000u : 0x38000000u; /* of the exponent */
+    return __uint_as_float(sign | ((rest << 13) + bias));
+}
 uint16_t emulated_to_half(float x);
 
 #endif
