@@ -197,33 +197,49 @@ __device__ __forceinline__ void add_batch(const batch<KIND, GROUPED, NT> &b, con
     }
 }
 
+/* Columns of a thread that are loaded together. */
+template <int NX> struct together {
+    enum { n = NX == 1 ? 8 : NX <= 4 ? 4 : NX == 8 ? 2 : 1 };
+};
+
 /* Columns [begin, begin + n) of rows [row, row + NX) of x into shared memory, zeros where there are
  * none; normalised on the way, and written where the norm's result belongs, by one block. */
 template <int NX>
 __device__ __forceinline__ void stage(const cuda_vector_job &job, int64_t row, int32_t begin,
                                       int32_t n, const cuda_norm_row (&norm)[NX], bool writes,
                                       const input<NX> &in) {
-    for (int32_t c = static_cast<int32_t>(threadIdx.x); c < n; c += THREADS) {
-        const int32_t col = begin + c;
-        float value[NX];
+    enum { T = together<NX>::n };
+    const int32_t cols = static_cast<int32_t>(job.cols) - begin;
+    for (int32_t c = static_cast<int32_t>(threadIdx.x); c < n; c += T * THREADS) {
+        float value[T][NX];
 #pragma unroll
-        for (int r = 0; r < NX; r++) {
-            const bool real = row + r < job.rows && col < job.cols;
-            value[r] = real ? job.x[(row + r) * job.x_stride + col] : 0.0f;
+        for (int k = 0; k < T; k++) {
+#pragma unroll
+            for (int r = 0; r < NX; r++) {
+                const bool real = row + r < job.rows && c + k * THREADS < cols;
+                value[k][r] =
+                    real ? job.x[(row + r) * job.x_stride + begin + c + k * THREADS] : 0.0f;
+            }
         }
 #pragma unroll
-        for (int r = 0; r < NX; r++) {
-            if (job.normed && row + r < job.rows && col < job.cols) {
-                value[r] = cuda_norm_value(job.norm, norm[r], value[r], col);
-                if (writes) {
-                    cuda_f32(job.norm.y, row + r, 0)[col] = value[r];
-                }
-            }
-            uint16_t part[PARTS];
-            cuda_split_bf16(value[r], part[0], part[1], part[2]);
+        for (int k = 0; k < T; k++) {
+            const int32_t at = c + k * THREADS;
+            if (at < n) {
 #pragma unroll
-            for (int p = 0; p < PARTS; p++) {
-                in.x[(p * NX + r) * in.stride + c] = part[p];
+                for (int r = 0; r < NX; r++) {
+                    if (job.normed && row + r < job.rows && at < cols) {
+                        value[k][r] = cuda_norm_value(job.norm, norm[r], value[k][r], begin + at);
+                        if (writes) {
+                            cuda_f32(job.norm.y, row + r, 0)[begin + at] = value[k][r];
+                        }
+                    }
+                    uint16_t part[PARTS];
+                    cuda_split_bf16(value[k][r], part[0], part[1], part[2]);
+#pragma unroll
+                    for (int p = 0; p < PARTS; p++) {
+                        in.x[(p * NX + r) * in.stride + at] = part[p];
+                    }
+                }
             }
         }
     }
@@ -291,68 +307,94 @@ __device__ __forceinline__ int part_of_block(const cuda_vector_job &job, uint32_
     return i;
 }
 
-/* Blocks that read the same weights for other rows of x are neighbours. */
+/* The outputs that a block takes at a time: NT tiles of one part. */
+template <int NT>
+__device__ __forceinline__ const cuda_vector_part *
+find_rows(const cuda_vector_job &job, uint32_t block, rows_of_lane<NT> *out) {
+    const cuda_vector_part *part = &job.part[part_of_block(job, block)];
+    const int64_t own = static_cast<int64_t>(block - part->first_block);
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        out->weight[n] = job.gate ? &job.part[n & 1].weight : &part->weight;
+        out->output[n] = job.gate ? own * 8 : (own * NT + n) * 8;
+        const int64_t at = out->output[n] + threadIdx.x % CUDA_WARP / 4;
+        const int64_t last = out->weight[n]->rows - 1;
+        out->codes[n] = out->weight[n]->codes + (at < last ? at : last) * out->weight[n]->row_bytes;
+    }
+    return part;
+}
+
+/* Blocks that read the same weights for other rows of x are neighbours. A block goes on to further
+ * outputs where all of x is in shared memory at once; the codes for them are asked for before the sums
+ * at hand are finished. */
 template <int KIND, int GROUPED, int NX, int NT>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, CUDA_FEW_RESIDENT)
     few_rows(const __grid_constant__ cuda_vector_job job) {
     CUDA_DYNAMIC_SHARED(uint16_t, memory);
     __shared__ float part_sums[WARPS * NX];
     __shared__ float room[WARPS * NT * NX * 8];
     cuda_release();
     const uint32_t tiles = static_cast<uint32_t>((job.rows + NX - 1) / NX);
-    const cuda_vector_part &part = job.part[part_of_block(job, blockIdx.x / tiles)];
-    const int64_t block = static_cast<int64_t>(blockIdx.x / tiles - part.first_block);
+    const uint32_t stride = gridDim.x / tiles;
     const int64_t row = static_cast<int64_t>(blockIdx.x % tiles) * NX;
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % CUDA_WARP);
-    rows_of_lane<NT> at;
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        at.weight[n] = job.gate ? &job.part[n & 1].weight : &part.weight;
-        at.output[n] = job.gate ? block * 8 : (block * NT + n) * 8;
-        const int64_t own = at.output[n] + lane / 4, last = at.weight[n]->rows - 1;
-        at.codes[n] = at.weight[n]->codes + (own < last ? own : last) * at.weight[n]->row_bytes;
-    }
     const int32_t cols = static_cast<int32_t>(job.cols);
     const int32_t steps = (cols + step<KIND>::columns - 1) / step<KIND>::columns;
     const int32_t jump = WARPS * batch_size<NT, GROUPED>::steps;
-    int32_t first = static_cast<int32_t>(threadIdx.x / CUDA_WARP);
+    const int32_t warp = static_cast<int32_t>(threadIdx.x / CUDA_WARP);
+    const int32_t chunk = job.chunk / step<KIND>::columns;
+    const input<NX> in = {memory, stride_of(job.chunk)};
+    uint32_t block = blockIdx.x / tiles;
+    rows_of_lane<NT> at;
+    const cuda_vector_part *part = find_rows<NT>(job, block, &at);
     batch<KIND, GROUPED, NT> now, next;
-    load_batch<KIND, GROUPED, NT>(at, first, steps, now);
-    load_batch<KIND, GROUPED, NT>(at, first + jump, steps, next);
+    load_batch<KIND, GROUPED, NT>(at, warp, steps, now);
+    load_batch<KIND, GROUPED, NT>(at, warp + jump, steps, next);
     cuda_await();
 
     cuda_norm_row norm[NX] = {};
     if (job.normed) {
         cuda_norm_rows<NX>(job.norm, row, part_sums, norm);
     }
-    const bool writes = job.normed && blockIdx.x / tiles == 0;
-    const int32_t chunk = cuda_few_chunk(NX) / step<KIND>::columns;
-    const input<NX> in = {memory, stride_of(job.chunk)};
-    float sum[NT][PARTS][4] = {}, total[NT][4] = {};
-    for (int32_t begin = 0; begin < steps; begin += chunk) {
-        const int32_t stop = begin + chunk < steps ? begin + chunk : steps;
-        __syncthreads(); /* nobody reads the chunk before */
-        stage<NX>(job, row, begin * step<KIND>::columns, (stop - begin) * step<KIND>::columns, norm,
-                  writes, in);
-        __syncthreads();
-        while (first < stop) {
-            add_batch<KIND, GROUPED, NX, NT>(now, in, first, begin, stop, sum, total);
-            if (stop < steps && first + jump - WARPS >= stop) {
-                break; /* the rest of the batch lies in the next chunk */
+    bool staged = false;
+    for (; block < job.n_block; block += stride) {
+        float sum[NT][PARTS][4] = {}, total[NT][4] = {};
+        int32_t first = warp;
+        for (int32_t begin = 0; begin < steps; begin += chunk) {
+            const int32_t stop = begin + chunk < steps ? begin + chunk : steps;
+            if (!staged || chunk < steps) {
+                __syncthreads(); /* nobody reads the chunk before */
+                stage<NX>(job, row, begin * step<KIND>::columns,
+                          (stop - begin) * step<KIND>::columns, norm, job.normed && block == 0, in);
+                __syncthreads();
+                staged = true;
             }
-            now = next;
-            load_batch<KIND, GROUPED, NT>(at, first + 2 * jump, steps, next);
-            first += jump;
+            while (first < stop) {
+                add_batch<KIND, GROUPED, NX, NT>(now, in, first, begin, stop, sum, total);
+                if (stop < steps && first + jump - WARPS >= stop) {
+                    break; /* the rest of the batch lies in the next chunk */
+                }
+                now = next;
+                load_batch<KIND, GROUPED, NT>(at, first + 2 * jump, steps, next);
+                first += jump;
+            }
         }
-    }
 #pragma unroll
-    for (int n = 0; n < NT; n++) {
+        for (int n = 0; n < NT; n++) {
 #pragma unroll
-        for (int j = 0; j < 4 && !GROUPED; j++) {
-            total[n][j] = whole(sum[n], j);
+            for (int j = 0; j < 4 && !GROUPED; j++) {
+                total[n][j] = whole(sum[n], j);
+            }
         }
+        const rows_of_lane<NT> done = at;
+        const cuda_vector_part *ended = part;
+        if (block + stride < job.n_block) {
+            part = find_rows<NT>(job, block + stride, &at);
+            load_batch<KIND, GROUPED, NT>(at, warp, steps, now);
+            load_batch<KIND, GROUPED, NT>(at, warp + jump, steps, next);
+        }
+        finish<GROUPED, NX, NT>(job, *ended, done, row, total, room);
+        __syncthreads(); /* the room was read */
     }
-    finish<GROUPED, NX, NT>(job, part, at, row, total, room);
 }
 
 template <int KIND, int GROUPED, int NX, int NT>
@@ -362,9 +404,12 @@ cudaError_t launch(cudaStream_t stream, const cuda_vector_job &args) {
     cuda_vector_job job = args;
     job.chunk = all < cuda_few_chunk(NX) ? all : cuda_few_chunk(NX);
     const int last = job.gate ? 0 : static_cast<int>(job.n_part) - 1;
-    const int64_t blocks =
-        job.part[last].first_block + cuda_ceil(job.part[last].weight.rows, job.gate ? 8 : NT * 8);
-    const unsigned grid = static_cast<unsigned>(blocks * cuda_ceil(job.rows, NX));
+    job.n_block =
+        job.part[last].first_block +
+        static_cast<uint32_t>(cuda_ceil(job.part[last].weight.rows, job.gate ? 8 : NT * 8));
+    const int64_t tiles = cuda_ceil(job.rows, NX);
+    const int64_t most = job.chunk < all ? job.n_block : cuda_ceil(job.resident, tiles);
+    const unsigned grid = static_cast<unsigned>(cuda_least(job.n_block, most) * tiles);
     const int bytes = PARTS * NX * stride_of(job.chunk) * 2;
     const auto kernel = few_rows<KIND, GROUPED, NX, NT>;
     cudaError_t error = cuda_allow_shared(kernel, bytes);

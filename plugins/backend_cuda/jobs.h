@@ -145,7 +145,9 @@ typedef struct cuda_vector_job {
     uint32_t normed;    /* x is normalised first, and the result goes where the norm says */
     cuda_norm_job norm; /* of rows wider than CUDA_NORM_WARP_WIDTH; its x is the job's */
     int32_t tiles;      /* few_mma.cu: of a block */
-    int32_t chunk;      /* few_mma.cu: set by the launcher */
+    int32_t resident;   /* few_mma.cu: blocks that run at the same time */
+    int32_t chunk;      /* few_mma.cu: columns of x at a time; set by the launcher, as the next */
+    uint32_t n_block;   /* of all parts */
 } cuda_vector_job;
 cudaError_t cuda_run_vector(cudaStream_t stream, const cuda_vector_job *job);
 /* BF16, and int8 with a scale for a matrix, a row or a group of 32 * 2^n columns; from compute

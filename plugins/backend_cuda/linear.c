@@ -58,15 +58,16 @@ static int same_kernel(const cuda_backend *cuda, const cuda_weight *a, const cud
 
 /* Outputs of a block, and for the tensor cores its tiles. */
 static int32_t outputs_of_block(const product *p, uint32_t first, uint32_t n, int64_t rows,
-                                int32_t *tiles) {
+                                int32_t *tiles, int32_t *resident) {
     int64_t n_tile = 0;
-    *tiles = 0;
+    *tiles = *resident = 0;
     if (!uses_mma(p->cuda, &p->part[first].weight->device)) {
         return cuda_vector_outputs(cuda_vector_rows(rows), p->gate != 0);
     }
     for (uint32_t i = 0; i < n; i++) {
         n_tile += cuda_ceil(p->part[first + i].weight->device.rows, CUDA_FEW_TILE);
     }
+    *resident = (int32_t)p->cuda->n_multiprocessor * CUDA_FEW_RESIDENT;
     *tiles = p->gate ? 1 : cuda_few_tiles(n_tile, p->cuda->n_multiprocessor);
     return *tiles * CUDA_FEW_TILE;
 }
@@ -85,7 +86,7 @@ static pico_status run_vector(const product *p, uint32_t first, uint32_t n, cons
                            .rows = rows,
                            .cols = p->x.cols};
     const uint32_t mma = (uint32_t)uses_mma(cuda, &p->part[first].weight->device);
-    const int32_t outputs = outputs_of_block(p, first, n, rows, &job.tiles);
+    const int32_t outputs = outputs_of_block(p, first, n, rows, &job.tiles, &job.resident);
     uint32_t block = 0;
     for (uint32_t i = 0; i < n; i++) {
         const part *from = &p->part[first + i];

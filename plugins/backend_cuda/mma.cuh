@@ -189,10 +189,15 @@ __device__ __forceinline__ void cuda_load_transposed(uint32_t (&out)[4], const v
 
 /* ---- barriers ---- */
 
-/* For THREADS threads, whole warps, that name the same barrier: 1 to 15. */
+/* For THREADS threads, whole warps, that name the same barrier: 1 or 2. The name is a constant of the
+ * instruction, so that tools can follow it. */
 template <int THREADS> __device__ __forceinline__ void cuda_barrier(int name) {
 #ifdef __CUDACC__
-    asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(THREADS) : "memory");
+    if (name == 1) {
+        asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
+    } else {
+        asm volatile("bar.sync 2, %0;" ::"n"(THREADS) : "memory");
+    }
 #else
     emulated_barrier(name, THREADS);
 #endif

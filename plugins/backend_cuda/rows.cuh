@@ -13,13 +13,24 @@ typedef struct cuda_norm_row {
     float mean, factor;
 } cuda_norm_row;
 
-/* This thread's part of the sum over a row of (x - shift)^2 or, without squares, of x. */
+/* This thread's part of the sum over a row of (x - shift)^2 or, without squares, of x; several loads
+ * are under way at a time. */
 __device__ __forceinline__ float cuda_norm_part(const float *x, int32_t width, int32_t first,
                                                 int32_t threads, int squares, float shift) {
     float sum = 0;
-    for (int32_t i = first; i < width; i += threads) {
-        const float d = x[i] - shift;
-        sum = squares ? fmaf(d, d, sum) : sum + d;
+    for (int32_t i = first; i < width; i += 8 * threads) {
+        float value[8];
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            value[k] = i + k * threads < width ? x[i + k * threads] : shift;
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            if (i + k * threads < width) {
+                const float d = value[k] - shift;
+                sum = squares ? fmaf(d, d, sum) : sum + d;
+            }
+        }
     }
     return sum;
 }

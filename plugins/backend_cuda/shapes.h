@@ -79,9 +79,12 @@ CUDA_BOTH int32_t cuda_few_chunk(int32_t n_x) {
     return n_x == 1 ? 8192 : 12288 / n_x;
 }
 
-/* Tiles of a block: fewer where there would be too few blocks for all multiprocessors. */
+#define CUDA_FEW_RESIDENT 2 /* blocks of a multiprocessor */
+
+/* Tiles of a block at a time: two, unless it would have more to do in the end than with one. */
 CUDA_BOTH int32_t cuda_few_tiles(int64_t n_tile, int64_t n_multiprocessor) {
-    return n_tile > 2 * n_multiprocessor ? 2 : 1;
+    const int64_t most = CUDA_FEW_RESIDENT * n_multiprocessor;
+    return 2 * cuda_ceil(cuda_ceil(n_tile, 2), most) > cuda_ceil(n_tile, most) ? 1 : 2;
 }
 
 /* ---- norms ---- */
