@@ -183,7 +183,7 @@ static void refusals_say_what_to_do(void **state) {
     (void)state;
     pico_model_file *file = NULL;
     pico_error err = {0};
-    assert_int_equal(pico_model_synthetic("llama-7b", PICO_DTYPE_F32, &file, &err),
+    assert_int_equal(pico_model_synthetic("llama-8t", PICO_DTYPE_F32, &file, &err),
                      PICO_E_NOT_FOUND);
     assert_null(file);
     assert_non_null(strstr(err.message, "llama-110m"));

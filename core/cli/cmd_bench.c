@@ -234,8 +234,8 @@ static int bench_command(const pico_cli *cli) {
 
 static const pico_cli_option options[] = {
     {"--synthetic", NULL, "SHAPE",
-     "random weights: llama-15m, llama-110m, llama-1.3b, gpt2, gpt2-large, gpt2-xl, nanochat-d12, "
-     "nanochat-d20"},
+     "random weights: llama-15m, llama-110m, llama-1.3b, llama-7b, gpt2, gpt2-large, gpt2-xl, "
+     "nanochat-d12, nanochat-d20"},
     {"--dtype", NULL, "TYPE", "of random weights: f32 (default), f16, bf16, q8_0, q4_0, int8"},
     {"-p", NULL, "N,...", "pp rows: prompts of N tokens; default 512, 0 for none"},
     {"-n", NULL, "N,...", "tg rows: N tokens generated greedily; default 128, 0 for none"},

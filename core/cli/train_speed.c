@@ -1,7 +1,6 @@
 /* Speed of a training run; see train_speed.h. */
 #include "cli/train_speed.h"
 
-#include <string.h>
 #include <time.h>
 
 #include "measure/probe.h"
@@ -44,7 +43,7 @@ static void describe_share(double flops, int is_bf16, pico_runtime *runtime, cha
     pico_probe *probe = NULL;
     pico_error err = {0};
     out[0] = '\0';
-    if (strcmp(runtime->backend.loaded->plugin.name, "cpu") != 0) {
+    if (!(runtime->device.caps.flags & PICO_CAP_HOST_MEMORY)) {
         return;
     }
     if (pico_probe_open(runtime->pool, 1, &probe, &err) != PICO_OK) {

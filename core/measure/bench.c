@@ -212,6 +212,13 @@ static pico_status rehearse(pico_bench *b) {
 static void open_probe(pico_bench *b) {
     pico_error why = {0};
     uint64_t most = 1;
+    if (!(b->model->device->caps.flags & PICO_CAP_HOST_MEMORY)) {
+        (void)snprintf(
+            b->result->note, sizeof b->result->note,
+            "no limits: the backend computes elsewhere, and the probes know this machine's "
+            "processor and memory alone");
+        return;
+    }
     for (size_t i = 0; i < b->result->n_row; i++) {
         const pico_bench_row *row = &b->result->row[i];
         most = steps_of(row) != 0.0 && row->bytes > most ? row->bytes : most;

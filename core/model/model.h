@@ -94,7 +94,7 @@ uint32_t pico_model_widest_head(const pico_model *model);
 /* Bytes of K and V per position over all layers, as the device stores them. */
 uint64_t pico_model_kv_bytes_per_token(const pico_model *model);
 
-/* A model with random weights and one of the known shapes: llama-15m, llama-110m, llama-1.3b,
+/* A model with random weights and one of the known shapes: llama-15m, llama-110m, llama-1.3b, llama-7b,
  * gpt2, gpt2-large, gpt2-xl, nanochat-d12, nanochat-d20. dtype of the matrices: F32, F16, BF16,
  * Q8_0, Q4_0 or I8 (one scale a row). PICO_E_NOT_FOUND lists the shapes. */
 pico_status pico_model_synthetic(const char *shape, uint32_t dtype, pico_model_file **out,

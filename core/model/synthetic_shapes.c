@@ -13,6 +13,7 @@ static const pico_plain_shape shapes[] = {
     {"llama-15m",    "llama",     6,  288,  6,  768, 32000,  256, PICO_TIED_HEAD},
     {"llama-110m",   "llama",    12,  768, 12, 2048, 32000, 1024, PICO_TIED_HEAD},
     {"llama-1.3b",   "llama",    22, 2048, 32, 5632, 32000, 2048, 0},
+    {"llama-7b",     "llama",    32, 4096, 32, 11008, 32000, 2048, 0},
     {"gpt2",         "gpt2",     12,  768, 12, 3072, 50257, 1024, PICO_TIED_HEAD},
     {"gpt2-large",   "gpt2",     36, 1280, 20, 5120, 50257, 1024, PICO_TIED_HEAD},
     {"gpt2-xl",      "gpt2",     48, 1600, 25, 6400, 50257, 1024, PICO_TIED_HEAD},
