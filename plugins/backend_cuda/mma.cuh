@@ -231,26 +231,12 @@ __device__ __forceinline__ void cuda_copy_begin(void *shared, const void *from, 
 #endif
 }
 
-/* The copies that this thread has begun since the last of these calls are a group. */
-__device__ __forceinline__ void cuda_copy_group() {
+/* Waits for the copies that this thread has begun; what others copied is there after a barrier. */
+__device__ __forceinline__ void cuda_copy_end() {
 #if CUDA_TENSOR_CORES
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    asm volatile("cp.async.wait_all;" ::: "memory");
 #elif !defined(__CUDACC__)
-    emulated_copies_group();
-#endif
-}
-
-/* Waits for the copies that this thread has begun, but for its last GROUPS groups; what others copied is
- * there after a barrier. */
-template <int GROUPS = 0> __device__ __forceinline__ void cuda_copy_end() {
-#if CUDA_TENSOR_CORES
-    if (GROUPS == 0) {
-        asm volatile("cp.async.wait_all;" ::: "memory");
-    } else {
-        asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
-    }
-#elif !defined(__CUDACC__)
-    emulated_copies_end(GROUPS);
+    emulated_copies_end();
 #endif
 }
 

@@ -4,9 +4,8 @@
  * of them. Sums are F32 in an order that the shapes decide; gradients of keys are added up by the
  * block of the keys, those of queries by the block of the queries.
  */
-#include "mma.cuh"
+#include "tensor.cuh"
 #include "train.h"
-#include "wide.cuh"
 
 #define THREADS 128
 #define OWN 64  /* queries, or keys, of a block */
@@ -45,8 +44,7 @@ __device__ __forceinline__ void load_tile(uint16_t *to, const uint16_t *from, in
         const int row = i / pieces, col = i % pieces * 8;
         const bool beyond = first + row >= length;
         const int64_t at = beyond ? 0 : first + row;
-        cuda_copy_begin<16>(to + row * tile<D>::stride + col, from + at * row_stride + col,
-                            !beyond);
+        cuda_copy_behind(to + row * tile<D>::stride + col, from + at * row_stride + col, beyond);
     }
 }
 
@@ -54,7 +52,7 @@ __device__ __forceinline__ void load_tile(uint16_t *to, const uint16_t *from, in
 template <int D>
 __device__ __forceinline__ void load_left(uint32_t (&to)[4], const uint16_t *from, int row, int col,
                                           int lane) {
-    cuda_load_matrices(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
+    cuda_load_matrices<false>(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
 }
 
 /* Two B side by side, whose columns are the tile's rows [row, row + 16), and whose rows are its columns
@@ -63,14 +61,14 @@ template <int D>
 __device__ __forceinline__ void load_right(uint32_t (&to)[4], const uint16_t *from, int row,
                                            int col, int lane) {
     const int r = row + lane / 16 * 8 + lane % 8, c = col + lane / 8 % 2 * 8;
-    cuda_load_matrices(to, from + r * tile<D>::stride + c);
+    cuda_load_matrices<false>(to, from + r * tile<D>::stride + c);
 }
 
 /* Two B side by side as they lie: rows [row, row + 16), columns [col, col + 8) and the next 8. */
 template <int D>
 __device__ __forceinline__ void load_right_plain(uint32_t (&to)[4], const uint16_t *from, int row,
                                                  int col, int lane) {
-    cuda_load_transposed(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
+    cuda_load_matrices<true>(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
 }
 
 /* out (16, 8 N) = 16 rows of left times the first 8 N rows of right. */
@@ -89,8 +87,8 @@ __device__ __forceinline__ void rows_by_rows(float (&out)[N][4], const uint16_t 
         for (int n = 0; n < N; n += 2) {
             uint32_t b[4];
             load_right<D>(b, right, n * 8, col, lane);
-            cuda_mma_bf16(out[n], a, b[0], b[1]);
-            cuda_mma_bf16(out[n + 1], a, b[2], b[3]);
+            cuda_multiply(out[n], a, b[0], b[1]);
+            cuda_multiply(out[n + 1], a, b[2], b[3]);
         }
     }
 }
@@ -109,8 +107,8 @@ __device__ __forceinline__ void add_weighted(float (&sum)[D / 8][4], const float
         for (int d = 0; d < D / 8; d += 2) {
             uint32_t b[4];
             load_right_plain<D>(b, right, n * 8, d * 8, lane);
-            cuda_mma_bf16(sum[d], a, b[0], b[1]);
-            cuda_mma_bf16(sum[d + 1], a, b[2], b[3]);
+            cuda_multiply(sum[d], a, b[0], b[1]);
+            cuda_multiply(sum[d + 1], a, b[2], b[3]);
         }
     }
 }
@@ -221,7 +219,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_forward(cud
     load_tile<OWN, D>(q, job.q + first * q_stride + head * D, q_stride, query, job.length);
     load_tile<OWN, D>(k, job.k + kv_at, kv_stride, key, job.length);
     load_tile<OWN, D>(v, job.v + kv_at, kv_stride, key, job.length);
-    cuda_copy_group();
+    cuda_close_copies();
     for (int stage = 0; key < job.length; stage ^= 1) {
         const int32_t next = next_keys(job, query, key + OWN, OWN);
         if (next < job.length) {
@@ -229,8 +227,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_forward(cud
             load_tile<OWN, D>(k + to, job.k + kv_at, kv_stride, next, job.length);
             load_tile<OWN, D>(v + to, job.v + kv_at, kv_stride, next, job.length);
         }
-        cuda_copy_group();
-        cuda_copy_end<1>();
+        cuda_close_copies();
+        cuda_await_copies<1>();
         __syncthreads();
         float score[OWN / 8][4];
         rows_by_rows<D>(score, q, at.warp_row, k + stage * T::own, at.lane);
@@ -314,7 +312,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_queries(cud
     load_tile<OWN, D>(d, job.dout + first * q_stride + head * D, q_stride, query, job.length);
     load_tile<STEP, D>(k, job.k + kv_at, kv_stride, key, job.length);
     load_tile<STEP, D>(v, job.v + kv_at, kv_stride, key, job.length);
-    cuda_copy_group();
+    cuda_close_copies();
     for (int stage = 0; key < job.length; stage ^= 1) {
         const int32_t next = next_keys(job, query, key + STEP, STEP);
         if (next < job.length) {
@@ -322,8 +320,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_queries(cud
             load_tile<STEP, D>(k + to, job.k + kv_at, kv_stride, next, job.length);
             load_tile<STEP, D>(v + to, job.v + kv_at, kv_stride, next, job.length);
         }
-        cuda_copy_group();
-        cuda_copy_end<1>();
+        cuda_close_copies();
+        cuda_await_copies<1>();
         __syncthreads();
         float score[STEP / 8][4], flow[STEP / 8][4];
         rows_by_rows<D>(score, q, at.warp_row, k + stage * T::step, at.lane);
@@ -399,7 +397,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_keys(cuda_f
     load_tile<OWN, D>(k, job.k + kv_at, kv_stride, key, job.length);
     load_tile<OWN, D>(v, job.v + kv_at, kv_stride, key, job.length);
     load_queries<D>(job, first, now, q, d, stats); /* every key is seen, by its own query */
-    cuda_copy_group();
+    cuda_close_copies();
     for (int stage = 0; now.head < stop; stage ^= 1) {
         const walk next = next_queries(job, key, walk{now.head, now.query + STEP}, stop);
         if (next.head < stop) {
@@ -407,8 +405,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_keys(cuda_f
             load_queries<D>(job, first, next, q + to * T::step, d + to * T::step,
                             stats + to * 2 * STEP);
         }
-        cuda_copy_group();
-        cuda_copy_end<1>();
+        cuda_close_copies();
+        cuda_await_copies<1>();
         __syncthreads();
         const float *const lse = stats + stage * 2 * STEP, *const delta = lse + STEP;
         float weight[STEP / 8][4], flow[STEP / 8][4];
