@@ -2,6 +2,8 @@
 #ifndef PICO_BACKEND_CUDA_ATTEND_CUH
 #define PICO_BACKEND_CUDA_ATTEND_CUH
 
+#include <type_traits>
+
 #include "jobs.h"
 #include "pages.cuh"
 
@@ -43,6 +45,20 @@ __device__ __forceinline__ int32_t cuda_cell_of(const cuda_attend_job &job,
     }
     const int32_t page = position / 64 < job.table.cols ? row.table[position / 64] : -1;
     return page < 0 ? -1 : page * 64 + position % 64;
+}
+
+/* What launch gives for the data type of pages, as a constant. */
+template <typename F> static inline cudaError_t cuda_of_pages(uint32_t dtype, const F &launch) {
+    switch (dtype) {
+    case PICO_DTYPE_F32:
+        return launch(std::integral_constant<int, PICO_DTYPE_F32>());
+    case PICO_DTYPE_F16:
+        return launch(std::integral_constant<int, PICO_DTYPE_F16>());
+    case PICO_DTYPE_BF16:
+        return launch(std::integral_constant<int, PICO_DTYPE_BF16>());
+    default:
+        return launch(std::integral_constant<int, PICO_DTYPE_Q8_0>());
+    }
 }
 
 #endif

@@ -24,11 +24,6 @@
 #define PARTIES 2
 #define THREADS (PARTY * PARTIES)
 #define QUERIES 64
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#define LAUNCHED 0 /* never here: nothing is compiled but the frame */
-#else
-#define LAUNCHED 1
-#endif
 #define POSITIONS 64 /* of a stretch: a page */
 
 namespace {
@@ -780,7 +775,7 @@ __device__ __host__ __forceinline__ int32_t heads_of_block(int32_t group) {
 /* Blocks: rows, the last ones, which see most, first; within them parts of KV heads. */
 template <int DTYPE, int HD>
 __global__ void __launch_bounds__(THREADS, 1) attend_tensor(cuda_attend_job job) {
-    if (!LAUNCHED) {
+    if (!CUDA_MMA_LAUNCHED) {
         return;
     }
     __shared__ float part[THREADS / CUDA_WARP];
@@ -848,14 +843,7 @@ template <int DTYPE> cudaError_t launch_width(cudaStream_t stream, const cuda_at
 } // namespace
 
 cudaError_t cuda_run_attend_mma(cudaStream_t stream, const cuda_attend_job *job) {
-    switch (job->kv.dtype) {
-    case PICO_DTYPE_F32:
-        return launch_width<PICO_DTYPE_F32>(stream, *job);
-    case PICO_DTYPE_F16:
-        return launch_width<PICO_DTYPE_F16>(stream, *job);
-    case PICO_DTYPE_BF16:
-        return launch_width<PICO_DTYPE_BF16>(stream, *job);
-    default:
-        return launch_width<PICO_DTYPE_Q8_0>(stream, *job);
-    }
+    return cuda_of_pages(job->kv.dtype, [&](auto dtype) {
+        return launch_width<decltype(dtype)::value>(stream, *job);
+    });
 }

@@ -21,47 +21,6 @@ __device__ __forceinline__ void load_queries(const cuda_attend_job &job, int64_t
     }
 }
 
-/* Eight values of K or V as they lie in a page: loads that do not wait for each other. */
-template <int DTYPE> struct raw_eight {
-    uint4 first, second; /* F32 needs both, 16 bits the first, codes half of it */
-    uint16_t scale;
-};
-
-template <int DTYPE>
-__device__ __forceinline__ void load_raw(const char *codes, const char *scales, int32_t d,
-                                         raw_eight<DTYPE> *out) {
-    if (DTYPE == PICO_DTYPE_F32) {
-        out->first = cuda_load16(codes + static_cast<int64_t>(d) * 4);
-        out->second = cuda_load16(codes + static_cast<int64_t>(d) * 4 + 16);
-    } else if (DTYPE == PICO_DTYPE_Q8_0) {
-        const uint2 bits = cuda_load8(codes + d);
-        out->first.x = bits.x;
-        out->first.y = bits.y;
-        out->scale = reinterpret_cast<const uint16_t *>(scales)[d / 32];
-    } else {
-        out->first = cuda_load16(codes + static_cast<int64_t>(d) * 2);
-    }
-}
-
-template <int DTYPE>
-__device__ __forceinline__ void floats_of(const raw_eight<DTYPE> &raw, float (&out)[8]) {
-    const uint32_t word[8] = {raw.first.x,  raw.first.y,  raw.first.z,  raw.first.w,
-                              raw.second.x, raw.second.y, raw.second.z, raw.second.w};
-    const float scale = DTYPE == PICO_DTYPE_Q8_0 ? cuda_from_half(raw.scale) : 1.0f;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        if (DTYPE == PICO_DTYPE_F32) {
-            out[i] = __uint_as_float(word[i]);
-        } else if (DTYPE == PICO_DTYPE_Q8_0) {
-            out[i] =
-                static_cast<float>(static_cast<int8_t>(word[i / 4] >> 8 * (i & 3) & 255)) * scale;
-        } else {
-            const uint16_t half = static_cast<uint16_t>(word[i / 2] >> 16 * (i & 1));
-            out[i] = DTYPE == PICO_DTYPE_F16 ? cuda_from_half(half) : cuda_from_bf16(half);
-        }
-    }
-}
-
 /* score (NH, CUDA_SPLIT); IN_FLIGHT positions of a thread are loaded at a time. */
 template <int DTYPE, int NH>
 __device__ __forceinline__ void scores(const cuda_attend_job &job, int32_t kv_head,
@@ -72,19 +31,20 @@ __device__ __forceinline__ void scores(const cuda_attend_job &job, int32_t kv_he
          i += each * IN_FLIGHT) {
         float dot[IN_FLIGHT][NH] = {};
         for (int32_t d = lane * 8; d < job.kv.padded; d += LANES * 8) {
-            raw_eight<DTYPE> raw[IN_FLIGHT] = {};
+            cuda_eight<DTYPE> raw[IN_FLIGHT] = {};
 #pragma unroll
             for (int p = 0; p < IN_FLIGHT; p++) {
                 const int32_t at = cell[i + p * each];
                 if (at >= 0) {
-                    load_raw<DTYPE>(job.pages + cuda_cell_codes(job.kv, at, kv_head),
-                                    job.pages + cuda_cell_scales(job.kv, at, kv_head), d, &raw[p]);
+                    cuda_load_raw<DTYPE>(job.pages + cuda_cell_codes(job.kv, at, kv_head),
+                                         job.pages + cuda_cell_scales(job.kv, at, kv_head), d,
+                                         &raw[p]);
                 }
             }
 #pragma unroll
             for (int p = 0; p < IN_FLIGHT; p++) {
                 float k[8];
-                floats_of<DTYPE>(raw[p], k);
+                cuda_floats_of<DTYPE>(raw[p], k);
 #pragma unroll
                 for (int h = 0; h < NH; h++) {
 #pragma unroll
@@ -149,14 +109,14 @@ __device__ __forceinline__ void add_values(const cuda_attend_job &job, int32_t k
     const char *values = job.pages + job.kv.half_bytes;
     for (int32_t i = static_cast<int32_t>(threadIdx.x) / share; d < job.kv.padded && i < CUDA_SPLIT;
          i += each * IN_FLIGHT) {
-        raw_eight<DTYPE> raw[IN_FLIGHT];
+        cuda_eight<DTYPE> raw[IN_FLIGHT];
         int32_t at[IN_FLIGHT];
 #pragma unroll
         for (int p = 0; p < IN_FLIGHT; p++) {
             at[p] = i + p * each < CUDA_SPLIT ? cell[i + p * each] : -1;
             if (at[p] >= 0) {
-                load_raw<DTYPE>(values + cuda_cell_codes(job.kv, at[p], kv_head),
-                                values + cuda_cell_scales(job.kv, at[p], kv_head), d, &raw[p]);
+                cuda_load_raw<DTYPE>(values + cuda_cell_codes(job.kv, at[p], kv_head),
+                                     values + cuda_cell_scales(job.kv, at[p], kv_head), d, &raw[p]);
             }
         }
 #pragma unroll
@@ -165,7 +125,7 @@ __device__ __forceinline__ void add_values(const cuda_attend_job &job, int32_t k
                 continue;
             }
             float v[8];
-            floats_of<DTYPE>(raw[p], v);
+            cuda_floats_of<DTYPE>(raw[p], v);
 #pragma unroll
             for (int h = 0; h < NH; h++) {
 #pragma unroll
@@ -319,21 +279,10 @@ template <int DTYPE> void launch_heads(cudaStream_t stream, const cuda_attend_jo
 
 cudaError_t cuda_run_attend_split(cudaStream_t stream, const cuda_attend_job *args) {
     const cuda_attend_job job = *args;
-    switch (job.kv.dtype) {
-    case PICO_DTYPE_F32:
-        launch_heads<PICO_DTYPE_F32>(stream, job);
-        break;
-    case PICO_DTYPE_F16:
-        launch_heads<PICO_DTYPE_F16>(stream, job);
-        break;
-    case PICO_DTYPE_BF16:
-        launch_heads<PICO_DTYPE_BF16>(stream, job);
-        break;
-    default:
-        launch_heads<PICO_DTYPE_Q8_0>(stream, job);
-        break;
-    }
-    cudaError_t error = cuda_launched();
+    cudaError_t error = cuda_of_pages(job.kv.dtype, [&](auto dtype) {
+        launch_heads<decltype(dtype)::value>(stream, job);
+        return cuda_launched();
+    });
     if (error == cudaSuccess && job.n_split > 1) {
         const dim3 grid(static_cast<unsigned>(job.n_head), static_cast<unsigned>(job.n));
         CUDA_LAUNCH_EARLY(stream, grid, THREADS, 0, join_splits, job);

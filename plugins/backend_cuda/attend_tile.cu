@@ -302,14 +302,7 @@ template <int DTYPE> cudaError_t launch_width(cudaStream_t stream, const cuda_at
 } // namespace
 
 cudaError_t cuda_run_attend_tile(cudaStream_t stream, const cuda_attend_job *job) {
-    switch (job->kv.dtype) {
-    case PICO_DTYPE_F32:
-        return launch_width<PICO_DTYPE_F32>(stream, *job);
-    case PICO_DTYPE_F16:
-        return launch_width<PICO_DTYPE_F16>(stream, *job);
-    case PICO_DTYPE_BF16:
-        return launch_width<PICO_DTYPE_BF16>(stream, *job);
-    default:
-        return launch_width<PICO_DTYPE_Q8_0>(stream, *job);
-    }
+    return cuda_of_pages(job->kv.dtype, [&](auto dtype) {
+        return launch_width<decltype(dtype)::value>(stream, *job);
+    });
 }

@@ -11,8 +11,7 @@
  * waits for its input.
  */
 #include "mma.cuh"
-#include "rows.cuh"
-#include "weights.cuh"
+#include "products.cuh"
 
 #define WARPS CUDA_FEW_WARPS
 #define THREADS (WARPS * CUDA_WARP)
@@ -245,16 +244,6 @@ __device__ __forceinline__ void stage(const cuda_vector_job &job, int64_t row, i
     }
 }
 
-/* What becomes of a sum over all columns. */
-__device__ __forceinline__ void write_output(const cuda_vector_job &job,
-                                             const cuda_vector_part &part, int64_t row,
-                                             int64_t output, float value) {
-    float *y = part.y + row * part.y_stride + output;
-    value = part.bias == NULL ? value : value + part.bias[output];
-    value = job.act == 0 ? value : cuda_act(job.act, value);
-    *y = job.accumulate ? *y + value : value;
-}
-
 /* The sums of all warps, in their order; room (WARPS, NT, 16, 8). */
 template <int GROUPED, int NX, int NT>
 __device__ __forceinline__ void finish(const cuda_vector_job &job, const cuda_vector_part &part,
@@ -293,25 +282,16 @@ __device__ __forceinline__ void finish(const cuda_vector_job &job, const cuda_ve
         if (job.gate) {
             part.y[(row + r) * part.y_stride + output] = cuda_act(job.gate, sum[0]) * sum[1];
         } else {
-            write_output(job, part, row + r, output, sum[0]);
+            cuda_write_output(job, part, row + r, output, sum[0]);
         }
     }
-}
-
-__device__ __forceinline__ int part_of_block(const cuda_vector_job &job, uint32_t block) {
-    int i = 0;
-    while (!job.gate && i + 1 < static_cast<int>(job.n_part) &&
-           block >= job.part[i + 1].first_block) {
-        i++;
-    }
-    return i;
 }
 
 /* The outputs that a block takes at a time: NT tiles of one part. */
 template <int NT>
 __device__ __forceinline__ const cuda_vector_part *
 find_rows(const cuda_vector_job &job, uint32_t block, rows_of_lane<NT> *out) {
-    const cuda_vector_part *part = &job.part[part_of_block(job, block)];
+    const cuda_vector_part *part = &job.part[cuda_part_of_block(job, block)];
     const int64_t own = static_cast<int64_t>(block - part->first_block);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
@@ -330,6 +310,9 @@ find_rows(const cuda_vector_job &job, uint32_t block, rows_of_lane<NT> *out) {
 template <int KIND, int GROUPED, int NX, int NT>
 __global__ void __launch_bounds__(THREADS, CUDA_FEW_RESIDENT)
     few_rows(const __grid_constant__ cuda_vector_job job) {
+    if (!CUDA_MMA_LAUNCHED) {
+        return;
+    }
     CUDA_DYNAMIC_SHARED(uint16_t, memory);
     __shared__ float part_sums[WARPS * NX];
     __shared__ float room[WARPS * NT * NX * 8];

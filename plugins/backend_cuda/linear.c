@@ -58,16 +58,15 @@ static int same_kernel(const cuda_backend *cuda, const cuda_weight *a, const cud
 
 /* Outputs of a block, and for the tensor cores its tiles. */
 static int32_t outputs_of_block(const product *p, uint32_t first, uint32_t n, int64_t rows,
-                                int32_t *tiles, int32_t *resident) {
+                                int32_t *tiles) {
     int64_t n_tile = 0;
-    *tiles = *resident = 0;
+    *tiles = 0;
     if (!uses_mma(p->cuda, &p->part[first].weight->device)) {
         return cuda_vector_outputs(cuda_vector_rows(rows), p->gate != 0);
     }
     for (uint32_t i = 0; i < n; i++) {
         n_tile += cuda_ceil(p->part[first + i].weight->device.rows, CUDA_FEW_TILE);
     }
-    *resident = (int32_t)p->cuda->n_multiprocessor * CUDA_FEW_RESIDENT;
     *tiles = p->gate ? 1 : cuda_few_tiles(n_tile, p->cuda->n_multiprocessor);
     return *tiles * CUDA_FEW_TILE;
 }
@@ -84,9 +83,10 @@ static pico_status run_vector(const product *p, uint32_t first, uint32_t n, cons
                            .x = x,
                            .x_stride = x_stride,
                            .rows = rows,
-                           .cols = p->x.cols};
+                           .cols = p->x.cols,
+                           .resident = (int32_t)cuda->n_multiprocessor * CUDA_FEW_RESIDENT};
     const uint32_t mma = (uint32_t)uses_mma(cuda, &p->part[first].weight->device);
-    const int32_t outputs = outputs_of_block(p, first, n, rows, &job.tiles, &job.resident);
+    const int32_t outputs = outputs_of_block(p, first, n, rows, &job.tiles);
     uint32_t block = 0;
     for (uint32_t i = 0; i < n; i++) {
         const part *from = &p->part[first + i];
@@ -104,7 +104,8 @@ static pico_status run_vector(const product *p, uint32_t first, uint32_t n, cons
         job.x = floats(&norm->x);
         job.x_stride = norm->x.row_stride;
     }
-    if (p->n_part == 1 && !p->gate && !p->accumulate && rows == p->x.rows) {
+    const int alone = p->n_part == 1 && !p->gate && !p->accumulate && !p->part[0].weight->extras;
+    if (alone && rows == p->x.rows) { /* with extras, more than this kernel makes a result */
         cuda_wait_with_product(cuda, &job, mma, &p->part[0].y);
         return PICO_OK;
     }
@@ -327,10 +328,12 @@ static pico_status run_many(product *p, int64_t begin, int64_t rows) {
 
 static pico_status run_product(product *p) {
     const int64_t rows = p->x.rows, decode = cuda_least(p->n_decode, rows);
+    pico_status status = PICO_OK;
     if (decode == 0) {
         cuda_flush(p->cuda);
+    } else {
+        status = run_few(p, 0, decode);
     }
-    pico_status status = decode == 0 ? PICO_OK : run_few(p, 0, decode);
     return status == PICO_OK && decode < rows ? run_many(p, decode, rows - decode) : status;
 }
 
@@ -437,6 +440,9 @@ pico_status cuda_linear_gated(void *self, const pico_linear_gated_args *args) {
     const int64_t rows = p.x.rows, decode = cuda_least(args->n_decode, rows);
     const int fused = !args->w1->extras && !args->w3->extras &&
                       same_kernel(p.cuda, &args->w1->device, &args->w3->device);
+    if (decode == 0 || !fused) {
+        cuda_flush(p.cuda);
+    }
     if (decode != 0 && fused) {
         cuda_norm_job norm;
         const int normed = take_norm(&p, &norm);
@@ -444,10 +450,7 @@ pico_status cuda_linear_gated(void *self, const pico_linear_gated_args *args) {
         now.gate = args->act;
         status =
             run_vector(&now, 0, 2, floats(&p.x), p.x.row_stride, 0, decode, normed ? &norm : NULL);
-    } else {
-        cuda_flush(p.cuda);
-    }
-    if (decode != 0 && !fused) {
+    } else if (decode != 0) {
         status = run_composed(&p, args->act, 0, decode, 0);
     }
     if (status == PICO_OK && decode < rows) {

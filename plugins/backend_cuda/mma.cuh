@@ -21,6 +21,14 @@
 #define CUDA_TENSOR_CORES 0
 #endif
 
+/* 0 in code for devices without: kernels that are made of what is below are never launched there, and
+ * return at once, so that nothing more of them is compiled. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define CUDA_MMA_LAUNCHED 0
+#else
+#define CUDA_MMA_LAUNCHED 1
+#endif
+
 /* ---- 16-bit floats ---- */
 
 /* x = hi + mid + lo, exactly, by truncation. Of an infinity mid = lo = 0; NaN stays NaN. */
@@ -231,12 +239,26 @@ __device__ __forceinline__ void cuda_copy_begin(void *shared, const void *from, 
 #endif
 }
 
-/* Waits for the copies that this thread has begun; what others copied is there after a barrier. */
-__device__ __forceinline__ void cuda_copy_end() {
+/* The copies that this thread has begun since the last of these calls are a group. */
+__device__ __forceinline__ void cuda_copy_group() {
 #if CUDA_TENSOR_CORES
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    asm volatile("cp.async.commit_group;" ::: "memory");
 #elif !defined(__CUDACC__)
-    emulated_copies_end();
+    emulated_copies_group();
+#endif
+}
+
+/* Waits for the copies that this thread has begun, but for its last GROUPS groups; what others copied is
+ * there after a barrier. */
+template <int GROUPS = 0> __device__ __forceinline__ void cuda_copy_end() {
+#if CUDA_TENSOR_CORES
+    if (GROUPS == 0) {
+        asm volatile("cp.async.wait_all;" ::: "memory");
+    } else {
+        asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+    }
+#elif !defined(__CUDACC__)
+    emulated_copies_end(GROUPS);
 #endif
 }
 

@@ -20,32 +20,54 @@ __device__ __forceinline__ int64_t cuda_cell_scales(const cuda_kv_layout &kv, in
            static_cast<int64_t>(offset) * kv.n_scale * 2;
 }
 
+/* Eight values of K or V as they lie in a page. */
+template <int DTYPE> struct cuda_eight {
+    uint4 first, second; /* F32 takes both, 16 bits the first, codes half of it */
+    uint16_t scale;
+};
+
 /* Dimensions [d, d + 8) of a row of codes; scales are those of the position. */
 template <int DTYPE>
-__device__ __forceinline__ void cuda_load_eight(const char *codes, const char *scales, int32_t d,
-                                                float *out) {
+__device__ __forceinline__ void cuda_load_raw(const char *codes, const char *scales, int32_t d,
+                                              cuda_eight<DTYPE> *out) {
     if (DTYPE == PICO_DTYPE_F32) {
-        const float4 a = cuda_load_floats(reinterpret_cast<const float *>(codes) + d);
-        const float4 b = cuda_load_floats(reinterpret_cast<const float *>(codes) + d + 4);
-        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-        out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+        out->first = cuda_load16(codes + static_cast<int64_t>(d) * 4);
+        out->second = cuda_load16(codes + static_cast<int64_t>(d) * 4 + 16);
     } else if (DTYPE == PICO_DTYPE_Q8_0) {
         const uint2 bits = cuda_load8(codes + d);
-        const float scale = cuda_from_half(reinterpret_cast<const uint16_t *>(scales)[d / 32]);
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const uint32_t word = i < 4 ? bits.x : bits.y;
-            out[i] = static_cast<float>(static_cast<int8_t>(word >> 8 * (i & 3) & 255)) * scale;
-        }
+        out->first.x = bits.x;
+        out->first.y = bits.y;
+        out->scale = reinterpret_cast<const uint16_t *>(scales)[d / 32];
     } else {
-        const uint4 bits = cuda_load16(codes + 2 * static_cast<int64_t>(d));
-        const uint32_t word[4] = {bits.x, bits.y, bits.z, bits.w};
+        out->first = cuda_load16(codes + static_cast<int64_t>(d) * 2);
+    }
+}
+
+template <int DTYPE>
+__device__ __forceinline__ void cuda_floats_of(const cuda_eight<DTYPE> &raw, float (&out)[8]) {
+    const uint32_t word[8] = {raw.first.x,  raw.first.y,  raw.first.z,  raw.first.w,
+                              raw.second.x, raw.second.y, raw.second.z, raw.second.w};
+    const float scale = DTYPE == PICO_DTYPE_Q8_0 ? cuda_from_half(raw.scale) : 1.0f;
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++) {
+        if (DTYPE == PICO_DTYPE_F32) {
+            out[i] = __uint_as_float(word[i]);
+        } else if (DTYPE == PICO_DTYPE_Q8_0) {
+            out[i] =
+                static_cast<float>(static_cast<int8_t>(word[i / 4] >> 8 * (i & 3) & 255)) * scale;
+        } else {
             const uint16_t half = static_cast<uint16_t>(word[i / 2] >> 16 * (i & 1));
             out[i] = DTYPE == PICO_DTYPE_F16 ? cuda_from_half(half) : cuda_from_bf16(half);
         }
     }
+}
+
+template <int DTYPE>
+__device__ __forceinline__ void cuda_load_eight(const char *codes, const char *scales, int32_t d,
+                                                float (&out)[8]) {
+    cuda_eight<DTYPE> raw = {};
+    cuda_load_raw<DTYPE>(codes, scales, d, &raw);
+    cuda_floats_of<DTYPE>(raw, out);
 }
 
 /* One warp stores K or V of one head of one row; 32 dimensions at a time. A block of 32 values has one

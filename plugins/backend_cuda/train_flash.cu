@@ -4,8 +4,9 @@
  * of them. Sums are F32 in an order that the shapes decide; gradients of keys are added up by the
  * block of the keys, those of queries by the block of the queries.
  */
-#include "tensor.cuh"
+#include "mma.cuh"
 #include "train.h"
+#include "wide.cuh"
 
 #define THREADS 128
 #define OWN 64  /* queries, or keys, of a block */
@@ -44,7 +45,8 @@ __device__ __forceinline__ void load_tile(uint16_t *to, const uint16_t *from, in
         const int row = i / pieces, col = i % pieces * 8;
         const bool beyond = first + row >= length;
         const int64_t at = beyond ? 0 : first + row;
-        cuda_copy_behind(to + row * tile<D>::stride + col, from + at * row_stride + col, beyond);
+        cuda_copy_begin<16>(to + row * tile<D>::stride + col, from + at * row_stride + col,
+                            !beyond);
     }
 }
 
@@ -52,7 +54,7 @@ __device__ __forceinline__ void load_tile(uint16_t *to, const uint16_t *from, in
 template <int D>
 __device__ __forceinline__ void load_left(uint32_t (&to)[4], const uint16_t *from, int row, int col,
                                           int lane) {
-    cuda_load_matrices<false>(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
+    cuda_load_matrices(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
 }
 
 /* Two B side by side, whose columns are the tile's rows [row, row + 16), and whose rows are its columns
@@ -61,14 +63,14 @@ template <int D>
 __device__ __forceinline__ void load_right(uint32_t (&to)[4], const uint16_t *from, int row,
                                            int col, int lane) {
     const int r = row + lane / 16 * 8 + lane % 8, c = col + lane / 8 % 2 * 8;
-    cuda_load_matrices<false>(to, from + r * tile<D>::stride + c);
+    cuda_load_matrices(to, from + r * tile<D>::stride + c);
 }
 
 /* Two B side by side as they lie: rows [row, row + 16), columns [col, col + 8) and the next 8. */
 template <int D>
 __device__ __forceinline__ void load_right_plain(uint32_t (&to)[4], const uint16_t *from, int row,
                                                  int col, int lane) {
-    cuda_load_matrices<true>(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
+    cuda_load_transposed(to, from + (row + lane % 16) * tile<D>::stride + col + lane / 16 * 8);
 }
 
 /* out (16, 8 N) = 16 rows of left times the first 8 N rows of right. */
@@ -87,8 +89,8 @@ __device__ __forceinline__ void rows_by_rows(float (&out)[N][4], const uint16_t 
         for (int n = 0; n < N; n += 2) {
             uint32_t b[4];
             load_right<D>(b, right, n * 8, col, lane);
-            cuda_multiply(out[n], a, b[0], b[1]);
-            cuda_multiply(out[n + 1], a, b[2], b[3]);
+            cuda_mma_bf16(out[n], a, b[0], b[1]);
+            cuda_mma_bf16(out[n + 1], a, b[2], b[3]);
         }
     }
 }
@@ -107,8 +109,8 @@ __device__ __forceinline__ void add_weighted(float (&sum)[D / 8][4], const float
         for (int d = 0; d < D / 8; d += 2) {
             uint32_t b[4];
             load_right_plain<D>(b, right, n * 8, d * 8, lane);
-            cuda_multiply(sum[d], a, b[0], b[1]);
-            cuda_multiply(sum[d + 1], a, b[2], b[3]);
+            cuda_mma_bf16(sum[d], a, b[0], b[1]);
+            cuda_mma_bf16(sum[d + 1], a, b[2], b[3]);
         }
     }
 }
@@ -203,6 +205,9 @@ __device__ __forceinline__ void take_scores(softmax &state, float (&score)[N][4]
 
 /* Blocks: heads of sequences; tiles of queries, the last ones first. */
 template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_forward(cuda_flash_job job) {
+    if (!CUDA_MMA_LAUNCHED) {
+        return;
+    }
     typedef tile<D> T;
     CUDA_DYNAMIC_SHARED(uint16_t, memory);
     uint16_t *const q = memory, *const k = q + T::own, *const v = k + 2 * T::own;
@@ -219,7 +224,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_forward(cud
     load_tile<OWN, D>(q, job.q + first * q_stride + head * D, q_stride, query, job.length);
     load_tile<OWN, D>(k, job.k + kv_at, kv_stride, key, job.length);
     load_tile<OWN, D>(v, job.v + kv_at, kv_stride, key, job.length);
-    cuda_close_copies();
+    cuda_copy_group();
     for (int stage = 0; key < job.length; stage ^= 1) {
         const int32_t next = next_keys(job, query, key + OWN, OWN);
         if (next < job.length) {
@@ -227,8 +232,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_forward(cud
             load_tile<OWN, D>(k + to, job.k + kv_at, kv_stride, next, job.length);
             load_tile<OWN, D>(v + to, job.v + kv_at, kv_stride, next, job.length);
         }
-        cuda_close_copies();
-        cuda_await_copies<1>();
+        cuda_copy_group();
+        cuda_copy_end<1>();
         __syncthreads();
         float score[OWN / 8][4];
         rows_by_rows<D>(score, q, at.warp_row, k + stage * T::own, at.lane);
@@ -288,6 +293,9 @@ __global__ void flash_deltas(cuda_flash_job job) {
 
 /* Blocks as in flash_forward: dq. */
 template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_queries(cuda_flash_job job) {
+    if (!CUDA_MMA_LAUNCHED) {
+        return;
+    }
     typedef tile<D> T;
     CUDA_DYNAMIC_SHARED(uint16_t, memory);
     uint16_t *const q = memory, *const d = q + T::own;
@@ -312,7 +320,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_queries(cud
     load_tile<OWN, D>(d, job.dout + first * q_stride + head * D, q_stride, query, job.length);
     load_tile<STEP, D>(k, job.k + kv_at, kv_stride, key, job.length);
     load_tile<STEP, D>(v, job.v + kv_at, kv_stride, key, job.length);
-    cuda_close_copies();
+    cuda_copy_group();
     for (int stage = 0; key < job.length; stage ^= 1) {
         const int32_t next = next_keys(job, query, key + STEP, STEP);
         if (next < job.length) {
@@ -320,8 +328,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_queries(cud
             load_tile<STEP, D>(k + to, job.k + kv_at, kv_stride, next, job.length);
             load_tile<STEP, D>(v + to, job.v + kv_at, kv_stride, next, job.length);
         }
-        cuda_close_copies();
-        cuda_await_copies<1>();
+        cuda_copy_group();
+        cuda_copy_end<1>();
         __syncthreads();
         float score[STEP / 8][4], flow[STEP / 8][4];
         rows_by_rows<D>(score, q, at.warp_row, k + stage * T::step, at.lane);
@@ -378,6 +386,9 @@ __device__ __forceinline__ void load_queries(const cuda_flash_job &job, int64_t 
 
 /* Blocks: KV heads of sequences; tiles of keys. dk and dv; rows of a product are keys. */
 template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_keys(cuda_flash_job job) {
+    if (!CUDA_MMA_LAUNCHED) {
+        return;
+    }
     typedef tile<D> T;
     CUDA_DYNAMIC_SHARED(uint16_t, memory);
     uint16_t *const k = memory, *const v = k + T::own;
@@ -397,7 +408,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_keys(cuda_f
     load_tile<OWN, D>(k, job.k + kv_at, kv_stride, key, job.length);
     load_tile<OWN, D>(v, job.v + kv_at, kv_stride, key, job.length);
     load_queries<D>(job, first, now, q, d, stats); /* every key is seen, by its own query */
-    cuda_close_copies();
+    cuda_copy_group();
     for (int stage = 0; now.head < stop; stage ^= 1) {
         const walk next = next_queries(job, key, walk{now.head, now.query + STEP}, stop);
         if (next.head < stop) {
@@ -405,8 +416,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) flash_keys(cuda_f
             load_queries<D>(job, first, next, q + to * T::step, d + to * T::step,
                             stats + to * 2 * STEP);
         }
-        cuda_close_copies();
-        cuda_await_copies<1>();
+        cuda_copy_group();
+        cuda_copy_end<1>();
         __syncthreads();
         const float *const lse = stats + stage * 2 * STEP, *const delta = lse + STEP;
         float weight[STEP / 8][4], flow[STEP / 8][4];

@@ -3,8 +3,7 @@
  * output: each lane over the columns that it loads, 16 bytes of codes at a time, in ascending order;
  * then the lanes in a tree. Neither the number of rows nor of outputs enters into the order of a sum.
  */
-#include "rows.cuh"
-#include "weights.cuh"
+#include "products.cuh"
 
 #define THREADS (CUDA_VECTOR_WARPS * CUDA_WARP)
 #define BOOK_COPIES 32 /* one for each lane, so that lookups meet no bank twice */
@@ -150,20 +149,8 @@ __device__ __forceinline__ void finish(const cuda_vector_job &job, const cuda_ve
     }
     const int64_t out = NW == 1 || w == 0 ? output[0] : output[NW - 1];
     if (lane % per == 0 && out >= 0 && row + r < job.rows) {
-        float *y = part.y + (row + r) * part.y_stride + out;
-        float value = part.bias == NULL ? sum[0] : sum[0] + part.bias[out];
-        value = job.act == 0 ? value : cuda_act(job.act, value);
-        *y = job.accumulate ? *y + value : value;
+        cuda_write_output(job, part, row + r, out, sum[0]);
     }
-}
-
-__device__ __forceinline__ int part_of_block(const cuda_vector_job &job, uint32_t block) {
-    int i = 0;
-    while (!job.gate && i + 1 < static_cast<int>(job.n_part) &&
-           block >= job.part[i + 1].first_block) {
-        i++;
-    }
-    return i;
 }
 
 /* Blocks that read the same weights for other rows of x are neighbours, so that they run at the same
@@ -175,7 +162,7 @@ __global__ void products(const __grid_constant__ cuda_vector_job job) {
     __shared__ float book[KIND == CUDA_WEIGHT_4BIT ? NW * BOOK_FLOATS : 1];
     const uint32_t tiles = static_cast<uint32_t>((job.rows + NX - 1) / NX);
     const int warp = static_cast<int>(threadIdx.x / CUDA_WARP);
-    const cuda_vector_part &part = job.part[part_of_block(job, blockIdx.x / tiles)];
+    const cuda_vector_part &part = job.part[cuda_part_of_block(job, blockIdx.x / tiles)];
     const int64_t block = static_cast<int64_t>(blockIdx.x / tiles - part.first_block);
     const int64_t row = static_cast<int64_t>(blockIdx.x % tiles) * NX;
     const cuda_weight *weight[NW];

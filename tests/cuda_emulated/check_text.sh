@@ -49,6 +49,12 @@ PICOCHAT_EMULATED_CUDA=reverse,protect on_device -p "$words" -n 12 --temp 0 >"$d
 cmp -s "$dir/first" "$dir/eager" || fail "recorded steps give another text"
 cmp -s "$dir/first" "$dir/reverse" || fail "the order of threads changes the text"
 
+# The host's memory and arithmetic are no limits of a device.
+"$picochat" bench --plugin-path "$build/tests/plugins" --backend cuda_emulated -m "$model" -p 4 -n 2 \
+    -k 0 -r 1 >"$dir/bench" 2>&1 || fail "bench: $(cat "$dir/bench")"
+grep -q "no limits: the backend computes elsewhere" "$dir/bench" || fail "bench: $(cat "$dir/bench")"
+grep -q "x F32 FMA" "$dir/bench" && fail "bench compares a device with the host"
+
 # What can be missing: the exit code is 5, and the message says what.
 missing() { # ENVIRONMENT WORDS
     code=0

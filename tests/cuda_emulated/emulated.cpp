@@ -60,7 +60,8 @@ struct thread {
     const unsigned *waits_for; /* goes on when *waits_for != seen */
     unsigned seen;
     bool done;
-    std::vector<copy> copies; /* begun and not waited for */
+    std::vector<copy> copies;   /* begun and not waited for */
+    std::vector<size_t> groups; /* where groups of them end */
 };
 
 struct block_state {
@@ -120,6 +121,7 @@ void leave(fiber *f) {
         (*at.body)();
         t->done = true;
         t->copies.clear();
+        t->groups.clear();
         leave(t->on);
     }
 }
@@ -285,51 +287,32 @@ void emulated_copy_later(void *to, const void *from, size_t bytes) {
     at.running->copies.push_back({to, from, bytes});
 }
 
-void emulated_copies_end() {
-    for (const copy &c : at.running->copies) {
+void emulated_copies_group() {
+    at.running->groups.push_back(at.running->copies.size());
+}
+
+void emulated_copies_end(unsigned groups) {
+    std::vector<copy> &copies = at.running->copies;
+    std::vector<size_t> &ends = at.running->groups; /* of the groups among them */
+    size_t n = copies.size();
+    if (groups != 0) {
+        n = ends.size() > groups ? ends[ends.size() - groups - 1] : 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const copy &c = copies[i];
         if (c.from != nullptr) {
             memcpy(c.to, c.from, c.bytes);
         } else {
             memset(c.to, 0, c.bytes);
         }
     }
-    at.running->copies.clear();
-}
-
-static float half_of_pair(uint64_t pairs, unsigned which) {
-    return __uint_as_float(static_cast<unsigned>(pairs >> (16 * which)) << 16);
-}
-
-void emulated_multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    const unsigned lane = emulated_here.thread.x % 32, group = lane / 4, own = lane % 4;
-    uint64_t left[2][32], right[32]; /* columns 0 to 7 and 8 to 15 of A: rows g, g + 8 */
-    memcpy(left[0], emulated_exchange(a[0] | static_cast<uint64_t>(a[1]) << 32), sizeof left[0]);
-    memcpy(left[1], emulated_exchange(a[2] | static_cast<uint64_t>(a[3]) << 32), sizeof left[1]);
-    memcpy(right, emulated_exchange(b0 | static_cast<uint64_t>(b1) << 32), sizeof right);
-    for (unsigned i = 0; i < 4; i++) {
-        const unsigned lower = i / 2, col = own * 2 + i % 2;
-        for (unsigned k = 0; k < 16; k++) {
-            const unsigned pair = k % 8 / 2;
-            c[i] += half_of_pair(left[k / 8][group * 4 + pair], 2 * lower + k % 2) *
-                    half_of_pair(right[col * 4 + pair], 2 * (k / 8) + k % 2);
-        }
+    copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(n));
+    for (size_t &end : ends) {
+        end -= end < n ? end : n;
     }
-}
-
-void emulated_load_matrices(uint32_t (&to)[4], const uint16_t *from, bool turned) {
-    const unsigned lane = emulated_here.thread.x % 32;
-    uint64_t row[32];
-    memcpy(row, emulated_exchange(reinterpret_cast<uintptr_t>(from)), sizeof row);
-    for (unsigned i = 0; i < 4; i++) {
-        uint32_t pair[2];
-        for (unsigned k = 0; k < 2; k++) {
-            const unsigned r = turned ? lane % 4 * 2 + k : lane / 4;
-            const unsigned col = turned ? lane / 4 : lane % 4 * 2 + k;
-            pair[k] = reinterpret_cast<const uint16_t *>(row[i * 8 + r])[col];
-        }
-        to[i] = pair[0] | pair[1] << 16;
+    while (ends.size() > groups) {
+        ends.erase(ends.begin());
     }
-    (void)emulated_exchange(0); /* nobody writes over what others still read */
 }
 
 void *emulated_dynamic_shared() {

@@ -78,7 +78,8 @@ const uint64_t *emulated_exchange(const uint64_t *value, int n);
 void *emulated_dynamic_shared();
 /* Copies of this thread to shared memory that are made when it waits for them (from NULL: zeros). */
 void emulated_copy_later(void *to, const void *from, size_t bytes);
-void emulated_copies_end();
+void emulated_copies_group();
+void emulated_copies_end(unsigned groups);
 /* Queues body for every thread of the grid. */
 void emulated_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
                      std::function<void()> body);
@@ -105,10 +106,6 @@ template <typename T> T __shfl_sync(unsigned mask, T value, int lane) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
-
-/* Products and loads of small matrices by a warp; see tensor.cuh for what a lane holds. */
-void emulated_multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-void emulated_load_matrices(uint32_t (&to)[4], const uint16_t *from, bool turned);
 
 static inline unsigned __float_as_uint(float x) {
     unsigned bits;

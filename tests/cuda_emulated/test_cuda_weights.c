@@ -109,7 +109,7 @@ static void make_source(fix *f, source *s, const layout *l, int64_t cols, uint32
 }
 
 static void check_product(fix *f, const source *s, const pico_weight *weight, int64_t n,
-                          int prefill) {
+                          int prefill, int accumulate) {
     const int64_t cols = s->desc.cols;
     float *x = fix_floats(f, n * cols, 1), *before = fix_floats(f, n * ROWS, 1);
     float *bias = fix_floats(f, ROWS, 1);
@@ -119,10 +119,10 @@ static void check_product(fix *f, const source *s, const pico_weight *weight, in
                                    .bias = fix_vector(f, PICO_DTYPE_F32, bias, ROWS),
                                    .y = fix_f32(f, before, n, ROWS),
                                    .n_decode = prefill ? 0 : (uint32_t)n,
-                                   .accumulate = 1};
+                                   .accumulate = (uint32_t)accumulate};
     assert_int_equal(f->ops->linear(f->self, &args), PICO_OK);
     float *got = fix_get(f, &args.y);
-    ref_linear(s->exact, ROWS, cols, x, cols, n, bias, before, want);
+    ref_linear(s->exact, ROWS, cols, x, cols, n, bias, accumulate ? before : NULL, want);
     const int exact = !prefill || s->desc.dtype == PICO_DTYPE_F32 ||
                       s->desc.dtype == PICO_DTYPE_F16 ||
                       (s->desc.dtype != PICO_DTYPE_BF16 && s->desc.input_quant == PICO_INPUT_FLOAT);
@@ -150,9 +150,11 @@ static void products(void **state) {
                 s.desc.input_quant = PICO_INPUT_FLOAT;
             }
             const pico_weight *weight = fix_weight(&f, &s.desc, 0);
-            check_product(&f, &s, weight, 1 + turn % 5, 0);
-            check_product(&f, &s, weight, 35, 0); /* more than are prepared at once */
-            check_product(&f, &s, weight, 40, 1);
+            for (int accumulate = 0; accumulate < 2; accumulate++) {
+                check_product(&f, &s, weight, 1 + turn % 5, 0, accumulate);
+                check_product(&f, &s, weight, 35, 0, accumulate); /* beyond what is prepared */
+                check_product(&f, &s, weight, 40, 1, accumulate);
+            }
             fix_reset(&f);
         }
     }
