@@ -75,7 +75,16 @@ struct block_state {
 };
 
 block_state at;
-std::vector<fiber *> idle;
+/* Fibers for the next threads; they go with the plugin. */
+struct fibers : std::vector<fiber *> {
+    ~fibers() {
+        for (fiber *f : *this) {
+            munmap(f->stack, stack_bytes);
+            delete f;
+        }
+    }
+};
+fibers idle;
 size_t n_fiber;
 void *scheduler;
 #ifdef EMULATED_ASAN
