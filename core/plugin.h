@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 9u
+#define PICO_ABI_MINOR 10u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
@@ -258,6 +258,10 @@ enum {
  *                                                       fc2 is (n_draft * n_embd, draft_hidden)
  * so that with fc2 = 0 every slot says what the main head says. Whead is the model's own matrix; with
  * draft_vocab, logits are made of its rows draft_vocab[0], draft_vocab[1], ... alone.
+ * With PICO_DRAFT_READS_TOKEN (since minor 10), of either form, the head is told the token that came
+ * after h, and its slots predict the tokens 2, 3, ... n_draft + 1 places on from h:
+ *   m = relu(h Wfc1^T + e Wtoken^T)^2                   Wtoken is (draft_hidden, n_embd)
+ * with e the token's row of embed (embed_norm: its norm), without its place.
  */
 
 enum { PICO_NORM_RMS = 1, PICO_NORM_LAYER = 2 };
@@ -285,7 +289,10 @@ enum {
     PICO_RESID_LAMBDAS = 512,
     PICO_ROPE_REVERSED = 1024 /* rotates by -angle */
 };
-enum { PICO_DRAFT_SHARED_OUTPUT = 1 /* the draft head's logits are made by the output matrix */ };
+enum {
+    PICO_DRAFT_SHARED_OUTPUT = 1, /* the draft head's logits are made by the output matrix */
+    PICO_DRAFT_READS_TOKEN = 2    /* it reads the token after h, too */
+};
 
 typedef struct pico_layer_desc {
     uint32_t n_head;    /* query heads */
@@ -1342,7 +1349,7 @@ typedef struct pico_session_api {
 typedef struct pico_head_info {
     const char *name; /* "lm", "mtp.2", "draft" */
     uint32_t n_slot;  /* tokens predicted at once; 1 except for a draft head */
-    uint32_t offset;  /* predicts token t + offset; 1 for "lm" */
+    uint32_t offset;  /* the first of them is token t + offset; 1 for "lm" */
     float softcap;    /* 0: none */
     uint32_t n_vocab;
     const int32_t *vocab_map; /* (n_vocab) head index -> token id; NULL: the same */
@@ -1353,9 +1360,14 @@ typedef struct pico_heads_api {
     uint32_t reserved;
     uint32_t (*count)(const pico_model *model);
     pico_status (*info)(const pico_model *model, uint32_t head, pico_head_info *out);
-    /* hidden F32 (rows, n_embd) -> logits F32 (rows, n_slot * n_vocab), both the caller's. */
+    /* hidden F32 (rows, n_embd) -> logits F32 (rows, n_slot * n_vocab), both the caller's.
+     * PICO_E_INVALID for a draft head that reads a token: that wants apply_after. */
     pico_status (*apply)(const pico_model *model, uint32_t head, const pico_tensor *hidden,
                          const pico_tensor *logits);
+    /* since minor 10: the same with token I32 (rows), in device memory, the token that came after
+     * each row; heads that do not read it ignore it. */
+    pico_status (*apply_after)(const pico_model *model, uint32_t head, const pico_tensor *hidden,
+                               const pico_tensor *token, const pico_tensor *logits);
 } pico_heads_api;
 
 /* The target's sampling, for drafters, who bring the arrays of the distribution (room for the

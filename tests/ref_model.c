@@ -391,6 +391,27 @@ static void shared_slots(ref *r, const double *h, const double *m, double *logit
     free(out.v), free(shift);
 }
 
+/* m += what the tokens after each row say. */
+static void read_tokens(ref *r, const int32_t *token, double *m) {
+    const int64_t c = r->desc->n_embd, inner = r->desc->draft_hidden;
+    matrix table = load(r, "token_embd.weight", 0);
+    double *e = doubles(r, r->n * c), *told = doubles(r, r->n * inner);
+    if (!r->failed) {
+        for (int64_t i = 0; i < r->n; i++) {
+            const int32_t next = token[i + 1 < r->n ? i + 1 : i];
+            memcpy(e + i * c, table.v + next * c, (size_t)c * sizeof *e);
+        }
+        if (r->desc->flags & PICO_EMBED_NORM) {
+            norm_rows(r, NULL, NULL, 0, e, e);
+        }
+        product(r, "draft_token.weight", NULL, 0, e, told, 0);
+        for (int64_t j = 0; j < r->n * inner; j++) {
+            m[j] += told[j];
+        }
+    }
+    free(table.v), free(e), free(told);
+}
+
 int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t n, double *logits) {
     ref r = {.file = file, .desc = &file->desc, .attention = {.window_limit = -1}, .n = n};
     int64_t c = r.desc->n_embd, inner = r.desc->draft_hidden;
@@ -398,6 +419,9 @@ int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t 
     if (!r.failed) {
         hidden_rows(&r, token, x, a);
         product(&r, "draft_fc1.weight", NULL, 0, a, m, 0);
+        if (r.desc->draft_flags & PICO_DRAFT_READS_TOKEN) {
+            read_tokens(&r, token, m);
+        }
         for (int64_t j = 0; j < n * inner; j++) {
             m[j] = activate(PICO_ACT_RELU_SQUARED, m[j]);
         }

@@ -18,7 +18,8 @@ int ref_model_logits(const pico_model_file *file, const ref_mask *attention, con
 /* The same of multi-token head `head`, which predicts token t + 2 + head. */
 int ref_model_mtp(const pico_model_file *file, const int32_t *token, uint32_t n, uint32_t head,
                   double *logits);
-/* logits: (n, n_draft * tokens that it knows) of the draft head. */
+/* logits: (n, n_draft * tokens that it knows) of the draft head. One that reads the next token reads the
+ * text's, and after the last token that again. */
 int ref_model_draft(const pico_model_file *file, const int32_t *token, uint32_t n, double *logits);
 
 #endif

@@ -22,7 +22,8 @@ typedef struct rk_counts {
 /* Gives the model a draft head that shares the output matrix and knows n_known tokens (0: all), with the
  * model's logits times -1 in one slot and times -0.5 in the next. */
 static inline void rk_add_head(pico_model_file *file, const int32_t *known, uint32_t n_known) {
-    const pico_heads_shape shape = {.n_draft = 3, .draft_hidden = 2, .draft_is_shared = 1};
+    const pico_heads_shape shape = {
+        .n_draft = 3, .draft_hidden = 2, .draft_flags = PICO_DRAFT_SHARED_OUTPUT};
     pico_error err = {0};
     if (pico_heads_add(file, &shape, &err) != PICO_OK) {
         fail_msg("%s", err.message);

@@ -8,7 +8,7 @@
 
 #include "decode_kit.h"
 
-enum { SK_REQUESTS = 8, SK_DRAFTERS = 11, SK_WAYS = 8, SK_WITH_HEADS = 4 };
+enum { SK_REQUESTS = 8, SK_DRAFTERS = 13, SK_WAYS = 8, SK_WITH_HEADS = 4 };
 
 typedef struct sk_drafter {
     const char *what, *decoder;
@@ -33,6 +33,10 @@ static const sk_drafter sk_drafters[SK_DRAFTERS] = {
     {"a tree of a draft head", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS, 0},
     {"a tree of some rows", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS,
      TINY_DRAFT_REDUCED},
+    {"draft head that reads the token", "spec_draft", "decoder.spec_draft.heads=draft",
+     SK_WITH_HEADS, TINY_DRAFT_OWN | TINY_DRAFT_READS},
+    {"a tree of one that reads it", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS,
+     TINY_DRAFT_SHARED | TINY_DRAFT_READS},
 };
 
 typedef struct sk_way {

@@ -45,7 +45,8 @@ static void what_was_there_stays(void **state) {
     const pico_heads_shape shapes[] = {
         {.n_mtp_head = 2},
         {.n_draft = 3},
-        {.n_draft = 3, .draft_hidden = 24, .draft_is_shared = 1},
+        {.n_draft = 3, .draft_hidden = 24, .draft_flags = PICO_DRAFT_SHARED_OUTPUT},
+        {.n_draft = 2, .draft_flags = PICO_DRAFT_READS_TOKEN},
         {.n_mtp_head = 1, .n_draft = 1},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -54,8 +55,9 @@ static void what_was_there_stays(void **state) {
         const uint32_t n_before = file->n_tensor;
         const void *codes = pico_model_file_find(file, "blk.1.attn_q.weight")->data.codes;
         assert_int_equal(pico_heads_add(file, &shapes[i], &err), PICO_OK);
-        assert_int_equal(file->n_tensor,
-                         n_before + shapes[i].n_mtp_head + (shapes[i].n_draft != 0 ? 2 : 0));
+        const uint32_t reads_token = (shapes[i].draft_flags & PICO_DRAFT_READS_TOKEN) != 0;
+        assert_int_equal(file->n_tensor, n_before + shapes[i].n_mtp_head +
+                                             (shapes[i].n_draft != 0 ? 2 : 0) + reads_token);
         assert_ptr_equal(pico_model_file_find(file, "blk.1.attn_q.weight")->data.codes, codes);
         assert_int_equal(pico_expect_match(file, &err), PICO_OK);
         assert_int_equal(file->desc.n_mtp_head, shapes[i].n_mtp_head);
@@ -69,8 +71,10 @@ static void what_was_there_stays(void **state) {
             assert_int_equal(file->desc.draft_hidden, shapes[i].draft_hidden != 0
                                                           ? shapes[i].draft_hidden
                                                           : file->desc.n_embd / 2);
-            assert_int_equal((file->desc.draft_flags & PICO_DRAFT_SHARED_OUTPUT) != 0,
-                             shapes[i].draft_is_shared);
+            assert_int_equal(file->desc.draft_flags, shapes[i].draft_flags);
+        }
+        if (reads_token) {
+            all_zero(file, "draft_token.weight");
         }
         pico_model_file_close(file);
     }

@@ -104,9 +104,9 @@ static void the_rest_follows_from_few_numbers(void **state) {
         assert_int_equal(desc.layer[i].has_value_embed, i % 2 == 0);
     }
     assert_int_equal(desc.draft_flags, 0);
-    fresh.draft_is_shared = 1;
+    fresh.draft_flags = PICO_DRAFT_SHARED_OUTPUT | PICO_DRAFT_READS_TOKEN;
     test_check(pico_fresh_describe(&fresh, &arena, &desc, &err), &err);
-    assert_int_equal(desc.draft_flags, PICO_DRAFT_SHARED_OUTPUT);
+    assert_int_equal(desc.draft_flags, PICO_DRAFT_SHARED_OUTPUT | PICO_DRAFT_READS_TOKEN);
     fresh.n_draft = 0; /* nothing to share with */
     test_check(pico_fresh_describe(&fresh, &arena, &desc, &err), &err);
     assert_int_equal(desc.draft_flags, 0);
@@ -242,6 +242,7 @@ static void check_common(const pico_model_file *file, double s) {
     assert_normal(file, "output.weight", 0.001);
     assert_normal(file, "mtp.1.weight", 0.001);
     assert_normal(file, "draft_fc1.weight", s / sqrt(3));
+    assert_normal(file, "draft_token.weight", s / sqrt(3));
     assert_constant(file, "draft_fc2.weight", 0);
 }
 
@@ -255,7 +256,8 @@ static void values_begin_as_in_nanochat(void **state) {
                         .n_vocab = 300,
                         .n_ctx = 64,
                         .n_mtp_head = 2,
-                        .n_draft = 2};
+                        .n_draft = 2,
+                        .draft_flags = PICO_DRAFT_READS_TOKEN};
     const double s = sqrt(3) / 8;
     pico_model_file *file = first_values(&fresh);
     check_common(file, s);

@@ -115,6 +115,9 @@ static pico_model_desc random_desc(uint32_t *seed, pico_layer_desc *layer) {
         d.n_draft_vocab = pick(seed, 0, 3);
         d.draft_vocab = draft_ids;
     }
+    if (d.n_draft != 0 && pick(seed, 0, 1)) {
+        d.draft_flags |= PICO_DRAFT_READS_TOKEN;
+    }
     for (int i = 0; i < 2; i++) {
         uint32_t n_kv = pick(seed, 1, 3);
         layer[i] = (pico_layer_desc){.n_head = n_kv * pick(seed, 1, 3),
@@ -196,6 +199,7 @@ static void descriptions_are_checked(void **state) {
     REFUSED(backout_layer, 2, "backout");
     REFUSED(n_draft, 1, "draft");
     REFUSED(draft_flags, PICO_DRAFT_SHARED_OUTPUT, "flags of the draft head");
+    REFUSED(draft_flags, PICO_DRAFT_READS_TOKEN, "flags of the draft head");
     REFUSED(family[0], '\0', "family");
 #undef REFUSED
     layer[1].n_kv_head = 3;

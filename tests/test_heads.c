@@ -17,15 +17,30 @@
 #include "ref_model.h"
 #include "session_kit.h"
 
-enum { WITH_HEADS = 4, WITHOUT = 0, ROWS = 150 };
+enum { WITH_HEADS = 4, WITHOUT = 0, ROWS = 150, IDS_BYTES = 640 };
 
-/* The table's apply on `n` device rows of `hidden`, from row `begin` on, through device memory that
- * was made before the first op; out (n, width). */
+/* Logits of `n` device rows of `hidden`, from row `begin` on, through device memory that was made before
+ * the first op, with the ids of the next tokens behind it; out (n, width). */
 static void apply(kit *k, pico_buffer *buffer, uint32_t head, const pico_tensor *hidden,
                   uint32_t begin, uint32_t n, uint32_t width, float *out) {
-    pico_tensor logits = pico_view(buffer, 0, PICO_DTYPE_F32, n, width);
+    const pico_device *device = k->model->device;
+    pico_tensor logits = pico_view(buffer, IDS_BYTES, PICO_DTYPE_F32, n, width);
     pico_tensor rows = pico_view_rows(hidden, begin, n);
-    assert_int_equal(pico_heads_table.apply(k->model, head, &rows, &logits), PICO_OK);
+    pico_tensor token = pico_view_vector(buffer, begin * sizeof(int32_t), PICO_DTYPE_I32, n);
+    const int reads = head > k->model->desc.n_mtp_head &&
+                      (k->model->desc.draft_flags & PICO_DRAFT_READS_TOKEN) != 0;
+    int32_t next[ROWS];
+    for (uint32_t i = 0; i < ROWS; i++) {
+        next[i] = k->token[i + 1 < ROWS ? i + 1 : i];
+    }
+    assert_int_equal(device->ops->buffer_write(device->self, buffer, 0, next, sizeof next),
+                     PICO_OK);
+    assert_int_equal(pico_heads_table.apply_after(k->model, head, &rows, &token, &logits), PICO_OK);
+    if (!reads && begin == 0) { /* without tokens it is the same */
+        assert_int_equal(pico_heads_table.apply(k->model, head, &rows, &logits), PICO_OK);
+    } else if (reads) {
+        assert_int_equal(pico_heads_table.apply(k->model, head, &rows, &logits), PICO_E_INVALID);
+    }
     assert_int_equal(rig_read(&k->rig, &logits, out, (size_t)n * width), PICO_OK);
 }
 
@@ -68,14 +83,15 @@ static void heads_are_listed(void **state) {
     kit_close(&k);
 }
 
-static void heads_match_double_precision(void **state) {
+static void compare_all(const kit_variant *variant, uint32_t draft) {
     kit k;
     pico_row rows[ROWS];
     pico_forward_out out;
     pico_buffer *buffer = NULL;
-    kit_open(&k, *state, WITH_HEADS, &(kit_options){.n_slots = 1, .max_rows = ROWS});
+    kit_open(&k, variant, WITH_HEADS,
+             &(kit_options){.n_slots = 1, .max_rows = ROWS, .draft = draft});
     const pico_device *device = k.model->device;
-    uint64_t bytes = (uint64_t)ROWS * 4 * k.n_vocab * sizeof(float);
+    uint64_t bytes = IDS_BYTES + (uint64_t)ROWS * 4 * k.n_vocab * sizeof(float);
     assert_int_equal(device->ops->buffer_alloc(device->self, bytes, &buffer, NULL), PICO_OK);
     kit_tokens(&k, ROWS);
     kit_chain(&k, rows, 0, 0, 0, ROWS);
@@ -94,20 +110,26 @@ static void heads_match_double_precision(void **state) {
     kit_close(&k);
 }
 
+static void heads_match_double_precision(void **state) {
+    compare_all(*state, TINY_DRAFT_OWN);
+    compare_all(*state, TINY_DRAFT_OWN | TINY_DRAFT_READS);
+}
+
 /* ---- a draft head that shares the output matrix ---- */
 
 static const uint32_t families[] = {0, 2,
                                     4}; /* a matrix of its own, a tied one, padded and capped */
 
 static void shared_outputs_match_double_precision(void **state) {
-    for (uint32_t i = 0; i < 6; i++) {
+    for (uint32_t i = 0; i < 12; i++) {
         kit k;
         pico_row rows[ROWS];
         pico_forward_out out;
         pico_buffer *buffer = NULL;
         pico_head_info info;
-        const uint32_t draft = i % 2 == 0 ? TINY_DRAFT_SHARED : TINY_DRAFT_REDUCED;
-        kit_open(&k, *state, families[i / 2],
+        const uint32_t form = i % 2 == 0 ? TINY_DRAFT_SHARED : TINY_DRAFT_REDUCED;
+        const uint32_t draft = form | (i < 6 ? 0u : (uint32_t)TINY_DRAFT_READS);
+        kit_open(&k, *state, families[i / 2 % 3],
                  &(kit_options){.n_slots = 1, .max_rows = ROWS, .draft = draft});
         const pico_device *device = k.model->device;
         const uint32_t head = pico_heads_table.count(k.model) - 1;
@@ -115,11 +137,13 @@ static void shared_outputs_match_double_precision(void **state) {
         assert_string_equal(info.name, "draft");
         assert_int_equal(info.n_slot, 3);
         assert_true(info.softcap == k.model->desc.logit_softcap);
-        assert_int_equal(info.vocab_map != NULL, draft == TINY_DRAFT_REDUCED);
+        assert_int_equal(info.offset, i < 6 ? 1 : 2);
+        assert_int_equal(info.vocab_map != NULL, form == TINY_DRAFT_REDUCED);
         assert_int_equal(info.n_vocab,
                          info.vocab_map == NULL ? k.n_vocab : k.n_vocab - (k.n_vocab + 1) / 3);
         const uint32_t width = 3 * info.n_vocab;
-        assert_int_equal(device->ops->buffer_alloc(device->self, (uint64_t)ROWS * (width + 5) * 4,
+        assert_int_equal(device->ops->buffer_alloc(device->self,
+                                                   IDS_BYTES + (uint64_t)ROWS * (width + 5) * 4,
                                                    &buffer, NULL),
                          PICO_OK);
         kit_tokens(&k, ROWS);
@@ -131,10 +155,12 @@ static void shared_outputs_match_double_precision(void **state) {
         assert_true(ref_model_draft(k.model->file, k.token, ROWS, want));
         check_rows(&k, buffer, head, &out.hidden, width, want, got, alone);
         /* rows with something between them */
-        pico_tensor apart = pico_view(buffer, 0, PICO_DTYPE_F32, 3, width);
+        pico_tensor apart = pico_view(buffer, IDS_BYTES, PICO_DTYPE_F32, 3, width);
         const pico_tensor three = pico_view_rows(&out.hidden, 0, 3);
+        const pico_tensor next = pico_view_vector(buffer, 0, PICO_DTYPE_I32, 3);
         apart.stride[0] = width + 5;
-        assert_int_equal(pico_heads_table.apply(k.model, head, &three, &apart), PICO_OK);
+        assert_int_equal(pico_heads_table.apply_after(k.model, head, &three, &next, &apart),
+                         PICO_OK);
         for (uint32_t row = 0; row < 3; row++) {
             pico_tensor one = pico_view_rows(&apart, row, 1);
             assert_int_equal(rig_read(&k.rig, &one, alone, width), PICO_OK);

@@ -169,6 +169,21 @@ static void shared_outputs_count_for_each_slot(void **state) {
     }
 }
 
+static void a_token_that_is_read_counts(void **state) {
+    (void)state;
+    bench b;
+    double attention;
+    const step_weights w = {.draft = 1, .temperature = 1};
+    bench_open_with(&b, "nanochat-g2", TINY_DRAFT_OWN | TINY_DRAFT_READS, 0);
+    const pico_model_desc *desc = &b.model->desc;
+    const double fc1 = (double)desc->draft_hidden * desc->n_embd;
+    const double fc2 = (double)desc->draft_hidden * desc->n_draft * desc->n_vocab;
+    const double inner = trunk(&b, &attention);
+    (void)step_run(&b.kit, b.token, SEQ, LENGTH, 0, &w, 1);
+    same("all", counted(&b), ROWS * (6 * (inner + 2 * fc1 + fc2) + 3 * attention));
+    bench_close(&b);
+}
+
 static void teachers_count_apart(void **state) {
     (void)state;
     bench b;
@@ -191,6 +206,7 @@ int main(void) {
         cmocka_unit_test(a_step_is_six_for_each_parameter),
         cmocka_unit_test(heads_count_where_they_run),
         cmocka_unit_test(shared_outputs_count_for_each_slot),
+        cmocka_unit_test(a_token_that_is_read_counts),
         cmocka_unit_test(teachers_count_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

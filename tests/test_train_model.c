@@ -151,11 +151,12 @@ static double reference_loss(void *arg) {
         }
         for (uint32_t i = 0; i < desc->n_draft; i++) {
             const uint32_t known = desc->n_draft_vocab;
+            const uint32_t ahead = i + (desc->draft_flags & PICO_DRAFT_READS_TOKEN ? 2 : 1);
             slot_sum[i] += known != 0
                                ? known_sum(b, z + (size_t)i * known, desc->n_draft * known, s,
-                                           i + 1, &n_slot[i])
+                                           ahead, &n_slot[i])
                                : term_sum(b, z + (size_t)i * n_vocab, desc->n_draft * n_vocab, s,
-                                          i + 1, teacher, &n_slot[i]);
+                                          ahead, teacher, &n_slot[i]);
         }
     }
     for (uint32_t k = 0; k < desc->n_mtp_head; k++) {
@@ -237,6 +238,22 @@ static void shared_outputs_have_gradients_too(void **state) {
         bench b;
         bench_open_with(&b, *state, models[i / 2],
                         i % 2 == 0 ? TINY_DRAFT_SHARED : TINY_DRAFT_REDUCED, 0, 7);
+        check_step(&b);
+        bench_close(&b);
+    }
+}
+
+/* Draft heads of each form that are told the next token, whose embedding, with a norm or without, learns
+ * from them too. Model 2 has learned positions, which are no part of what is read. */
+static void heads_that_read_tokens_have_gradients_too(void **state) {
+    static const struct {
+        uint32_t model, draft;
+    } cases[] = {{4, TINY_DRAFT_OWN},    {0, TINY_DRAFT_SHARED},  {2, TINY_DRAFT_SHARED},
+                 {4, TINY_DRAFT_SHARED}, {4, TINY_DRAFT_REDUCED}, {5, TINY_DRAFT_SHARED}};
+    for (uint32_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bench b;
+        bench_open_with(&b, *state, cases[i].model, cases[i].draft | TINY_DRAFT_READS, 0, 7);
+        assert_true((b.model->desc.draft_flags & PICO_DRAFT_READS_TOKEN) != 0);
         check_step(&b);
         bench_close(&b);
     }
@@ -389,7 +406,7 @@ static void compare_frozen_trunk(const kit_variant *variant, uint32_t draft) {
                              PICO_E_INVALID);
         }
     }
-    assert_int_equal(n_trained, 5);
+    assert_int_equal(n_trained, draft & TINY_DRAFT_READS ? 6 : 5);
     bench_close(&b);
     bench_close(&trunk);
 }
@@ -400,6 +417,7 @@ static void heads_learn_on_a_frozen_trunk(void **state) {
     compare_frozen_trunk(*state, TINY_DRAFT_OWN);
     compare_frozen_trunk(*state, TINY_DRAFT_SHARED);
     compare_frozen_trunk(*state, TINY_DRAFT_REDUCED);
+    compare_frozen_trunk(*state, TINY_DRAFT_SHARED | TINY_DRAFT_READS);
     /* a model without such heads */
     const tiny_model plain = kit_model(0);
     pico_train *train = NULL;
@@ -622,6 +640,7 @@ static void a_backend_without_the_extension_is_named(void **state) {
 int main(void) {
     struct CMUnitTest tests[] = {cmocka_unit_test(gradients_are_those_of_the_forward_pass),
                                  cmocka_unit_test(shared_outputs_have_gradients_too),
+                                 cmocka_unit_test(heads_that_read_tokens_have_gradients_too),
                                  cmocka_unit_test(recomputing_and_threads_change_no_bit),
                                  cmocka_unit_test(bf16_gradients_point_the_same_way),
                                  cmocka_unit_test(micro_batches_add_up),

@@ -217,9 +217,10 @@ static inline step_losses step_run(step_kit *run, const int32_t *tokens, uint32_
     if (desc->n_draft != 0 && w->draft != 0) {
         assert_true(desc->n_draft <= 8);
         uint32_t count[8];
+        const uint32_t ahead = desc->draft_flags & PICO_DRAFT_READS_TOKEN ? 2 : 1; /* of slot 0 */
         for (uint32_t s = 0; s < desc->n_draft; s++) {
             ce[s] = kl[s] = 0;
-            step_targets(tokens, n_seq, length, s + 1, 0, target[s], from[s], &count[s]);
+            step_targets(tokens, n_seq, length, s + ahead, 0, target[s], from[s], &count[s]);
             term[s] = (step_term){0, w->draft / desc->n_draft / count[s], w->temperature, target[s],
                                   from[s]};
             if (desc->n_draft_vocab != 0) { /* the text, where the head knows the token */

@@ -115,6 +115,9 @@ static void put_extras(json_t *facts, const pico_model_desc *desc) {
             (void)json_object_set_new(draft, "shared_output", json_true());
             put_int(draft, "vocab", pico_draft_n_vocab(desc));
         }
+        if (desc->draft_flags & PICO_DRAFT_READS_TOKEN) {
+            (void)json_object_set_new(draft, "reads_token", json_true());
+        }
         (void)json_object_set_new(facts, "draft_head", draft);
     }
 }

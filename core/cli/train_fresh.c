@@ -46,6 +46,14 @@ static pico_status check_config(const pico_config *config, pico_error *err) {
     return PICO_OK;
 }
 
+/* The form of a draft head, if there is one. */
+static uint32_t draft_flags(const pico_config *config) {
+    const int shared = strcmp(pico_config_string(config, "shape", "draft_head"), "shared") == 0;
+    const int reads_token = pico_config_bool(config, "shape", "draft_reads_token");
+    return (shared ? (uint32_t)PICO_DRAFT_SHARED_OUTPUT : 0u) |
+           (reads_token ? (uint32_t)PICO_DRAFT_READS_TOKEN : 0u);
+}
+
 static pico_status make(const pico_config *config, uint32_t n_vocab, pico_model_file **out,
                         pico_error *err) {
     pico_error inner = {0};
@@ -64,7 +72,7 @@ static pico_status make(const pico_config *config, uint32_t n_vocab, pico_model_
         .n_mtp_head = number(config, "mtp_heads"),
         .n_draft = number(config, "draft_slots"),
         .draft_hidden = number(config, "draft_hidden"),
-        .draft_is_shared = strcmp(pico_config_string(config, "shape", "draft_head"), "shared") == 0,
+        .draft_flags = draft_flags(config),
     };
     pico_status status = pico_model_fresh(&fresh, out, &inner);
     return status == PICO_OK ? PICO_OK : pico_fail(err, status, "[shape]: %s", inner.message);
@@ -111,7 +119,8 @@ static pico_status check_extension(const pico_config *config, const pico_heads_s
                                    pico_error *err) {
     static const char *const of_fresh[] = {"family", "n_embd",  "n_head",  "n_kv_head",
                                            "n_ff",   "context", "windows", "tied_head"};
-    static const char *const of_draft[] = {"draft_head", "draft_vocab", "draft_hidden"};
+    static const char *const of_draft[] = {"draft_head", "draft_reads_token", "draft_vocab",
+                                           "draft_hidden"};
     for (size_t i = 0; i < sizeof of_fresh / sizeof *of_fresh; i++) {
         if (pico_config_is_set(config, "shape", of_fresh[i])) {
             return pico_fail(err, PICO_E_INVALID,
@@ -139,7 +148,7 @@ pico_status pico_extended_open(const pico_config *config, pico_model_file **out,
         .n_mtp_head = number(config, "mtp_heads"),
         .n_draft = number(config, "draft_slots"),
         .draft_hidden = number(config, "draft_hidden"),
-        .draft_is_shared = strcmp(pico_config_string(config, "shape", "draft_head"), "shared") == 0,
+        .draft_flags = draft_flags(config),
     };
     *out = NULL;
     *heads = (shape.n_mtp_head != 0 ? PICO_TRAIN_MTP_HEADS : 0u) |

@@ -123,6 +123,9 @@ static const pico_config_key keys[] = {
         "how it makes logits: full: with a matrix of its own for each slot; shared: with the output "
         "matrix",
         .choices = draft_heads),
+    KEY("shape", "draft_reads_token", PICO_OPT_BOOL, "off", NULL, NULL,
+        "whether the draft head is told the next token; then its slots are the places after that one",
+        PLAIN),
     KEY("shape", "draft_vocab", PICO_OPT_INT, "0", NULL, NULL,
         "tokens that a shared draft head knows: the most frequent ones of the text; 0: all",
         RANGE(0, 16777216), .unit = "tokens"),

@@ -50,8 +50,9 @@ static pico_status check_integers(const pico_model_desc *d, pico_error *err) {
         {"number of draft slots", d->n_draft, has_draft, has_draft ? PICO_MAX_EXTRA_HEAD : 0},
         {"width of the draft head", d->draft_hidden, has_draft, has_draft ? PICO_MAX_WIDTH : 0},
         {"set of flags of the draft head", d->draft_flags, 0,
-         has_draft ? PICO_DRAFT_SHARED_OUTPUT : 0},
-        {"vocabulary size of the draft head", d->n_draft_vocab, 0, d->draft_flags ? d->n_vocab : 0},
+         has_draft ? PICO_DRAFT_SHARED_OUTPUT | PICO_DRAFT_READS_TOKEN : 0},
+        {"vocabulary size of the draft head", d->n_draft_vocab, 0,
+         d->draft_flags & PICO_DRAFT_SHARED_OUTPUT ? d->n_vocab : 0},
     };
     return check_ranges(ranges, sizeof ranges / sizeof *ranges, "", err);
 }

@@ -100,6 +100,9 @@ pico_status pico_expect_each(const pico_model_desc *d, pico_expect_fn visit, voi
     if (d->n_draft != 0) {
         emit(&to, "draft_fc1.weight", d->draft_hidden, width);
         emit(&to, "draft_fc2.weight", pico_draft_slot_rows(d) * d->n_draft, d->draft_hidden);
+        if (d->draft_flags & PICO_DRAFT_READS_TOKEN) {
+            emit(&to, "draft_token.weight", d->draft_hidden, width);
+        }
     }
     return to.status;
 }

@@ -14,6 +14,7 @@
  *   mtp.K.weight (n_vocab_rows, n_embd)      K = 0 .. n_mtp_head - 1 predicts token t + 2 + K
  *   draft_fc1.weight (draft_hidden, n_embd), draft_fc2.weight (n_draft * n_vocab, draft_hidden), or
  *                                            (n_draft * n_embd, draft_hidden) with a shared output
+ *   draft_token.weight (draft_hidden, n_embd)  of a draft head that reads a token
  */
 #ifndef PICO_FORMATS_EXPECT_H
 #define PICO_FORMATS_EXPECT_H

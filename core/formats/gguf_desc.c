@@ -159,15 +159,20 @@ static pico_status read_fields(reader *r, int is_llama, pico_arena *arena) {
     return PICO_OK;
 }
 
-/* What a draft head with a shared output has beyond the table: absent where it is the other form, so
- * that files without it are what they always were. */
+/* What a draft head of a later form has beyond the table: absent where it is the first form, so that
+ * files without it are what they always were. */
 static pico_status read_draft(const reader *r, pico_arena *arena) {
     const char *const key = "picochat.draft.vocab";
     const pico_gguf_value *ids = NULL;
-    uint32_t shared = 0;
+    uint32_t shared = 0, reads_token = 0;
     pico_status status = pico_gguf_bool(r->gguf, "picochat.draft.shared_output", PICO_GGUF_OPTIONAL,
                                         &shared, r->err);
-    r->desc->draft_flags = shared ? PICO_DRAFT_SHARED_OUTPUT : 0;
+    if (status == PICO_OK) {
+        status = pico_gguf_bool(r->gguf, "picochat.draft.reads_token", PICO_GGUF_OPTIONAL,
+                                &reads_token, r->err);
+    }
+    r->desc->draft_flags = (shared ? (uint32_t)PICO_DRAFT_SHARED_OUTPUT : 0u) |
+                           (reads_token ? (uint32_t)PICO_DRAFT_READS_TOKEN : 0u);
     if (status == PICO_OK) {
         status =
             pico_gguf_array(r->gguf, key, PICO_GGUF_OPTIONAL, PICO_GGUF_WANT_INTEGER, &ids, r->err);

@@ -97,10 +97,13 @@ static void write_field(pico_gguf_build *build, const char *prefix, const char *
     }
 }
 
-/* Keys that only a draft head with a shared output has. */
+/* Keys that only a draft head of a later form has. */
 static void write_draft(pico_gguf_build *build, const char *prefix, const pico_model_desc *desc) {
     if (desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) {
         pico_gguf_key_bool(build, prefix, "draft.shared_output", 1);
+    }
+    if (desc->draft_flags & PICO_DRAFT_READS_TOKEN) {
+        pico_gguf_key_bool(build, prefix, "draft.reads_token", 1);
     }
     if (desc->n_draft_vocab != 0) {
         pico_gguf_key_array(build, prefix, "draft.vocab", PICO_GGUF_I32, desc->n_draft_vocab);

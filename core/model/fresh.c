@@ -109,7 +109,7 @@ static void add_choices(const pico_fresh *f, pico_model_desc *desc) {
     desc->n_mtp_head = f->n_mtp_head;
     desc->n_draft = f->n_draft;
     desc->draft_hidden = f->draft_hidden;
-    desc->draft_flags = f->n_draft != 0 && f->draft_is_shared ? PICO_DRAFT_SHARED_OUTPUT : 0;
+    desc->draft_flags = f->n_draft != 0 ? f->draft_flags : 0;
 }
 
 pico_status pico_fresh_describe(const pico_fresh *fresh, pico_arena *arena, pico_model_desc *desc,

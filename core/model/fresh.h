@@ -18,7 +18,7 @@ typedef struct pico_fresh {
     const char *windows; /* of nanochat's layers, "SSSL" and so on; NULL: that, or all long in g0 */
     int tied;            /* logits are made with the embeddings */
     uint32_t n_mtp_head, n_draft, draft_hidden;
-    int draft_is_shared; /* the draft head shares the output matrix */
+    uint32_t draft_flags; /* PICO_DRAFT_x of a draft head */
 } pico_fresh;
 
 /* The description; its layers are from the arena. PICO_E_INVALID names what does not fit. */

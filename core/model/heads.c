@@ -2,7 +2,8 @@
  * Heads: from the hidden row after the final norm to logits. "lm" gives the next token; "mtp.K" the
  * token K places on; "draft" those of several places at once, fc2 relu(fc1 h)^2, without a softcap
  * (the PicoChat fork of nanochat), or with a shared output what the output matrix, or some of its rows,
- * and the softcap make of h + fc2_s relu(fc1 h)^2 for each place s. See pico_heads_api.
+ * and the softcap make of h + fc2_s relu(fc1 h)^2 for each place s. One that reads a token adds Wtoken e
+ * to fc1 h, with e that token's embedding. See pico_heads_api.
  */
 #include <assert.h>
 
@@ -61,9 +62,22 @@ static uint32_t block_of(const pico_model *model, const pico_tensor *logits) {
                                                  : 1;
 }
 
+/* inner += what the embeddings of the tokens say. */
+static pico_status add_tokens(const pico_model *model, const pico_tensor *token,
+                              const pico_tensor *inner) {
+    const uint32_t rows = (uint32_t)inner->shape[0];
+    const pico_tensor e =
+        pico_view(model->extra.embedded, 0, PICO_DTYPE_F32, rows, model->desc.n_embd);
+    PICO_TRY(pico_op_lookup(model, model->embed, token, &e, 0));
+    if (model->desc.flags & PICO_EMBED_NORM) {
+        PICO_TRY(pico_op_norm(model, &e, &model->embed_norm, &model->embed_norm_bias, &e));
+    }
+    return pico_op_linear(model, model->extra.token, &e, NULL, inner, rows, 1);
+}
+
 /* In blocks of as many rows as the work space holds; a row's result does not depend on the block. */
 static pico_status draft(const pico_model *model, const pico_tensor *hidden,
-                         const pico_tensor *logits) {
+                         const pico_tensor *token, const pico_tensor *logits) {
     const pico_model_desc *desc = &model->desc;
     const uint32_t block = block_of(model, logits);
     for (int64_t begin = 0; begin < hidden->shape[0]; begin += block) {
@@ -74,6 +88,12 @@ static pico_status draft(const pico_model *model, const pico_tensor *hidden,
         pico_tensor inner =
             pico_view(model->extra.inner, 0, PICO_DTYPE_F32, rows, desc->draft_hidden);
         PICO_TRY(pico_op_linear(model, model->extra.fc1, &from, NULL, &inner, rows, 0));
+        if (model->extra.token != NULL) {
+            pico_tensor after = *token;
+            after.offset += (uint64_t)begin * sizeof(int32_t);
+            after.shape[0] = rows;
+            PICO_TRY(add_tokens(model, &after, &inner));
+        }
         PICO_TRY(pico_op_activate(model, PICO_ACT_RELU_SQUARED, &inner));
         if (model->extra.out != NULL) {
             PICO_TRY(share_output(model, &from, &inner, &to));
@@ -101,6 +121,7 @@ static pico_status heads_info(const pico_model *model, uint32_t head, pico_head_
     if (head > desc->n_mtp_head) {
         out->name = "draft";
         out->n_slot = desc->n_draft;
+        out->offset = model->extra.token != NULL ? 2 : 1;
         out->softcap = model->extra.out != NULL ? desc->logit_softcap : 0.0f;
         out->n_vocab = pico_draft_n_vocab(desc);
         out->vocab_map = desc->n_draft_vocab != 0 ? desc->draft_vocab : NULL;
@@ -111,20 +132,28 @@ static pico_status heads_info(const pico_model *model, uint32_t head, pico_head_
     return PICO_OK;
 }
 
-static pico_status heads_apply(const pico_model *model, uint32_t head, const pico_tensor *hidden,
-                               const pico_tensor *logits) {
+static pico_status heads_apply_after(const pico_model *model, uint32_t head,
+                                     const pico_tensor *hidden, const pico_tensor *token,
+                                     const pico_tensor *logits) {
     if (head >= heads_count(model)) {
         return PICO_E_NOT_FOUND;
     }
     if (head > model->desc.n_mtp_head) {
-        return draft(model, hidden, logits);
+        return token == NULL && model->extra.token != NULL ? PICO_E_INVALID
+                                                           : draft(model, hidden, token, logits);
     }
     /* All of the decode class: a row's result must not depend on how many others there are. */
     return capped(model, head == 0 ? model->head : model->extra.mtp[head - 1], hidden, logits,
                   (uint32_t)hidden->shape[0]);
 }
 
+static pico_status heads_apply(const pico_model *model, uint32_t head, const pico_tensor *hidden,
+                               const pico_tensor *logits) {
+    return heads_apply_after(model, head, hidden, NULL, logits);
+}
+
 const pico_heads_api pico_heads_table = {.struct_size = sizeof(pico_heads_api),
                                          .count = heads_count,
                                          .info = heads_info,
-                                         .apply = heads_apply};
+                                         .apply = heads_apply,
+                                         .apply_after = heads_apply_after};

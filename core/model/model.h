@@ -33,9 +33,11 @@ typedef struct pico_extra_heads {
     pico_weight **mtp;     /* (n_mtp_head) each (n_vocab, n_embd); predicts token t + 2 + index */
     pico_weight *fc1;      /* (draft_hidden, n_embd) of the draft head, as is the next */
     pico_weight *fc2;      /* (n_draft * n_vocab, draft_hidden), or (n_draft * n_embd, ...) */
+    pico_weight *token;    /* (draft_hidden, n_embd); NULL: the head reads no token */
     pico_weight *out; /* (draft vocabulary, n_embd) of a shared output; equals head, or its rows */
-    pico_buffer *inner;   /* F32 (PICO_HEAD_ROWS, draft_hidden) work space */
-    pico_buffer *shifted; /* F32 (PICO_HEAD_ROWS, n_embd) inputs of out */
+    pico_buffer *inner;    /* F32 (PICO_HEAD_ROWS, draft_hidden) work space */
+    pico_buffer *shifted;  /* F32 (PICO_HEAD_ROWS, n_embd) inputs of out */
+    pico_buffer *embedded; /* F32 (PICO_HEAD_ROWS, n_embd) inputs of token */
 } pico_extra_heads;
 
 /* Rows of the draft head, with a shared output rows times slots, that are computed at once. */

@@ -261,27 +261,36 @@ static pico_status load_draft_output(loader *load) {
     return status;
 }
 
+/* F32 (PICO_HEAD_ROWS, width) of work space. */
+static pico_status alloc_head_rows(loader *load, uint32_t width, pico_buffer **out) {
+    pico_device *device = load->model->device;
+    return device->ops->buffer_alloc(device->self, PICO_HEAD_ROWS * sizeof(float) * (uint64_t)width,
+                                     out, load->err);
+}
+
 static pico_status load_draft_head(loader *load) {
-    pico_model *model = load->model;
-    const pico_model_desc *desc = &model->desc;
-    pico_extra_heads *extra = &model->extra;
-    pico_device *device = model->device;
-    const uint64_t row_bytes = PICO_HEAD_ROWS * sizeof(float);
+    const pico_model_desc *desc = &load->model->desc;
+    pico_extra_heads *extra = &load->model->extra;
     pico_status status = load_matrix(load, "draft_fc1.weight", PICO_USE_PRODUCT, 0, &extra->fc1);
     if (status == PICO_OK) {
         status = load_matrix(load, "draft_fc2.weight", PICO_USE_PRODUCT, 0, &extra->fc2);
     }
     if (status == PICO_OK) {
-        status = device->ops->buffer_alloc(device->self, row_bytes * desc->draft_hidden,
-                                           &extra->inner, load->err);
+        status = alloc_head_rows(load, desc->draft_hidden, &extra->inner);
     }
-    if (status != PICO_OK || !(desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT)) {
-        return status;
+    if (status == PICO_OK && (desc->draft_flags & PICO_DRAFT_READS_TOKEN)) {
+        status = load_matrix(load, "draft_token.weight", PICO_USE_PRODUCT, 0, &extra->token);
+        if (status == PICO_OK) {
+            status = alloc_head_rows(load, desc->n_embd, &extra->embedded);
+        }
     }
-    status = load_draft_output(load);
-    return status == PICO_OK ? device->ops->buffer_alloc(device->self, row_bytes * desc->n_embd,
-                                                         &extra->shifted, load->err)
-                             : status;
+    if (status == PICO_OK && (desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT)) {
+        status = load_draft_output(load);
+        if (status == PICO_OK) {
+            status = alloc_head_rows(load, desc->n_embd, &extra->shifted);
+        }
+    }
+    return status;
 }
 
 static pico_status load_extra_heads(loader *load) {
@@ -369,6 +378,7 @@ void pico_weights_free(pico_model *model) {
     pico_weight *weights[] = {model->extra.out != model->head ? model->extra.out : NULL,
                               model->extra.fc1,
                               model->extra.fc2,
+                              model->extra.token,
                               model->smear_gate,
                               model->head != model->embed ? model->head : NULL,
                               model->embed,
@@ -378,5 +388,6 @@ void pico_weights_free(pico_model *model) {
     }
     ops->buffer_free(self, model->extra.inner);
     ops->buffer_free(self, model->extra.shifted);
+    ops->buffer_free(self, model->extra.embedded);
     ops->buffer_free(self, model->vectors);
 }

@@ -15,7 +15,7 @@ static pico_status reserve(pico_session *session, pico_error *err) {
     const pico_session_params *params = &session->params;
     uint32_t widest = max2(max2(model->max_heads_width, model->max_ff), model->desc.n_embd);
     widest = max2(widest, model->desc.draft_hidden);
-    uint32_t head_rows = model->extra.out == NULL ? 0 : (uint32_t)PICO_HEAD_ROWS;
+    uint32_t head_rows = model->desc.draft_flags == 0 ? 0 : (uint32_t)PICO_HEAD_ROWS;
     pico_reserve need = {.max_rows =
                              max2(max2(params->max_rows, params->max_logit_rows), head_rows),
                          .max_in = widest,

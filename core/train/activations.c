@@ -107,6 +107,7 @@ static void plan_forward(planner *to, pico_train *t, const widths *w) {
     const int qk = (desc->flags & PICO_QK_NORM) != 0;
     const uint64_t shifted_rows =
         desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT ? logit_rows * desc->n_draft : 0;
+    const uint64_t after_rows = desc->draft_flags & PICO_DRAFT_READS_TOKEN ? logit_rows : 0;
     plan(to, &work->a, rows, width);
     plan(to, &work->qn, rows, qk ? w->heads : 0);
     plan(to, &work->kn, rows, qk ? w->kv : 0);
@@ -120,11 +121,14 @@ static void plan_forward(planner *to, pico_train *t, const widths *w) {
     plan(to, &work->draft, logit_rows, desc->draft_hidden);
     plan(to, &work->draft_inner, logit_rows, desc->draft_hidden);
     plan(to, &work->shifted, shifted_rows, width);
+    plan(to, &work->after[0], after_rows, width);
+    plan(to, &work->after[1], desc->flags & PICO_EMBED_NORM ? after_rows : 0, width);
     plan(to, &t->draft_rows.value, desc->n_draft_vocab, width);
     if (!(t->params.flags & PICO_TRAIN_FROZEN)) {
         plan(to, &work->d, logit_rows, out);
         plan(to, &work->ddraft, logit_rows, desc->draft_hidden);
         plan(to, &work->dshifted, shifted_rows, width);
+        plan(to, &work->dafter, after_rows, width);
     }
     t->draft_rows.trained = t->head->trained;
     plan(to, &t->draft_rows.grad, t->head->trained ? desc->n_draft_vocab : 0, width);

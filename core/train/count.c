@@ -47,7 +47,8 @@ static double head_parameters(const pico_train *t, uint32_t head) {
     if (head > t->desc->n_mtp_head) {
         const int shared = (t->desc->draft_flags & PICO_DRAFT_SHARED_OUTPUT) != 0;
         const double slot = (double)pico_draft_n_vocab(t->desc) * t->desc->n_embd;
-        return elements(t->fc1) + elements(t->fc2) + (shared ? t->desc->n_draft * slot : 0);
+        return elements(t->fc1) + elements(t->fc2) + elements(t->draft_token) +
+               (shared ? t->desc->n_draft * slot : 0);
     }
     return (double)t->desc->n_vocab * t->desc->n_embd;
 }

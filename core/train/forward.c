@@ -238,7 +238,7 @@ static pico_status run(pico_train *t) {
 static pico_status write_ids(pico_train *t, const int32_t *tokens, uint32_t n_seq, uint32_t length,
                              pico_error *err) {
     const uint32_t most = t->params.max_rows;
-    int32_t *token = t->host_ids, *prev = token + most, *pos = prev + most;
+    int32_t *token = t->host_ids, *prev = token + most, *pos = prev + most, *next = pos + most;
     if (n_seq == 0 || length == 0 || length > t->params.max_length || n_seq > most / length) {
         return pico_fail(err, PICO_E_LIMIT,
                          "%u sequences of %u tokens do not fit into the %u tokens, in sequences of "
@@ -254,8 +254,10 @@ static pico_status write_ids(pico_train *t, const int32_t *tokens, uint32_t n_se
         token[r] = tokens[r];
         prev[r] = r % length == 0 ? -1 : tokens[r - 1];
         pos[r] = (int32_t)(r % length);
+        next[r] =
+            r % length == length - 1 ? tokens[r] : tokens[r + 1]; /* no loss asks the last row */
     }
-    const uint64_t bytes = 3u * (uint64_t)most * sizeof *token;
+    const uint64_t bytes = 4u * (uint64_t)most * sizeof *token;
     const pico_status status = t->ops->buffer_write(t->self, t->ids, 0, t->host_ids, bytes);
     return status == PICO_OK ? status
                              : pico_fail(err, status, "the tokens cannot be written to the device");

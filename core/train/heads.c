@@ -102,12 +102,57 @@ static pico_status share_output_backward(pico_train *t, const pico_tensor *d) {
     return copied ? train_scatter(t, t->head, &t->draft_id, &t->draft_rows.grad) : PICO_OK;
 }
 
+/* The next tokens of the rows that logits are made of. */
+static pico_tensor next_tokens(const pico_train *t) {
+    pico_tensor next = t->next;
+    next.offset += (uint64_t)t->head_begin * sizeof(int32_t);
+    next.shape[0] = t->head_n;
+    return next;
+}
+
+/* The embeddings of these tokens: what the draft head reads, and, before a norm, what that was made of. */
+static pico_tensor after_read(const pico_train *t) {
+    const int normed = (t->desc->flags & PICO_EMBED_NORM) != 0;
+    return train_part(&t->work.after[normed], t->head_n, t->desc->n_embd);
+}
+
+static pico_tensor after_embedded(const pico_train *t) {
+    return train_part(&t->work.after[0], t->head_n, t->desc->n_embd);
+}
+
+/* before += what the tokens say. */
+static pico_status read_tokens(pico_train *t, const pico_tensor *before) {
+    const pico_tensor next = next_tokens(t), e = after_embedded(t), read = after_read(t);
+    TRAIN_TRY(train_gather(t, t->embed, &next, &e, 0));
+    if (t->desc->flags & PICO_EMBED_NORM) {
+        TRAIN_TRY(train_norm(t, &e, t->embed_norm, t->embed_norm_bias, &read));
+    }
+    return train_linear(t, t->draft_token, NULL, &read, 1, before);
+}
+
+static pico_status read_tokens_backward(pico_train *t, const pico_tensor *dbefore) {
+    const pico_tensor next = next_tokens(t), e = after_embedded(t), read = after_read(t);
+    const pico_tensor d = train_part(&t->work.dafter, t->head_n, t->desc->n_embd);
+    TRAIN_TRY(
+        train_linear_backward(t, t->draft_token, NULL, &read, dbefore, 0, t->kept ? &d : NULL));
+    if (!t->kept) {
+        return PICO_OK;
+    }
+    if (t->desc->flags & PICO_EMBED_NORM) {
+        TRAIN_TRY(train_norm_backward(t, &e, t->embed_norm, t->embed_norm_bias, &d, &d, 0));
+    }
+    return train_scatter(t, t->embed, &next, &d);
+}
+
 static pico_status draft_forward(pico_train *t, const pico_tensor *hidden,
                                  const pico_tensor *logits) {
     const pico_tensor before = train_part(&t->work.draft, t->head_n, t->desc->draft_hidden);
     const pico_tensor after = train_part(&t->work.draft_inner, t->head_n, t->desc->draft_hidden);
     const pico_act_args act = {.kind = PICO_ACT_RELU_SQUARED, .x = before, .y = after};
     TRAIN_TRY(train_linear(t, t->fc1, NULL, hidden, 0, &before));
+    if (t->draft_token != NULL) {
+        TRAIN_TRY(read_tokens(t, &before));
+    }
     TRAIN_TRY(t->ops->activation(t->self, &act));
     return shares_output(t) ? share_output(t, hidden, &after, logits)
                             : train_linear(t, t->fc2, NULL, &after, 0, logits);
@@ -128,6 +173,9 @@ static pico_status draft_backward(pico_train *t, const pico_tensor *d, const pic
     }
     TRAIN_TRY(train_linear_backward(t, t->fc2, NULL, &after, &out, 0, &dinner));
     TRAIN_TRY(t->ext.act_backward(t->self, &act));
+    if (t->draft_token != NULL) {
+        TRAIN_TRY(read_tokens_backward(t, &dinner));
+    }
     TRAIN_TRY(train_linear_backward(t, t->fc1, NULL, &hidden, &dinner, 1, dhidden));
     for (uint32_t s = 0; dhidden != NULL && shares_output(t) && s < t->desc->n_draft; s++) {
         const pico_tensor slot = slot_of(t, &out, s);

@@ -45,7 +45,8 @@ static recipe recipe_of(const pico_train *t, const train_param *p) {
     case PICO_PARAM_VALUE_EMBED:
         return (recipe){UNIFORM, uniform, 0};
     case PICO_PARAM_HEAD:
-        return ends_with(p->name, "draft_fc1.weight")   ? (recipe){NORMAL, 1 / width, 0}
+        return ends_with(p->name, "draft_fc1.weight") || ends_with(p->name, "draft_token.weight")
+                   ? (recipe){NORMAL, 1 / width, 0}
                : ends_with(p->name, "draft_fc2.weight") ? (recipe){CONSTANT, 0, 0}
                                                         : (recipe){NORMAL, 0.001, 0};
     case PICO_PARAM_MATRIX:

@@ -56,6 +56,8 @@ typedef struct train_work {
     pico_tensor draft;         /* (logit rows, draft_hidden) before the activation */
     pico_tensor draft_inner;   /* (logit rows, draft_hidden) after it */
     pico_tensor shifted;       /* (logit rows * n_draft, n_embd) inputs of a shared output */
+    pico_tensor after[2];      /* (logit rows, n_embd) embeddings that a draft head reads; normed */
+    pico_tensor dafter;        /* (logit rows, n_embd) */
     pico_tensor dx, da;        /* (rows, n_embd) */
     pico_tensor dx0, dback;    /* (rows, n_embd) */
     pico_tensor dhidden;       /* (rows, n_embd) */
@@ -83,7 +85,7 @@ struct pico_train {
     train_param *embed, *position, *head, *embed_norm, *embed_norm_bias, *out_norm, *out_norm_bias;
     train_param *resid, *x0, *smear_gate, *smear_lambda, *backout_lambda;
     train_param **mtp; /* (n_mtp_head) */
-    train_param *fc1, *fc2;
+    train_param *fc1, *fc2, *draft_token;
     train_param draft_rows; /* (n_draft_vocab, n_embd) rows of head, copied for each forward */
     uint32_t draft_copied;  /* 1: they are those of the last forward */
     pico_tensor draft_id;   /* I32 (n_draft_vocab) which rows */
@@ -92,7 +94,7 @@ struct pico_train {
 
     pico_buffer *activations, *ids, *rope, *draft_ids;
     uint64_t activation_bytes;
-    pico_tensor token, prev, pos; /* I32 (max rows) */
+    pico_tensor token, prev, pos, next; /* I32 (max rows) */
     pico_tensor rope_cos, rope_sin;
     pico_tensor *x;     /* (n_layer + 1) inputs of the layers, and what comes out of the last */
     layer_store *store; /* (n_layer) */
@@ -101,7 +103,7 @@ struct pico_train {
     pico_tensor x_first; /* what goes into layer 0 */
     pico_tensor back;    /* what comes out of the backout layer */
     train_work work;
-    int32_t *host_ids; /* (3, max rows) */
+    int32_t *host_ids; /* (4, max rows) */
 
     pico_buffer *muon;         /* work space, see optimizer.c */
     int64_t muon_side, muon_n; /* smaller extent, elements of the largest matrix */

@@ -106,7 +106,8 @@ static void name_rest(pico_train *t) {
                  {"smear_lambda.weight", &t->smear_lambda},
                  {"backout_lambda.weight", &t->backout_lambda},
                  {"draft_fc1.weight", &t->fc1},
-                 {"draft_fc2.weight", &t->fc2}};
+                 {"draft_fc2.weight", &t->fc2},
+                 {"draft_token.weight", &t->draft_token}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         *names[i].out = train_find(t, names[i].name);
     }

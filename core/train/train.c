@@ -118,14 +118,15 @@ static pico_status check_params(pico_train *t, pico_error *err) {
 
 static pico_status open_ids(pico_train *t, pico_error *err) {
     const uint64_t rows = t->params.max_rows, bytes = rows * sizeof(int32_t);
-    t->host_ids = calloc(3 * rows, sizeof *t->host_ids);
+    t->host_ids = calloc(4 * rows, sizeof *t->host_ids);
     if (t->host_ids == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
-    pico_status status = t->ops->buffer_alloc(t->self, 3 * bytes, &t->ids, err);
+    pico_status status = t->ops->buffer_alloc(t->self, 4 * bytes, &t->ids, err);
     t->token = pico_view_vector(t->ids, 0, PICO_DTYPE_I32, (int64_t)rows);
     t->prev = pico_view_vector(t->ids, bytes, PICO_DTYPE_I32, (int64_t)rows);
     t->pos = pico_view_vector(t->ids, 2 * bytes, PICO_DTYPE_I32, (int64_t)rows);
+    t->next = pico_view_vector(t->ids, 3 * bytes, PICO_DTYPE_I32, (int64_t)rows);
     return status;
 }
 

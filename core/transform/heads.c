@@ -26,7 +26,7 @@ static void describe(const pico_heads_shape *shape, pico_model_desc *desc) {
     if (shape->n_draft != 0) {
         desc->n_draft = shape->n_draft;
         desc->draft_hidden = shape->draft_hidden != 0 ? shape->draft_hidden : desc->n_embd / 2;
-        desc->draft_flags = shape->draft_is_shared ? (uint32_t)PICO_DRAFT_SHARED_OUTPUT : 0u;
+        desc->draft_flags = shape->draft_flags;
     }
 }
 

@@ -12,7 +12,7 @@ typedef struct pico_heads_shape {
     uint32_t n_mtp_head;   /* 0: none are added */
     uint32_t n_draft;      /* slots of the draft head; 0: none is added */
     uint32_t draft_hidden; /* 0: half of the model's width */
-    int draft_is_shared;   /* it shares the output matrix */
+    uint32_t draft_flags;  /* PICO_DRAFT_x */
 } pico_heads_shape;
 
 /* PICO_E_INVALID if the model has such heads already or the numbers are out of the limits: then the

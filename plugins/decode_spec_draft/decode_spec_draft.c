@@ -1,11 +1,11 @@
 /*
  * Drafts from the target's own heads: from the hidden row that the newest token was predicted from,
- * the draft head (its slots 1, 2, ...; slot 0 is the place of the newest token itself) or the
- * multi-token heads (mtp.2, mtp.3, ...) say what comes after it. No second model, no KV cache: one
- * small product a round for all sequences together. Each place is drawn without knowing the drafts
- * before it, so acceptance falls quickly with the distance; where rows are cheap, a tree of several
- * candidates a place gets further. A draft head may know some tokens only: then the others are never
- * proposed. Models without such heads are refused.
+ * the draft head or the multi-token heads (mtp.2, mtp.3, ...) say what comes after that token. A draft
+ * head that reads tokens is told the newest one; of another one, slot 0 is the newest token's own place
+ * and is not used. No second model, no KV cache: one small product a round for all sequences together.
+ * Each place is drawn without knowing the drafts before it, so acceptance falls with the distance;
+ * where rows are cheap, a tree of several candidates a place gets further. A draft head may know some
+ * tokens only: then the others are never proposed. Models without such heads are refused.
  */
 #include <stddef.h>
 #include <stdlib.h>
@@ -58,6 +58,7 @@ static void end(void *self) {
     }
     free(me->length);
     free(me->has);
+    free(me->newest);
     free(me->place);
     free(me->n_place);
     free(me->row);
@@ -65,6 +66,7 @@ static void end(void *self) {
     free(me->dist.p);
     me->memory = NULL;
     me->length = me->has = me->n_place = NULL;
+    me->newest = NULL;
     me->place = NULL;
     me->row = NULL;
     me->dist = (pico_dist){0};
@@ -77,17 +79,24 @@ static void destroy(void *self) {
     }
 }
 
+static int is_draft_head(const pico_head_info *info) {
+    return strcmp(info->name, "draft") == 0;
+}
+
 /* Multi-token heads for places 2, 3, ... without a gap; their logits are over all tokens. */
 static uint32_t find_mtp(spec_draft *me) {
     uint32_t n = 0, count = me->host->heads->count(me->target);
     for (uint32_t i = 0; i < count && n < MOST_HEADS; i++) {
         pico_head_info info = {0};
-        if (me->host->heads->info(me->target, i, &info) == PICO_OK && info.n_slot == 1 &&
-            info.offset == n + 2 && info.n_vocab == me->n_vocab && info.vocab_map == NULL) {
+        if (me->host->heads->info(me->target, i, &info) == PICO_OK && !is_draft_head(&info) &&
+            info.n_slot == 1 && info.offset == n + 2 && info.n_vocab == me->n_vocab &&
+            info.vocab_map == NULL) {
             me->head[n++] = i;
         }
     }
     me->n_slot = 1;
+    me->first_slot = 0;
+    me->reads_token = 0;
     me->n_head = me->n_draft = n;
     me->n_known = me->n_vocab;
     me->known = NULL;
@@ -95,19 +104,23 @@ static uint32_t find_mtp(spec_draft *me) {
 }
 
 static uint32_t find_draft(spec_draft *me) {
-    uint32_t count = me->host->heads->count(me->target);
+    const uint32_t count = me->host->heads->count(me->target);
+    const uint32_t flags = me->host->model_desc(me->target)->draft_flags;
     for (uint32_t i = 0; i < count; i++) {
         pico_head_info info = {0};
-        if (me->host->heads->info(me->target, i, &info) == PICO_OK && info.n_slot > 1 &&
-            info.offset == 1 && (info.vocab_map != NULL || info.n_vocab == me->n_vocab)) {
-            me->head[0] = i;
-            me->n_known = info.n_vocab;
-            me->known = info.vocab_map;
-            me->n_head = 1;
-            me->n_slot = info.n_slot;
-            me->n_draft = info.n_slot - 1;
-            return me->n_draft;
+        if (me->host->heads->info(me->target, i, &info) != PICO_OK || !is_draft_head(&info) ||
+            (info.vocab_map == NULL && info.n_vocab != me->n_vocab)) {
+            continue;
         }
+        me->head[0] = i;
+        me->n_known = info.n_vocab;
+        me->known = info.vocab_map;
+        me->n_head = 1;
+        me->n_slot = info.n_slot;
+        me->reads_token = (flags & PICO_DRAFT_READS_TOKEN) != 0;
+        me->first_slot = 2 - info.offset;
+        me->n_draft = info.n_slot - me->first_slot;
+        return me->n_draft;
     }
     return 0;
 }
@@ -141,25 +154,32 @@ static pico_tensor view(pico_buffer *buffer, uint64_t word, uint32_t rows, uint6
 static pico_status open_memory(spec_draft *me, pico_error *err) {
     uint32_t n = me->n_slots;
     uint64_t hidden = ((uint64_t)n * me->n_embd + 15) & ~(uint64_t)15;
-    uint64_t width = (uint64_t)me->n_slot * me->n_known;
+    uint64_t width = (uint64_t)me->n_slot * me->n_known, ids = (n + 15u) & ~(uint64_t)15;
     me->length = calloc(n + 1u, sizeof *me->length);
     me->has = calloc(n + 1u, sizeof *me->has);
+    me->newest = calloc(n + 1u, sizeof *me->newest);
     me->place = calloc((size_t)n * me->n_draft + 1u, sizeof *me->place);
     me->n_place = calloc(n + 1u, sizeof *me->n_place);
     me->row = calloc(me->n_vocab + 1u, sizeof *me->row);
     me->dist = (pico_dist){.capacity = me->n_vocab,
                            .token = calloc(me->n_vocab + 1u, sizeof *me->dist.token),
                            .p = calloc(me->n_vocab + 1u, sizeof *me->dist.p)};
-    if (me->length == NULL || me->has == NULL || me->place == NULL || me->n_place == NULL ||
-        me->row == NULL || me->dist.token == NULL || me->dist.p == NULL) {
+    if (me->length == NULL || me->has == NULL || me->newest == NULL || me->place == NULL ||
+        me->n_place == NULL || me->row == NULL || me->dist.token == NULL || me->dist.p == NULL) {
         return pico_fail(err, PICO_E_NOMEM, "out of memory");
     }
-    pico_status status =
-        me->device->buffer_alloc(me->device_self, (2 * hidden + n * width) * 4, &me->memory, err);
+    pico_status status = me->device->buffer_alloc(
+        me->device_self, (2 * hidden + ids + n * width) * 4, &me->memory, err);
     if (status == PICO_OK) {
         me->hidden = view(me->memory, 0, n, me->n_embd);
         me->input = view(me->memory, hidden, n, me->n_embd);
-        me->logits = view(me->memory, 2 * hidden, n, width);
+        me->token = (pico_tensor){.buffer = me->memory,
+                                  .offset = 2 * hidden * 4,
+                                  .dtype = PICO_DTYPE_I32,
+                                  .rank = 1,
+                                  .shape = {n, 1, 1, 1},
+                                  .stride = {1, 1, 1, 1}};
+        me->logits = view(me->memory, 2 * hidden + ids, n, width);
     }
     return status;
 }
@@ -205,7 +225,8 @@ static int can_draft(const spec_draft *me, const pico_sequence *sequence) {
     return sequence->room != 0 && me->has[sequence->slot] == sequence->n_token;
 }
 
-/* The hidden rows of the sequences that can draft, one after the other. *n_rows gets their number. */
+/* The hidden rows of the sequences that can draft, one after the other, and their newest tokens.
+ * *n_rows gets their number. */
 static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32_t n,
                           uint32_t *n_rows) {
     uint64_t bytes = (uint64_t)me->n_embd * 4;
@@ -213,10 +234,15 @@ static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32
     *n_rows = 0;
     for (uint32_t i = 0; status == PICO_OK && i < n; i++) {
         if (can_draft(me, &sequences[i])) {
+            me->newest[*n_rows] = sequences[i].token[sequences[i].n_token - 1];
             status = me->device->buffer_copy(me->device_self, me->memory,
                                              me->input.offset + bytes * (*n_rows)++, me->memory,
                                              me->hidden.offset + bytes * sequences[i].slot, bytes);
         }
+    }
+    if (status == PICO_OK && me->reads_token && *n_rows != 0) {
+        status = me->device->buffer_write(me->device_self, me->memory, me->token.offset, me->newest,
+                                          *n_rows * sizeof *me->newest);
     }
     return status;
 }
@@ -224,11 +250,11 @@ static pico_status gather(spec_draft *me, const pico_sequence *sequences, uint32
 /* One head for all sequences, and the candidates that it gives. */
 static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequences, uint32_t n,
                             uint32_t n_rows, pico_error *err) {
-    pico_tensor input = me->input, logits = me->logits;
+    pico_tensor input = me->input, token = me->token, logits = me->logits;
     uint64_t row_bytes = (uint64_t)me->n_known * 4;
     uint32_t r = 0;
-    input.shape[0] = logits.shape[0] = n_rows;
-    pico_status status = me->host->heads->apply(me->target, head, &input, &logits);
+    input.shape[0] = token.shape[0] = logits.shape[0] = n_rows;
+    pico_status status = me->host->heads->apply_after(me->target, head, &input, &token, &logits);
     if (status != PICO_OK) {
         return pico_fail(err, status, "the backend cannot apply head %u", head);
     }
@@ -237,8 +263,7 @@ static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequen
         if (!can_draft(me, sequence)) {
             continue;
         }
-        uint32_t first = me->n_slot > 1 ? 1 : 0; /* slot 0 is the newest token's place */
-        for (uint32_t s = first; status == PICO_OK && s < me->n_slot; s++) {
+        for (uint32_t s = me->first_slot; status == PICO_OK && s < me->n_slot; s++) {
             const uint32_t n_place = me->n_place[sequence->slot];
             if (n_place == sequence->room || n_place == me->n_draft) {
                 break;
@@ -260,14 +285,14 @@ static pico_status propose(void *self, pico_sequence *sequences, uint32_t n, pic
     uint32_t n_rows = 0, most = 0;
     pico_status status = gather(me, sequences, n, &n_rows);
     if (status != PICO_OK) {
-        return pico_fail(err, status, "the backend cannot copy hidden rows");
+        return pico_fail(err, status, "the backend cannot copy hidden rows and tokens");
     }
     for (uint32_t i = 0; i < n; i++) {
         most = can_draft(me, &sequences[i]) && sequences[i].room > most ? sequences[i].room : most;
         me->n_place[sequences[i].slot] = 0;
     }
     for (uint32_t h = 0; status == PICO_OK && n_rows != 0 && h < me->n_head; h++) {
-        if (h < most || me->n_slot > 1) {
+        if (h < most) {
             status = use_head(me, me->head[h], sequences, n, n_rows, err);
         }
     }
@@ -319,7 +344,7 @@ static const pico_decoder_ops ops = {.struct_size = sizeof(pico_decoder_ops),
 
 static const pico_plugin plugin = {.magic = PICO_PLUGIN_MAGIC,
                                    .abi_major = PICO_ABI_MAJOR,
-                                   .abi_minor = 1,
+                                   .abi_minor = 10, /* heads->apply_after */
                                    .struct_size = sizeof(pico_plugin),
                                    .kind = PICO_KIND_DECODER,
                                    .name = "spec_draft",

@@ -32,12 +32,16 @@ typedef struct spec_draft {
     uint32_t n_slots, n_vocab, n_embd, accept;
     uint32_t head[MOST_HEADS]; /* (n_head) whose results are used, the nearest place first */
     uint32_t n_head, n_slot;   /* n_slot: places that one head predicts; 1 for multi-token heads */
+    uint32_t first_slot;       /* the first whose place is after the newest token */
+    uint32_t reads_token;      /* 1: the head is told the newest token */
     uint32_t n_draft;          /* places after the newest token that are predicted */
     uint32_t n_branch;         /* candidates of a place */
     uint32_t n_known;          /* tokens that the heads know */
     const int32_t *known;      /* (n_known) their ids; NULL: all tokens */
-    pico_buffer *memory;       /* hidden of each slot, hidden of a call, logits of a call */
+    pico_buffer *memory;       /* hidden of each slot; hidden, tokens and logits of a call */
     pico_tensor hidden, input, logits; /* (n_slots, n_embd) twice, (n_slots, n_slot * known) */
+    pico_tensor token;                 /* I32 (n_slots) */
+    int32_t *newest;                   /* (n_slots) the same on its way */
     uint32_t *length;                  /* (n_slots) tokens of the timeline */
     uint32_t *has;      /* (n_slots) the length that the slot's hidden row belongs to; 0: none */
     draft_place *place; /* (n_slots, n_draft) of the round at hand */

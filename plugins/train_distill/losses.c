@@ -5,10 +5,11 @@
  *   kl    = temperature^2 * mean over B T of KL(p || softmax(z / temperature)), p likewise
  *   mtp   = mean over heads k = 2, 3, ... of the mean over t <= T - k of the cross-entropy of head k
  *           with the token k places on
- *   draft = mean over slots i = 0, 1, ... of the mean over t <= T - 1 - i of
- *           KL(teacher at t + i || draft slot i at t), both at temperature; without a teacher the
- *           cross-entropy with the token i + 1 places on. A draft head that knows some tokens only has
- *           that cross-entropy with a teacher too, over the t whose token i + 1 places on it knows
+ *   draft = mean over slots i = 0, 1, ... of the mean over t <= T - a of
+ *           KL(teacher at t + a - 1 || draft slot i at t), both at temperature, where slot i looks
+ *           a = i + 1 places ahead, i + 2 if the head reads the token after t; without a teacher the
+ *           cross-entropy with the token a places on. A draft head that knows some tokens only has that
+ *           cross-entropy with a teacher too, over the t whose token a places on it knows
  * All with gradients through heads and trunk; see distill.h.
  */
 #include <string.h>
@@ -41,7 +42,12 @@ static double row_weight(const distill *d, uint32_t ahead, double weight) {
     return n > 0 ? weight / n : 0;
 }
 
-/* The same for slot i of the draft head. */
+/* How far slot i of the draft head looks ahead. */
+static uint32_t slot_ahead(const distill *d, uint32_t i) {
+    return i + (d->desc->draft_flags & PICO_DRAFT_READS_TOKEN ? 2 : 1);
+}
+
+/* row_weight of a slot. */
 static double slot_weight(const distill *d, uint32_t i, double weight) {
     return d->slot_n[i] > 0 ? weight / d->slot_n[i] : 0;
 }
@@ -173,7 +179,7 @@ static pico_status run_draft_head(distill *d, pico_error *err) {
     term terms[MOST_SLOTS];
     for (uint32_t i = 0; i < n_slot; i++) {
         const double weight = slot_weight(d, i, d->opt.draft / n_slot);
-        terms[i] = (term){.ahead = i + 1,
+        terms[i] = (term){.ahead = slot_ahead(d, i),
                           .hard = draft_is_taught(d) ? 0 : weight,
                           .soft = draft_is_taught(d) ? weight : 0,
                           .sum = &d->sum[MOST_HEADS + i],
@@ -211,12 +217,12 @@ static int32_t *tokens_of(const distill *d, uint32_t i) {
 /* Rows that each slot of the draft head counts. */
 static void count_slots(distill *d) {
     for (uint32_t s = 0; s < d->desc->n_draft; s++) {
-        double n = counted(d, s + 1) * (double)d->opt.accumulate;
+        double n = counted(d, slot_ahead(d, s)) * (double)d->opt.accumulate;
         if (d->slot_index != NULL) {
             n = 0;
             for (uint32_t i = 0; i < (uint32_t)d->opt.accumulate; i++) {
                 for (uint32_t r = 0; r < d->rows; r++) {
-                    n += target_of(d, tokens_of(d, i), r, s + 1, d->slot_index) >= 0;
+                    n += target_of(d, tokens_of(d, i), r, slot_ahead(d, s), d->slot_index) >= 0;
                 }
             }
         }

@@ -52,8 +52,14 @@ typedef struct rig_setup {
 /* ---- small random models ---- */
 
 /* Draft heads: that of the family; one that shares the output matrix, in any family; one that knows two
- * tokens of three. The rest of the model is the same. */
-enum { TINY_DRAFT_OWN = 0, TINY_DRAFT_SHARED = 1, TINY_DRAFT_REDUCED = 2 };
+ * tokens of three; each of them may read the next token. The rest of the model is the same. */
+enum {
+    TINY_DRAFT_OWN = 0,
+    TINY_DRAFT_SHARED = 1,
+    TINY_DRAFT_REDUCED = 2,
+    TINY_DRAFT_FORM = 3, /* mask of those */
+    TINY_DRAFT_READS = 4
+};
 
 typedef struct tiny_model {
     /* "llama", "llama-biased" (everywhere), "gpt2", "nanochat" (its generation g0), "nanochat-g2"

@@ -35,13 +35,16 @@ static void describe_generation(const tiny_model *tiny, pico_layer_desc *layer,
 /* Tokens 0, 2, 3, 5, 6, ... */
 static pico_status describe_draft(const tiny_model *tiny, pico_arena *arena, pico_model_desc *out,
                                   pico_error *err) {
-    if (tiny->draft == TINY_DRAFT_OWN) {
-        return PICO_OK;
+    const uint32_t form = tiny->draft & TINY_DRAFT_FORM;
+    if (form != TINY_DRAFT_OWN) {
+        out->n_draft = 3;
+        out->draft_hidden = 14;
+        out->draft_flags = PICO_DRAFT_SHARED_OUTPUT;
     }
-    out->n_draft = 3;
-    out->draft_hidden = 14;
-    out->draft_flags = PICO_DRAFT_SHARED_OUTPUT;
-    if (tiny->draft == TINY_DRAFT_REDUCED) {
+    if ((tiny->draft & TINY_DRAFT_READS) && out->n_draft != 0) {
+        out->draft_flags |= PICO_DRAFT_READS_TOKEN;
+    }
+    if (form == TINY_DRAFT_REDUCED) {
         int32_t *id = pico_arena_alloc(arena, tiny->n_vocab, sizeof *id);
         if (id == NULL) {
             return pico_fail(err, PICO_E_NOMEM, "out of memory");
@@ -166,6 +169,9 @@ static void add_extras(maker *m) {
         add(m, "draft_fc1.weight", desc->draft_hidden, c, 0, 2 / sqrt((double)c));
         add(m, "draft_fc2.weight", desc->n_draft * (shared ? c : desc->n_vocab), desc->draft_hidden,
             0, shared ? 0.3 : 1);
+        if (desc->draft_flags & PICO_DRAFT_READS_TOKEN) {
+            add(m, "draft_token.weight", desc->draft_hidden, c, 0, 2 / sqrt((double)c));
+        }
     }
 }
 
