@@ -5,6 +5,7 @@
 #define CODE_OFFSET 0
 #define WIDE 1
 #define NARROW 1
+#define ROWS_AT_ONCE 4 /* of 16 outputs: more sums than there are registers would go to memory */
 #define WITH_NF4 0
 
 typedef struct iv {
@@ -50,10 +51,25 @@ INLINE __m256i dot_half(__m256i sum, __m256i codes, __m256i x) {
     const __m256i pairs = _mm256_maddubs_epi16(codes, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-INLINE iv i_dot(iv sum, qv codes, const int8_t *x) { /* codes below 16: no pair overflows */
+/* Codes below 16: a pair is within 2 * 15 * 127, and the eight of a group of 32 are within 2^15. So a
+ * group is summed in 16 bits, and made 32 at its end. */
+INLINE iv i_begin_nibbles(int32_t first) {
+    (void)first;
+    return (iv){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+}
+INLINE iv i_dot_nibbles(iv sum, qv codes, const int8_t *x) {
     const __m256i four = four_of(x);
-    return (iv){
-        {dot_half(sum.half[0], codes.half[0], four), dot_half(sum.half[1], codes.half[1], four)}};
+    for (int i = 0; i < 2; i++) {
+        sum.half[i] = _mm256_add_epi16(sum.half[i], _mm256_maddubs_epi16(codes.half[i], four));
+    }
+    return sum;
+}
+INLINE iv i_end_nibbles(iv sum, int32_t first) {
+    const __m256i ones = _mm256_set1_epi16(1), begin = _mm256_set1_epi32(first);
+    for (int i = 0; i < 2; i++) {
+        sum.half[i] = _mm256_add_epi32(_mm256_madd_epi16(sum.half[i], ones), begin);
+    }
+    return sum;
 }
 /* |code| * (x with the code's sign): pairs stay within 2 * 128 * 127 < 2^15 */
 INLINE iv i_dot_signed(iv sum, qv codes, const int8_t *x) {

@@ -3,6 +3,7 @@
 #define CODE_OFFSET 0
 #define WIDE 1
 #define NARROW 1
+#define ROWS_AT_ONCE 8
 #define WITH_NF4 0
 
 typedef struct iv {
@@ -58,6 +59,16 @@ INLINE iv i_dot(iv sum, qv codes, const int8_t *x) {
 }
 INLINE iv i_dot_signed(iv sum, qv codes, const int8_t *x) {
     return i_dot(sum, codes, x);
+}
+INLINE iv i_begin_nibbles(int32_t first) {
+    return i_set(first);
+}
+INLINE iv i_dot_nibbles(iv sum, qv codes, const int8_t *x) {
+    return i_dot(sum, codes, x);
+}
+INLINE iv i_end_nibbles(iv sum, int32_t first) {
+    (void)first;
+    return sum;
 }
 INLINE fv f_set(float x) {
     fv y;

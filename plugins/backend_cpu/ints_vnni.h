@@ -5,6 +5,7 @@
 #define CODE_OFFSET 128
 #define WIDE 4   /* panels at once with 3 or 4 rows of x */
 #define NARROW 2 /* and with more */
+#define ROWS_AT_ONCE 8
 #define WITH_NF4 1
 
 typedef __m512i iv;
@@ -42,6 +43,16 @@ INLINE iv i_dot(iv sum, qv codes, const int8_t *x) {
 }
 INLINE iv i_dot_signed(iv sum, qv codes, const int8_t *x) {
     return i_dot(sum, codes, x);
+}
+INLINE iv i_begin_nibbles(int32_t first) {
+    return i_set(first);
+}
+INLINE iv i_dot_nibbles(iv sum, qv codes, const int8_t *x) {
+    return i_dot(sum, codes, x);
+}
+INLINE iv i_end_nibbles(iv sum, int32_t first) {
+    (void)first;
+    return sum;
 }
 INLINE fv f_set(float x) {
     return _mm512_set1_ps(x);

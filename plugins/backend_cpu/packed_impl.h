@@ -56,8 +56,8 @@ INLINE void step(uint32_t kind, int S, int M, int i, int quiet, const packed_row
             const qv both = q_load(at_w);
             const qv low = q_low(both), high = q_high(both);
             UNROLL for (int m = 0; m < M; m++) {
-                acc[m][s] = i_dot(acc[m][s], low, p->x[m] + x_at + 8 * i);
-                acc[m][s] = i_dot(acc[m][s], high, p->x[m] + x_at + 8 * i + 4);
+                acc[m][s] = i_dot_nibbles(acc[m][s], low, p->x[m] + x_at + 8 * i);
+                acc[m][s] = i_dot_nibbles(acc[m][s], high, p->x[m] + x_at + 8 * i + 4);
             }
         } else {
             const qv codes = q_signed(q_load(at_w));
@@ -83,12 +83,18 @@ INLINE void steps(uint32_t kind, int S, int M, int n, int quiet, const packed_ro
     }
 }
 
+/* What is taken off the sums of row m. */
+INLINE int32_t first_of(uint32_t kind, int m, const cpu_strips *job, int64_t group) {
+    const int32_t sum = job->sum[m * (int64_t)job->w->n_group + group];
+    return (int32_t)(0u - (uint32_t)offset_of(kind) * (uint32_t)sum);
+}
+
 INLINE void start(uint32_t kind, int S, int M, const cpu_strips *job, int64_t group,
                   iv acc[8][CPU_STRIP_PANELS]) {
     UNROLL for (int m = 0; m < M; m++) {
-        const int32_t sum = job->sum[m * (int64_t)job->w->n_group + group];
+        const int32_t first = first_of(kind, m, job, group);
         UNROLL for (int s = 0; s < S; s++) {
-            acc[m][s] = i_set((int32_t)(0u - (uint32_t)offset_of(kind) * (uint32_t)sum));
+            acc[m][s] = kind == CPU_PACK_Q4 ? i_begin_nibbles(first) : i_set(first);
             UNROLL for (int k = 1; k < sets_of(kind, M); k++) {
                 acc[m + k][s] = i_set(0);
             }
@@ -101,7 +107,11 @@ INLINE void add_group(uint32_t kind, int S, int M, const cpu_strips *job, int64_
                       const fv scale[], iv acc[8][CPU_STRIP_PANELS], fv sum[8][CPU_STRIP_PANELS]) {
     UNROLL for (int m = 0; m < M; m++) {
         const fv of_x = f_set(job->scale[m * (int64_t)job->w->n_group + group]);
+        const int32_t first = kind == CPU_PACK_Q4 ? first_of(kind, m, job, group) : 0;
         UNROLL for (int s = 0; s < S; s++) {
+            if (kind == CPU_PACK_Q4) {
+                acc[m][s] = i_end_nibbles(acc[m][s], first);
+            }
             UNROLL for (int k = 1; k < sets_of(kind, M); k++) {
                 acc[m][s] = i_add(acc[m][s], acc[m + k][s]);
             }
@@ -206,13 +216,16 @@ INLINE void product(uint32_t kind, int S, int M, int quiet, const cpu_strips *jo
     store(S, M, &rows, panel, sum);
 }
 
-/* One strip by M rows, as many panels at once as the registers hold. */
+/* One strip by M rows, as many panels and rows at once as the registers hold. */
 INLINE void strip_of(uint32_t kind, int S, int M, const cpu_strips *job, int64_t strip,
                      int first_row, uint32_t ask) {
     for (int64_t s = 0; s < CPU_STRIP_PANELS; s += S) {
         const int64_t panel = strip * CPU_STRIP_PANELS + s;
         if (M <= 2 && !ask) { /* with more rows there are more products than loads */
             product(kind, S, M, 1, job, panel, first_row, 0);
+        } else if (M > ROWS_AT_ONCE) { /* the second time the panel comes from a cache */
+            product(kind, S, ROWS_AT_ONCE, 0, job, panel, first_row, ask);
+            product(kind, S, M - ROWS_AT_ONCE, 1, job, panel, first_row + ROWS_AT_ONCE, 0);
         } else {
             product(kind, S, M, 0, job, panel, first_row, ask);
         }
