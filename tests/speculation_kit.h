@@ -8,7 +8,7 @@
 
 #include "decode_kit.h"
 
-enum { SK_REQUESTS = 8, SK_DRAFTERS = 13, SK_WAYS = 8, SK_WITH_HEADS = 4 };
+enum { SK_REQUESTS = 8, SK_DRAFTERS = 14, SK_WAYS = 8, SK_WITH_HEADS = 4 };
 
 typedef struct sk_drafter {
     const char *what, *decoder;
@@ -37,6 +37,8 @@ static const sk_drafter sk_drafters[SK_DRAFTERS] = {
      SK_WITH_HEADS, TINY_DRAFT_OWN | TINY_DRAFT_READS},
     {"a tree of one that reads it", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS,
      TINY_DRAFT_SHARED | TINY_DRAFT_READS},
+    {"draft head, if it is sure", "spec_draft", "decoder.spec_draft.heads=draft", SK_WITH_HEADS,
+     TINY_DRAFT_OWN},
 };
 
 typedef struct sk_way {
@@ -119,7 +121,9 @@ static inline void sk_options(dk_options *options, const sk_way *way, uint32_t m
         options->params.draft_n = draft_n;
         sk_add_set(options, drafter->set);
         if (strstr(drafter->what, "sure") != NULL) {
-            sk_add_set(options, "decoder.spec_model.p_min=0.3");
+            sk_add_set(options, strcmp(drafter->decoder, "spec_model") == 0
+                                    ? "decoder.spec_model.p_min=0.3"
+                                    : "decoder.spec_draft.p_min=0.1");
         }
         if (strstr(drafter->what, "tree") != NULL) {
             sk_add_set(options, "decoder.spec_draft.branch=4");

@@ -135,6 +135,37 @@ static void trees_save_rounds(void **state) {
     }
 }
 
+/* ---- drafts that are not made ---- */
+
+/* The more probable a draft must be, the fewer there are, chains and trees alike. */
+static void unsure_heads_draft_less(void **state) {
+    static const char *const least[] = {
+        "decoder.spec_draft.p_min=0", "decoder.spec_draft.p_min=0.1",
+        "decoder.spec_draft.p_min=0.4", "decoder.spec_draft.p_min=1"};
+    static const char *const branch[] = {"decoder.spec_draft.branch=1",
+                                         "decoder.spec_draft.branch=3"};
+    static dk_result got[SK_REQUESTS];
+    for (uint32_t b = 0; b < 2; b++) {
+        uint64_t n_drafted[4];
+        for (uint32_t i = 0; i < 4; i++) {
+            int32_t prompt[SK_REQUESTS][128];
+            pico_request request[SK_REQUESTS];
+            dk_options options;
+            dk d;
+            sk_options(&options, &sk_ways[0], SK_WITH_HEADS, &sk_drafters[4], 15);
+            sk_add_set(&options, least[i]);
+            sk_add_set(&options, branch[b]);
+            dk_open(&d, *state, &options);
+            sk_requests(d.n_vocab, prompt, request);
+            sk_run(&d, 1, request, got);
+            n_drafted[i] = pico_decode_statistics(d.decode)->n_drafted;
+            dk_close(&d);
+        }
+        assert_true(n_drafted[0] > n_drafted[1] && n_drafted[1] > n_drafted[2]);
+        assert_true(n_drafted[2] > n_drafted[3] && n_drafted[3] < 10);
+    }
+}
+
 /* ---- the target as its own draft model ---- */
 
 typedef struct stretch {
@@ -327,6 +358,7 @@ int main(void) {
     struct CMUnitTest tests[] = {
         cmocka_unit_test(drafts_never_change_the_text),
         cmocka_unit_test(trees_save_rounds),
+        cmocka_unit_test(unsure_heads_draft_less),
         cmocka_unit_test(the_target_is_always_right),
         cmocka_unit_test(answers_end_inside_accepted_runs),
         cmocka_unit_test(a_failed_round_changes_nothing),

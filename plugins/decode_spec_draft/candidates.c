@@ -91,6 +91,30 @@ static void weigh(const spec_draft *me, draft_place *place) {
     }
 }
 
+/* The same of one candidate, whose path decides whether it is worth a row: without the tokens that
+ * together hardly count, which keeps exponentials few. */
+static double confidence(const spec_draft *me) {
+    float most = -INFINITY, sum = 0;
+    for (uint32_t i = 0; i < me->n_known; i++) {
+        most = me->row[i] > most ? me->row[i] : most;
+    }
+    for (uint32_t i = 0; i < me->n_known; i++) {
+        if (me->row[i] > most - 8.0f) {
+            sum += expf(me->row[i] - most);
+        }
+    }
+    return sum > 0 ? 1 / (double)sum : 0;
+}
+
+int spec_draft_is_hopeless(const spec_draft *me, const pico_sequence *sequence) {
+    const draft_place *places = me->place + (uint64_t)sequence->slot * me->n_draft;
+    double weight = 1;
+    for (uint32_t i = 0; i < me->n_place[sequence->slot]; i++) {
+        weight *= places[i].weight[0];
+    }
+    return weight < me->options.p_min;
+}
+
 static void forget(pico_dist *dist, int32_t token) {
     for (uint32_t i = 0; i < dist->n; i++) {
         dist->p[i] = dist->token[i] == token ? 0 : dist->p[i];
@@ -162,6 +186,8 @@ pico_status spec_draft_add_place(spec_draft *me, pico_sequence *sequence, pico_e
     }
     if (me->n_branch > 1) {
         weigh(me, place);
+    } else if (me->options.p_min > 0) {
+        place->weight[0] = confidence(me);
     }
     spread(me);
     pico_status status =

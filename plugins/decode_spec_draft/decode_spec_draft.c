@@ -36,6 +36,15 @@ static const pico_option options[] = {
      .help =
          "most candidates for each place; 1: a chain of drafts; more: a tree, which takes as many "
          "drafts as draft_n says"},
+    {.name = "p_min",
+     .type = PICO_OPT_FLOAT,
+     .offset = offsetof(draft_options, p_min),
+     .def = "0",
+     .min = 0,
+     .max = 1,
+     .help =
+         "no draft is made whose path, from the newest token on, is less probable than this by the "
+         "heads, at temperature 1; 0: never"},
 };
 
 /* ---- life ---- */
@@ -265,7 +274,8 @@ static pico_status use_head(spec_draft *me, uint32_t head, pico_sequence *sequen
         }
         for (uint32_t s = me->first_slot; status == PICO_OK && s < me->n_slot; s++) {
             const uint32_t n_place = me->n_place[sequence->slot];
-            if (n_place == sequence->room || n_place == me->n_draft) {
+            if (n_place == sequence->room || n_place == me->n_draft ||
+                spec_draft_is_hopeless(me, sequence)) {
                 break;
             }
             uint64_t at = logits.offset + ((uint64_t)r * me->n_slot + s) * row_bytes;

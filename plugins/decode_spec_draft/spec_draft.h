@@ -13,6 +13,7 @@ enum { MOST_HEADS = 16, MOST_BRANCHES = 8 };
 typedef struct draft_options {
     uint32_t heads;
     int64_t branch;
+    double p_min;
 } draft_options;
 
 /* What may come at a place of one sequence. */
@@ -54,6 +55,8 @@ typedef struct spec_draft {
 /* candidates.c: the candidates of a sequence's next place, from the known tokens' logits at the front
  * of me->row, which is used up. */
 pico_status spec_draft_add_place(spec_draft *me, pico_sequence *sequence, pico_error *err);
+/* Whether nothing that came after the places that there are could be probable enough. */
+int spec_draft_is_hopeless(const spec_draft *me, const pico_sequence *sequence);
 
 /* tree.c: at most n_draft places with n_branch candidates give so many drafts; clipped to what can be
  * verified. */

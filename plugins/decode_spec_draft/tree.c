@@ -23,16 +23,16 @@ typedef struct node {
     uint32_t next;  /* rank of the next candidate that may follow it */
 } node;
 
-/* The node with the most promising next candidate, n if all are used up. */
+/* The node with the most promising next candidate, n if all that are worth a row are used up. */
 static uint32_t best_parent(const node *nodes, uint32_t n, const draft_place *place,
-                            uint32_t n_place) {
+                            uint32_t n_place, double p_min) {
     uint32_t best = n;
     double most = -1;
     for (uint32_t i = 0; i < n; i++) {
         const node *at = &nodes[i];
         if (at->depth < n_place && at->next < place[at->depth].n) {
             double weight = at->weight * place[at->depth].weight[at->next];
-            best = weight > most ? i : best;
+            best = weight > most && weight >= p_min ? i : best;
             most = weight > most ? weight : most;
         }
     }
@@ -44,7 +44,7 @@ void spec_draft_grow(spec_draft *me, pico_sequence *sequence) {
     const draft_place *place = me->place + (uint64_t)sequence->slot * me->n_draft;
     uint32_t n_place = me->n_place[sequence->slot], n = 1;
     while (n <= sequence->room && n < PICO_DECODE_ROWS_MAX) {
-        uint32_t parent = best_parent(nodes, n, place, n_place);
+        uint32_t parent = best_parent(nodes, n, place, n_place, me->options.p_min);
         if (parent == n) {
             break;
         }
