@@ -97,10 +97,13 @@ static void probes_give_sensible_rates(void **state) {
     pico_error err = {0};
     test_check(pico_pool_open(2, &pool, &err), &err);
     test_check(pico_probe_open(pool, 3 << 20, &probe, &err), &err);
-    double small = pico_probe_read(probe, 1, 1);
-    double odd = pico_probe_read(probe, (3 << 20) - 17, PICO_PROBE_PASSES);
-    assert_true(small > 0.0 && isfinite(small));
-    assert_true(odd > 1e7 && odd < 1e13);
+    double small[PICO_PROBE_WAYS], odd[PICO_PROBE_WAYS];
+    pico_probe_read(probe, 1, 1, small);
+    pico_probe_read(probe, (3 << 20) - 17, 2, odd);
+    for (int way = 0; way < PICO_PROBE_WAYS; way++) {
+        assert_true(small[way] > 0.0 && isfinite(small[way]));
+        assert_true(odd[way] > 1e7 && odd[way] < 1e13);
+    }
     double flops = pico_probe_flops(probe);
     assert_true(flops > 1e7 && flops < 1e15);
     pico_probe_close(probe);

@@ -6,7 +6,7 @@
 
 #include "measure/bench_internal.h"
 
-enum { PROBE_BYTES = 64 << 20 };
+enum { PROBE_BYTES = 64 << 20, PROBE_PASSES = 2 };
 
 /* ---- measuring a row ---- */
 
@@ -22,44 +22,67 @@ static double tokens_of(const pico_bench_row *row) {
     return (double)row->n * row->n_seq;
 }
 
-static double probe_for(pico_bench *b, const pico_bench_row *row) {
-    if (b->probe == NULL || steps_of(row) == 0.0) {
-        return (double)NAN;
+/* What the machine can do at this moment of what limits the row: bytes/s of each way of reading, or
+ * the first is operations/s. */
+typedef struct limits {
+    double rate[PICO_PROBE_WAYS];
+} limits;
+
+static limits probe_for(const pico_bench *b, const pico_bench_row *row) {
+    limits now = {{0}};
+    if (b->probe != NULL && row->kind == PICO_BENCH_PREFILL) {
+        now.rate[0] = pico_probe_flops(b->probe);
+    } else if (b->probe != NULL && steps_of(row) != 0.0) {
+        /* Small buffers are read in microseconds: more passes, so that a tick is not all there is. */
+        uint64_t more = PROBE_BYTES / row->bytes;
+        uint32_t times = more > 64 ? 64 : more < 1 ? 1 : (uint32_t)more;
+        pico_probe_read(b->probe, row->bytes, PROBE_PASSES * times, now.rate);
     }
-    /* Small buffers are read in microseconds: more passes, so that one of them is undisturbed. */
-    uint64_t more = PROBE_BYTES / row->bytes;
-    uint32_t times = more > 64 ? 64 : more < 1 ? 1 : (uint32_t)more;
-    double rate = pico_probe_read(b->probe, row->bytes, PICO_PROBE_PASSES * times);
-    b->result->read_rate = fmax(b->result->read_rate, rate); /* fmax ignores the NaN it starts as */
-    return rate;
+    return now;
 }
 
-/* limit and share from the seconds of each repeat and the probes around them. */
-static void compare_with_limit(pico_bench *b, pico_bench_row *row, const double *seconds,
-                               const double *rate, uint32_t n) {
-    double shares[PICO_BENCH_ROWS], best = (double)NAN;
-    double steps = steps_of(row);
-    row->limit = row->share = (double)NAN;
-    if (row->kind == PICO_BENCH_PREFILL && b->probe != NULL) {
-        row->limit = b->result->flop_rate / row->operations * (double)row->n;
-        row->share = row->tokens_per_s.median / row->limit;
+/* The way of reading that is fastest over all n probes; *rate is its median. */
+static size_t fastest_way(const limits *probed, uint32_t n, double *rate) {
+    double of_way[PICO_BENCH_ROWS + 1];
+    size_t fastest = 0;
+    *rate = 0.0;
+    for (size_t way = 0; way < PICO_PROBE_WAYS; way++) {
+        for (uint32_t i = 0; i < n; i++) {
+            of_way[i] = probed[i].rate[way];
+        }
+        const double median = pico_stats_of(of_way, n).median;
+        if (median > *rate) {
+            fastest = way;
+            *rate = median;
+        }
     }
-    if (b->probe == NULL || steps == 0.0) {
+    return fastest;
+}
+
+/* limit and share from the seconds of each of n repeats and the probes around them. */
+static void compare_with_limit(pico_bench *b, pico_bench_row *row, const double *seconds,
+                               const limits *probed, uint32_t n) {
+    double shares[PICO_BENCH_ROWS], rate;
+    const int computes = row->kind == PICO_BENCH_PREFILL;
+    const double work = computes ? row->operations : (double)row->bytes * steps_of(row);
+    row->limit = row->share = (double)NAN;
+    if (b->probe == NULL || (!computes && steps_of(row) == 0.0)) {
         return;
     }
+    const size_t way = fastest_way(probed, n + 1, &rate);
     for (uint32_t i = 0; i < n; i++) {
-        double allowed = fmax(rate[i], rate[i + 1]);
-        shares[i] = (double)row->bytes * steps / seconds[i] / allowed;
-        best = fmax(best, allowed);
+        shares[i] = work / seconds[i] / ((probed[i].rate[way] + probed[i + 1].rate[way]) / 2.0);
     }
-    row->limit = best / (double)row->bytes * tokens_of(row) / steps;
+    row->limit = rate / work * tokens_of(row);
     row->share = pico_stats_of(shares, n).median;
-    row->probe_fault = row->share > PICO_BENCH_MAX_SHARE;
+    row->probe_fault = !computes && row->share > PICO_BENCH_MAX_SHARE;
+    double *most = computes ? &b->result->flop_rate : &b->result->read_rate;
+    *most = fmax(*most, rate); /* fmax ignores the NaN it starts as */
 }
 
 static pico_status measure_row(pico_bench *b, pico_bench_row *row) {
     double seconds[PICO_BENCH_ROWS], rates[PICO_BENCH_ROWS], ratios[PICO_BENCH_ROWS];
-    double probed[PICO_BENCH_ROWS + 1];
+    limits probed[PICO_BENCH_ROWS + 1];
     uint32_t repeats = b->params->repeats;
     assert(repeats >= 1 && repeats <= PICO_BENCH_ROWS);
     pico_status status = pico_bench_warm_up(b, row);

@@ -50,8 +50,9 @@ typedef struct pico_bench_row {
     pico_stats ratio;  /* ROWS_OF_ONE only */
     uint64_t bytes;    /* that one step reads: weights, and K and V at the middle of the row */
     double operations; /* PREFILL: of one run, additions and multiplications counted each */
-    double limit;      /* tokens/s that the probes allow; NaN: unknown */
-    double share;      /* median over the repeats of what was reached of it; NaN: unknown */
+    double limit;      /* tokens/s that the probes allow, their median; NaN: unknown */
+    double share;      /* median over the repeats of what was reached of what the probes before and
+                          after allowed; NaN: unknown */
     uint64_t n_drafted, n_accepted; /* GENERATE: of the decoder, over all repeats */
     int probe_fault;                /* 1: share is above PICO_BENCH_MAX_SHARE */
 } pico_bench_row;
@@ -59,9 +60,9 @@ typedef struct pico_bench_row {
 typedef struct pico_bench_result {
     pico_bench_row row[PICO_BENCH_ROWS];
     size_t n_row;
-    uint64_t step_bytes;      /* weights that a decode step reads */
-    double read_rate;         /* bytes/s over step_bytes, best of all probes; NaN: no probe */
-    double flop_rate;         /* F32 operations/s in multiply-adds; NaN: no probe */
+    uint64_t step_bytes; /* weights that a decode step reads */
+    double read_rate;    /* bytes/s, the highest limit of a row; NaN: no row is limited by it */
+    double flop_rate;    /* F32 operations/s in multiply-adds, likewise; NaN: no probe */
     const char *instructions; /* of the probes */
     uint64_t peak_rss;        /* bytes; before the probe took its buffer */
     uint64_t kv_bytes;        /* largest allocation of pages of any row */

@@ -25,11 +25,11 @@ enum {
 
 /* Read ways: each kernel reads n lines at p and returns something that depends on all of them. Which
  * is fastest depends on the caches that the buffer lies in, and on the machine. */
-enum { ONE_STREAM, ONE_AHEAD, FOUR_STREAMS, FOUR_NEAR, FOUR_FAR, N_WAYS };
+enum { ONE_STREAM, ONE_AHEAD, FOUR_STREAMS, FOUR_NEAR, FOUR_FAR };
 
 typedef struct kernels {
     const char *name;
-    uint64_t (*read[N_WAYS])(const unsigned char *p, uint64_t n);
+    uint64_t (*read[PICO_PROBE_WAYS])(const unsigned char *p, uint64_t n);
     float (*flops)(uint32_t rounds);
     uint32_t lanes; /* multiply-adds of one instruction */
 } kernels;
@@ -273,21 +273,23 @@ static void read_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
         probe->kernels->read[job->way](probe->data + begin * LINE, end - begin);
 }
 
-double pico_probe_read(pico_probe *probe, uint64_t bytes, uint32_t passes) {
+void pico_probe_read(pico_probe *probe, uint64_t bytes, uint32_t passes,
+                     double rate[PICO_PROBE_WAYS]) {
     uint64_t lines = (bytes + LINE - 1) / LINE, threads = pico_pool_n_threads(probe->pool);
     assert(lines >= 1 && lines * LINE + SLACK <= probe->bytes && passes >= 1);
     /* Pieces large enough that handing them out costs nothing, small enough to even out. */
     uint64_t grain = lines / (threads * 8);
     grain = grain > 16384 ? 16384 : grain < GROUP ? GROUP : grain;
-    double best = 0.0;
-    for (uint32_t pass = 0; pass < passes; pass++) {
-        read_job job = {probe, pass % N_WAYS};
+    double seconds[PICO_PROBE_WAYS] = {0};
+    for (uint32_t pass = 0; pass < passes * PICO_PROBE_WAYS; pass++) {
+        read_job job = {probe, pass % PICO_PROBE_WAYS};
         double begin = now_seconds();
         pico_pool_for(probe->pool, lines, grain, read_range, &job);
-        double rate = (double)(lines * LINE) / (now_seconds() - begin);
-        best = rate > best ? rate : best;
+        seconds[job.way] += now_seconds() - begin;
     }
-    return best;
+    for (uint32_t way = 0; way < PICO_PROBE_WAYS; way++) {
+        rate[way] = (double)(lines * LINE) * passes / seconds[way];
+    }
 }
 
 static void flop_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
@@ -300,14 +302,11 @@ static void flop_range(void *arg, uint64_t begin, uint64_t end, uint32_t thread)
 double pico_probe_flops(pico_probe *probe) {
     uint64_t units = (uint64_t)pico_pool_n_threads(probe->pool) * FLOP_UNITS;
     double work = (double)units * FLOP_ROUNDS * FLOP_CHAINS * 2.0 * probe->kernels->lanes;
-    double best = 0.0;
+    double begin = now_seconds();
     for (uint32_t burst = 0; burst < FLOP_BURSTS; burst++) {
-        double begin = now_seconds();
         pico_pool_for(probe->pool, units, 1, flop_range, probe);
-        double rate = work / (now_seconds() - begin);
-        best = rate > best ? rate : best;
     }
-    return best;
+    return work * FLOP_BURSTS / (now_seconds() - begin);
 }
 
 const char *pico_probe_instructions(const pico_probe *probe) {
