@@ -176,7 +176,7 @@ static int fix_open(fix *f, uint32_t isa, uint32_t n_threads) {
                                .max_in = 2048,
                                .max_out = 4096,
                                .max_head = 32,
-                               .max_head_dim = 128,
+                               .max_head_dim = 256,
                                .max_positions = 1024,
                                .max_logit_rows = 64,
                                .max_top_k = 256,

@@ -20,6 +20,8 @@ static const kase kases[] = {
     {PICO_DTYPE_BF16, 20, 1, 31, 64, 1}, {PICO_DTYPE_F32, 2, 1, 128, 0, 70},
     {PICO_DTYPE_Q8_0, 4, 4, 64, -1, 0},  {PICO_DTYPE_Q8_0, 12, 1, 32, -1, 0},
     {PICO_DTYPE_Q8_0, 6, 2, 96, 70, 5},  {PICO_DTYPE_Q8_0, 2, 1, 128, 10, 0},
+    {PICO_DTYPE_F16, 4, 2, 64, -1, 0},   {PICO_DTYPE_BF16, 8, 8, 32, 40, 3},
+    {PICO_DTYPE_F32, 2, 2, 256, -1, 0},
 };
 #define N_KASE (sizeof kases / sizeof *kases)
 
@@ -110,13 +112,14 @@ typedef struct rows {
     uint32_t n;
     int32_t pos[48], slot[48], base[48], anc_begin[49], anc_cell[256];
     uint32_t has_tree;
+    uint32_t n_prompt; /* the last rows, of the prefill class */
     const float *q;
 } rows;
 
 static float *attend(const world *w, const rows *r, double *want) {
     const int64_t n = r->n, width = w->k.n_head * w->k.head_dim;
     pico_batch batch = {.n_rows = r->n,
-                        .n_decode = r->n,
+                        .n_decode = r->n - r->n_prompt,
                         .n_pages = 6,
                         .has_tree = r->has_tree,
                         .pos = fix_vector(w->f, PICO_DTYPE_I32, r->pos, n),
@@ -167,13 +170,31 @@ static void add_row(rows *r, int32_t slot, int32_t pos) {
     r->n++;
 }
 
-/* A batch of both sequences: near the oracle; each row alone has the same bits; so do two runs. */
+/* A batch of both sequences, of either class and of both: near the oracle; each row alone, of the class
+ * that it has, gives the same bits; so do two runs. */
+static void batch_of(world *w, rows *r, uint32_t n_prompt) {
+    const int64_t width = w->k.n_head * w->k.head_dim;
+    double *want = malloc(sizeof(double) * (size_t)(r->n * width));
+    r->n_prompt = n_prompt;
+    float *got = attend(w, r, want), *again = attend(w, r, NULL);
+    fix_close_to(got, want, r->n * width, 1e-10);
+    fix_same_bits(got, again, r->n * width);
+    for (uint32_t i = 0; i < r->n; i++) {
+        rows one = {.q = r->q + i * width, .n_prompt = i >= r->n - n_prompt};
+        add_row(&one, r->slot[i], r->pos[i]);
+        float *alone = attend(w, &one, NULL);
+        fix_same_bits(alone, got + i * width, width);
+        free(alone);
+    }
+    free(got);
+    free(again);
+    free(want);
+}
+
 static void batches(fix *f) {
     for (size_t c = 0; c < N_KASE; c++) {
         world w = make_world(f, &kases[c], 300, 150);
-        const int64_t width = w.k.n_head * w.k.head_dim;
-        float *q = fix_floats(f, 48 * width, 1);
-        double *want = malloc(sizeof(double) * (size_t)(48 * width));
+        float *q = fix_floats(f, 48 * w.k.n_head * w.k.head_dim, 1);
         rows r = {.q = q};
         for (int32_t i = 0; i < 21; i++) { /* a piece of a prompt across a page border */
             add_row(&r, 0, 180 + i);
@@ -187,20 +208,10 @@ static void batches(fix *f) {
         add_row(&r, 1, 149);
         add_row(&r, 0, 63);
         add_row(&r, 0, 64);
-        float *got = attend(&w, &r, want), *again = attend(&w, &r, NULL);
-        fix_close_to(got, want, r.n * width, 1e-10);
-        fix_same_bits(got, again, r.n * width);
-        for (uint32_t i = 0; i < r.n; i++) {
-            rows one = {.q = q + i * width};
-            add_row(&one, r.slot[i], r.pos[i]);
-            float *alone = attend(&w, &one, NULL);
-            fix_same_bits(alone, got + i * width, width);
-            free(alone);
-        }
-        free(got);
-        free(again);
+        batch_of(&w, &r, 0);
+        batch_of(&w, &r, r.n);
+        batch_of(&w, &r, 17);
         free(q);
-        free(want);
         free_world(&w);
     }
 }
@@ -269,6 +280,7 @@ static void drops(fix *f) {
         for (int32_t i = 0; i < 4; i++) {
             add_row(&r, 0, 296 + i);
         }
+        r.n_prompt = 2;
         float *before = attend(&w, &r, NULL);
         const int32_t gone = -1;
         for (uint64_t p = (w.k.n_sink + PAGE - 1) / PAGE; p < 3; p++) {
@@ -340,7 +352,7 @@ static void thread_count_does_not_matter(void **state) {
             world w = make_world(&f, &kases[1], 300, 150);
             n = 40 * w.k.n_head * w.k.head_dim;
             float *q = fix_floats(&f, n, 1);
-            rows r = {.q = q};
+            rows r = {.q = q, .n_prompt = 33};
             for (int32_t i = 0; i < 40; i++) {
                 add_row(&r, i / 30, 100 + i);
             }

@@ -2,8 +2,9 @@
  * Attention over KV pages: streaming softmax, one page at a time at absolute positions. A unit of
  * work is a few rows of one sequence with some query heads of one KV head; they share each page
  * that they walk over. Positions that a row reads from a list of cells (its branch of a tree) are
- * gathered into a page of scratch, so that the arithmetic is that of the same row in a chain. Pages
- * marked as dropped are skipped: what they held is invisible.
+ * gathered into a page of scratch, so that the arithmetic is that of the same row in a chain. Rows of
+ * prompts go through tiles where there are any, the others through vectors. Pages marked as dropped
+ * are skipped: what they held is invisible.
  */
 #include <string.h>
 
@@ -21,7 +22,9 @@ typedef struct attend_job {
     const int32_t *pos, *slot, *base, *anc_begin, *anc_cell;
     int32_t window, n_sink;
     float scale;
-    uint32_t n_rows, has_tree;
+    uint32_t first_row, n_rows; /* those at hand, and behind the last of them */
+    uint32_t has_tree;
+    const cpu_attn_kernels *kernels;
     uint32_t group;      /* query heads of a KV head */
     uint32_t n_sub;      /* parts that a group is split into */
     uint32_t block_rows; /* rows of a unit */
@@ -38,8 +41,9 @@ typedef struct walk {
     int more_heads;      /* the next walk will be that of the next KV head */
     int32_t gathered;    /* page of the table that scratch.gather begins with; -1: none */
     int32_t n_gathered;  /* positions of it */
-    const float *q[CPU_ATTN_QUERIES];
-    cpu_span span[CPU_ATTN_QUERIES];
+    cpu_attn attn;       /* what is the same for all pages */
+    const float *q[CPU_TILE_QUERIES];
+    cpu_span span[CPU_TILE_QUERIES];
 } walk;
 
 static int32_t clip(int64_t x) {
@@ -133,32 +137,45 @@ static void walk_page(walk *w, int32_t p) {
     }
     const uint8_t *data = tree ? gather_page(w, p) : page_of(job, table, w->kv_head);
     const uint8_t *values = data + job->kv.half_bytes, *next = next_page(w, p);
-    const cpu_attn attn = {.dtype = job->kv.dtype,
-                           .n_q = n_q,
-                           .head_dim = job->kv.head_dim,
-                           .scale = job->scale,
-                           .k = data,
-                           .v = values,
-                           .k_scale = (const uint16_t *)(const void *)(data + job->kv.code_bytes),
-                           .v_scale = (const uint16_t *)(const void *)(values + job->kv.code_bytes),
-                           .next_k = next,
-                           .next_v = next == NULL ? NULL : next + job->kv.half_bytes,
-                           .wide = w->scratch.wide,
-                           .q = w->q,
-                           .span = w->span,
-                           .score = w->scratch.score,
-                           .largest = w->scratch.state,
-                           .sum = w->scratch.state + CPU_ATTN_QUERIES,
-                           .acc = w->scratch.acc,
-                           .acc_stride = cpu_pad16(job->kv.head_dim)};
-    job->cpu->kernels->attn->page(&attn);
+    cpu_attn attn = w->attn;
+    attn.k = data;
+    attn.v = values;
+    attn.k_scale = (const uint16_t *)(const void *)(data + job->kv.code_bytes);
+    attn.v_scale = (const uint16_t *)(const void *)(values + job->kv.code_bytes);
+    attn.next_k = next;
+    attn.next_v = next == NULL ? NULL : next + job->kv.half_bytes;
+    assert(attn.n_q == n_q);
+    job->kernels->page(&attn);
+}
+
+static void begin_walk(walk *w, uint32_t n_q) {
+    const attend_job *job = w->job;
+    w->attn = (cpu_attn){.dtype = job->kv.dtype,
+                         .n_q = n_q,
+                         .head_dim = job->kv.head_dim,
+                         .scale = job->scale,
+                         .wide = w->scratch.wide,
+                         .q = w->q,
+                         .span = w->span,
+                         .score = w->scratch.score,
+                         .largest = w->scratch.state,
+                         .sum = w->scratch.state + CPU_TILE_QUERIES,
+                         .acc = w->scratch.acc,
+                         .acc_stride = cpu_pad16(job->kv.head_dim),
+                         .tiles = w->scratch.attn};
+    for (uint32_t i = 0; i < n_q; i++) {
+        w->attn.largest[i] = -__builtin_inff();
+        w->attn.sum[i] = 0;
+    }
+    memset(w->attn.acc, 0, (size_t)(n_q * w->attn.acc_stride) * sizeof(float));
+    if (job->kernels->queries != NULL) {
+        job->kernels->queries(&w->attn);
+    }
 }
 
 /* All pages that a run of rows sees: those of the sinks, then those of the window. */
 static void walk_rows(walk *w) {
     const attend_job *job = w->job;
-    const int64_t stride = cpu_pad16(job->kv.head_dim);
-    const uint32_t n_q = w->n_row * w->n_head;
     int32_t stop = 0, start = INT32_MAX;
     for (uint32_t r = 0, i = 0; r < w->n_row; r++) {
         const int32_t visible = n_visible(job, w->row + r), first = first_visible(job, w->row + r);
@@ -166,11 +183,9 @@ static void walk_rows(walk *w) {
         start = first < start ? first : start;
         for (uint32_t h = 0; h < w->n_head; h++, i++) {
             w->q[i] = cpu_row_f32(&job->q, w->row + r) + (w->head + h) * job->q.head_stride;
-            w->scratch.state[i] = -__builtin_inff();
-            w->scratch.state[CPU_ATTN_QUERIES + i] = 0;
         }
     }
-    memset(w->scratch.acc, 0, (size_t)(n_q * stride) * sizeof(float));
+    begin_walk(w, w->n_row * w->n_head);
     w->start = start;
     w->stop = stop;
     const int32_t sink_pages = (job->n_sink + POSITIONS - 1) / POSITIONS;
@@ -183,20 +198,23 @@ static void walk_rows(walk *w) {
     for (uint32_t r = 0, i = 0; r < w->n_row; r++) {
         for (uint32_t h = 0; h < w->n_head; h++, i++) {
             float *out = cpu_row_f32(&job->out, w->row + r) + (w->head + h) * job->out.head_stride;
-            job->cpu->kernels->attn->finish(w->scratch.acc + i * stride,
-                                            w->scratch.state[CPU_ATTN_QUERIES + i], out,
-                                            job->kv.head_dim);
+            job->cpu->kernels->attn->finish(w->attn.acc + i * w->attn.acc_stride, w->attn.sum[i],
+                                            out, job->kv.head_dim);
         }
     }
 }
 
 static void attend_units(void *arg, uint64_t begin, uint64_t end, uint32_t thread) {
     const attend_job *job = arg;
+    const cpu_tile_kernels *tile = job->kernels->queries == NULL ? NULL : job->cpu->kernels->tile;
     walk w = {.job = job, .scratch = cpu_scratch_of(job->cpu, thread)};
+    if (tile != NULL) {
+        tile->begin(16);
+    }
     for (uint64_t u = begin; u < end; u++) {
         const uint32_t sub = (uint32_t)(u % job->n_sub);
         const uint64_t rest = u / job->n_sub;
-        const int64_t first = (int64_t)(rest / job->kv.n_head * job->block_rows);
+        const int64_t first = job->first_row + (int64_t)(rest / job->kv.n_head * job->block_rows);
         int64_t stop = first + job->block_rows;
         stop = stop > job->n_rows ? job->n_rows : stop;
         w.kv_head = (uint32_t)(rest % job->kv.n_head);
@@ -214,6 +232,32 @@ static void attend_units(void *arg, uint64_t begin, uint64_t end, uint32_t threa
             walk_rows(&w);
         }
     }
+    if (tile != NULL) {
+        tile->end();
+    }
+}
+
+/* Rows [first, stop), all of one class. */
+static void attend_rows(attend_job *job, uint32_t first, uint32_t stop, int tiles) {
+    if (first >= stop) {
+        return;
+    }
+    const uint32_t n_rows = stop - first;
+    const uint32_t most = tiles ? CPU_TILE_QUERIES : CPU_ATTN_QUERIES;
+    const uint32_t heads = (job->group + job->n_sub - 1) / job->n_sub;
+    job->kernels = tiles ? job->cpu->kernels->attn_tile : job->cpu->kernels->attn;
+    job->first_row = first;
+    job->n_rows = stop;
+    job->block_rows = most / heads < n_rows ? most / heads : n_rows;
+    const uint64_t blocks = (n_rows + job->block_rows - 1) / job->block_rows;
+    const uint64_t units = blocks * job->kv.n_head * job->n_sub;
+    int32_t seen = job->pos[stop - 1] + 1; /* a guess of the cost, nothing more */
+    seen = job->window >= 0 && job->window < seen ? job->window : seen;
+    /* nanoseconds for an element of K and one of V: to read them, and to multiply with both */
+    const double fetch = job->kv.size * 0.08;
+    const double multiply = heads * job->block_rows * (tiles ? 0.03 : 0.06);
+    const double ns = (double)seen * job->kv.head_dim * (fetch + multiply) + 200;
+    cpu_parallel(job->cpu, units, UINT64_MAX, ns, attend_units, job);
 }
 
 static pico_status bind_batch(attend_job *job, const pico_batch *batch) {
@@ -284,18 +328,12 @@ pico_status cpu_attend(void *self, const pico_attend_args *args) {
                                                                 : (int32_t)args->n_sink;
     job.group = args->n_head / args->kv.n_kv_head;
     job.n_sub = (job.group + CPU_ATTN_HEADS - 1) / CPU_ATTN_HEADS;
-    const uint32_t heads = (job.group + job.n_sub - 1) / job.n_sub;
-    job.block_rows = CPU_ATTN_QUERIES / heads;
-    if (job.block_rows > job.n_rows) {
-        job.block_rows = job.n_rows;
-    }
-    const uint64_t blocks = (job.n_rows + job.block_rows - 1) / job.block_rows;
-    const uint64_t units = blocks * job.kv.n_head * job.n_sub;
-    int32_t seen = job.pos[job.n_rows - 1] + 1; /* a guess of the cost, nothing more */
-    seen = job.window >= 0 && job.window < seen ? job.window : seen;
-    /* nanoseconds for an element of K and one of V: to read them, and to multiply with both */
-    const double fetch = job.kv.size * 0.08, multiply = heads * job.block_rows * 0.06;
-    const double ns = (double)seen * job.kv.head_dim * (fetch + multiply) + 200;
-    cpu_parallel(job.cpu, units, UINT64_MAX, ns, attend_units, &job);
+    const cpu_backend *cpu = self;
+    const uint32_t decode = args->batch->n_decode < job.n_rows ? args->batch->n_decode : job.n_rows;
+    const int tiles = cpu->kernels->attn_tile != NULL && !cpu->float_input &&
+                      job.kv.head_dim % 32 == 0; /* of prompts */
+    const uint32_t n_rows = job.n_rows;
+    attend_rows(&job, 0, tiles ? decode : n_rows, 0);
+    attend_rows(&job, tiles ? decode : n_rows, n_rows, 1);
     return PICO_OK;
 }

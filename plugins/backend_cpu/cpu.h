@@ -19,6 +19,7 @@
 #define CPU_EXPAND_ROWS 8    /* weight rows widened to F32 at once */
 #define CPU_GATED_MROWS 512  /* rows of x whose gated outputs wait in scratch */
 #define CPU_ATTN_QUERIES 48  /* (row, head) pairs that share the walk over the pages */
+#define CPU_TILE_QUERIES 128 /* the same on tiles */
 #define CPU_ATTN_HEADS 8     /* query heads of one KV head that one thread takes */
 #define CPU_COLUMNS 16       /* positions whose keys are stored at once */
 #define CPU_MAX_HEAD_DIM 512 /* widest head of a KV page */
@@ -28,6 +29,17 @@ struct pico_buffer {
     uint64_t bytes;
     uint64_t mapped; /* bytes to unmap; 0: from the heap */
 };
+
+/* Where the weights of a product lie: what threads share out, one part after the other. */
+typedef struct cpu_ahead {
+    struct {
+        const uint8_t *data;
+        uint64_t unit_bytes; /* of a strip, or of a row */
+        uint64_t n;          /* units */
+    } part[4];
+    uint32_t n_part;
+    uint32_t pairs; /* 1: a unit of part 0 goes with one of part 1 */
+} cpu_ahead;
 
 struct pico_weight {
     pico_weight_desc desc;  /* codes, scales and the rest point to what the weight uses */
@@ -39,6 +51,7 @@ struct pico_weight {
     cpu_packed packed;         /* kind NONE: the codes are used as they lie */
     const float *outlier;      /* (n_outlier, rows), of packed weights */
     const int32_t *input_perm; /* (cols) as given, of packed weights */
+    cpu_ahead *then;           /* the product that came after this one's last time */
 };
 
 /* A strip of a product: y[m][r] = w[r] . x[m]. x is packed: (k / 16, n_x, 16), zero-padded; with
@@ -115,9 +128,17 @@ typedef struct cpu_attn {
     float *largest, *sum;        /* (n_q) */
     float *acc;                  /* (n_q, acc_stride) */
     int64_t acc_stride;
+    uint8_t *tiles; /* cpu_attn_tile_bytes; of tiles only, as score and acc for whole pairs of 16 */
 } cpu_attn;
 
+static inline uint64_t cpu_attn_tile_bytes(uint32_t head_dim) {
+    const uint64_t chunks = (head_dim + 31u) / 32;
+    const uint64_t groups = CPU_TILE_QUERIES / 16;
+    return 2 * ((groups + 4 + 4) * chunks + groups * 2) * CPU_TILE_BYTES;
+}
+
 typedef struct cpu_attn_kernels {
+    void (*queries)(const cpu_attn *attn); /* before the first page of a walk; NULL: not needed */
     void (*page)(const cpu_attn *attn);
     void (*finish)(const float *acc, float sum, float *out, int64_t n);
 } cpu_attn_kernels;
@@ -129,13 +150,14 @@ typedef struct cpu_kernels {
     const cpu_attn_kernels *attn;
     const cpu_packed_kernels *packed;
     const cpu_tile_kernels *tile;        /* NULL: none */
+    const cpu_attn_kernels *attn_tile;   /* of prompts; NULL: none. finish is that of attn */
     const struct cpu_gemm_kernels *gemm; /* these two for training, see train.h */
     const struct cpu_train_kernels *train;
 } cpu_kernels;
 
 extern const cpu_dot_kernels cpu_dot_portable, cpu_dot_avx2, cpu_dot_avx512;
 extern const cpu_row_kernels cpu_row_portable, cpu_row_avx2, cpu_row_avx512;
-extern const cpu_attn_kernels cpu_attn_portable, cpu_attn_avx2, cpu_attn_avx512;
+extern const cpu_attn_kernels cpu_attn_portable, cpu_attn_avx2, cpu_attn_avx512, cpu_attn_amx;
 
 typedef struct cpu_backend {
     const pico_host *host;
@@ -151,6 +173,9 @@ typedef struct cpu_backend {
     uint8_t *pack; /* packed rows of x */
     uint64_t pack_bytes;
     struct cpu_train *train; /* see train.h; NULL until training reserves it */
+
+    cpu_ahead *latest;  /* `then` of the latest product's first weight, or NULL */
+    pico_range *ranges; /* (n_threads, 2) */
 } cpu_backend;
 
 /* features.c */
@@ -198,13 +223,14 @@ pico_status cpu_reserve(void *self, const pico_reserve *need, pico_error *err);
 typedef struct cpu_scratch {
     float *expanded;  /* (CPU_EXPAND_ROWS, pad(max_in)) */
     float *gated;     /* (CPU_GATED_MROWS, CPU_STRIP) */
-    float *score;     /* (CPU_ATTN_QUERIES, 64) */
-    float *acc;       /* (CPU_ATTN_QUERIES, pad(max_head_dim)) */
-    float *state;     /* (2, CPU_ATTN_QUERIES) */
+    float *score;     /* (CPU_TILE_QUERIES, 64) */
+    float *acc;       /* (CPU_TILE_QUERIES, pad(max_head_dim)) */
+    float *state;     /* (2, CPU_TILE_QUERIES) */
     uint8_t *gather;  /* (2, 64, max_head_dim) of at most 4 bytes */
     float *wide;      /* (2, 64, max_head_dim) */
     uint8_t *sums;    /* tiles: (4, CPU_GATED_MROWS / 32, 4) of CPU_TILE_BYTES */
     uint8_t *widened; /* tiles: (2, CPU_TILE_K) of CPU_TILE_BYTES */
+    uint8_t *attn;    /* tiles: cpu_attn_tile_bytes */
 } cpu_scratch;
 cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread);
 

@@ -54,6 +54,7 @@ static const cpu_kernels amx = {.name = "amx",
                                 .attn = &cpu_attn_avx512,
                                 .packed = &cpu_packed_vnni,
                                 .tile = &cpu_tile_amx,
+                                .attn_tile = &cpu_attn_amx,
                                 .gemm = &cpu_gemm_avx512,
                                 .train = &cpu_train_avx512};
 

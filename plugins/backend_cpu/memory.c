@@ -181,7 +181,7 @@ static uint32_t larger(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
 
-enum { N_PART = 9 };
+enum { N_PART = 10 };
 
 /* Offsets of the parts of a thread's area, in floats; returns the size of the area in floats. */
 static uint64_t scratch_layout(const cpu_backend *cpu, const pico_reserve *need,
@@ -190,13 +190,15 @@ static uint64_t scratch_layout(const cpu_backend *cpu, const pico_reserve *need,
     const uint64_t tiles = cpu->kernels->tile == NULL ? 0 : CPU_TILE_BYTES / sizeof(float);
     const uint64_t size[N_PART] = {CPU_EXPAND_ROWS * (uint64_t)cpu_pad16(need->max_in),
                                    (uint64_t)CPU_GATED_MROWS * CPU_STRIP,
-                                   (uint64_t)CPU_ATTN_QUERIES * PICO_PAGE_POSITIONS,
-                                   CPU_ATTN_QUERIES * head,
-                                   2 * CPU_ATTN_QUERIES,
+                                   (uint64_t)CPU_TILE_QUERIES * PICO_PAGE_POSITIONS,
+                                   CPU_TILE_QUERIES * head,
+                                   2 * CPU_TILE_QUERIES,
                                    2 * (uint64_t)PICO_PAGE_POSITIONS * head,
                                    2 * (uint64_t)PICO_PAGE_POSITIONS * head,
                                    (uint64_t)4 * (CPU_GATED_MROWS / 32) * 4 * tiles,
-                                   (uint64_t)2 * CPU_TILE_K * tiles};
+                                   (uint64_t)2 * CPU_TILE_K * tiles,
+                                   tiles *
+                                       (cpu_attn_tile_bytes(need->max_head_dim) / CPU_TILE_BYTES)};
     uint64_t at = 0;
     for (int i = 0; i < N_PART; i++) {
         part[i] = at;
@@ -218,7 +220,8 @@ cpu_scratch cpu_scratch_of(const cpu_backend *cpu, uint32_t thread) {
                          .gather = (uint8_t *)(base + part[5]),
                          .wide = base + part[6],
                          .sums = (uint8_t *)(base + part[7]),
-                         .widened = (uint8_t *)(base + part[8])};
+                         .widened = (uint8_t *)(base + part[8]),
+                         .attn = (uint8_t *)(base + part[9])};
 }
 
 /* Bytes for the rows of x that share a walk over the weights. */
