@@ -59,7 +59,7 @@ extern "C" {
 #endif
 
 #define PICO_ABI_MAJOR 0u
-#define PICO_ABI_MINOR 10u
+#define PICO_ABI_MINOR 11u
 #define PICO_ABI_MINOR_OLDEST 1u
 #define PICO_ABI_MINOR_OLDEST_COMPRESSOR 3u /* pico_weight_desc, which those fill, has grown */
 #define PICO_ABI_MINOR_OLDEST_TRAINER 6u    /* pico_loss_args, which those fill, has grown */
@@ -1526,6 +1526,11 @@ typedef struct pico_train_api {
                                const pico_update *update, uint32_t *failed);
 } pico_train_api;
 
+typedef struct pico_range {
+    const void *data;
+    uint64_t bytes;
+} pico_range;
+
 typedef struct pico_host {
     uint32_t struct_size;
     uint32_t abi_minor;
@@ -1561,6 +1566,10 @@ typedef struct pico_host {
     /* The backend of the run, for plugins that handle device rows; its instance. */
     const pico_backend_ops *(*backend)(void *ctx, void **self);
     const pico_text_api *text;
+    /* A hint: what jobs to come read first, range[t * n + i] by thread t, i < n <= 2. A thread that
+     * waits for work asks memory for its ranges, as far as it gets. Nothing is read: the bytes may be
+     * gone by then. It holds until the next call. Since 0.11; may be NULL. */
+    void (*will_read)(void *ctx, const pico_range *range, uint32_t n);
 } pico_host;
 
 /* ------------------------------------------------------------------------------------------------

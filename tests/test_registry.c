@@ -46,8 +46,8 @@ static void each_fault_has_its_message(void **state) {
         {"wrong_magic", "plugin 0: expected magic 0x4f434950, found 0x12345678; set .magic = "
                         "PICO_PLUGIN_MAGIC"},
         {"wrong_major",
-         "plugin 0: expected ABI version 0.x, found 7.10; build it with this version's plugin.h"},
-        {"newer_minor", "plugin 0: needs ABI version 0.99, this picochat offers 0.10; use a newer "
+         "plugin 0: expected ABI version 0.x, found 7.11; build it with this version's plugin.h"},
+        {"newer_minor", "plugin 0: needs ABI version 0.99, this picochat offers 0.11; use a newer "
                         "picochat or build the plugin for the older version"},
         {"short_struct", "plugin 0: expected a descriptor of at least 96 bytes, found struct_size "
                          "32; set .struct_size = sizeof(pico_plugin)"},

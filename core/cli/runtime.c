@@ -87,6 +87,11 @@ static void host_parallel_for(void *ctx, uint64_t n, uint64_t grain,
     pico_pool_for(runtime->pool, n, grain, fn, arg);
 }
 
+static void host_will_read(void *ctx, const pico_range *range, uint32_t n) {
+    pico_runtime *runtime = ctx;
+    pico_pool_will_read(runtime->pool, range, n);
+}
+
 static pico_status host_model_open(void *ctx, const char *path, pico_model **out, pico_error *err) {
     return pico_load_second_model(ctx, path, out, err);
 }
@@ -117,7 +122,8 @@ static void fill_host(pico_runtime *runtime) {
                                 .tap = pico_model_tap,
                                 .backend = host_backend,
                                 .train = &pico_train_table,
-                                .text = &pico_text_table};
+                                .text = &pico_text_table,
+                                .will_read = host_will_read};
 }
 
 /* ---- opening ---- */

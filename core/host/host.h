@@ -33,6 +33,9 @@ uint32_t pico_pool_n_threads(const pico_pool *pool);
 void pico_pool_for(pico_pool *pool, uint64_t n, uint64_t grain,
                    void (*fn)(void *arg, uint64_t begin, uint64_t end, uint32_t thread), void *arg);
 
+/* As pico_host.will_read; by the thread that calls pico_pool_for, between its calls. */
+void pico_pool_will_read(pico_pool *pool, const pico_range *range, uint32_t n);
+
 /* 64 bits from a key and an index: Philox 4x32-10 (Salmon et al. 2011). Pure. */
 uint64_t pico_random_u64(const pico_random_key *key, uint64_t index);
 /* 52 of 64 random bits and a half as a double in (0, 1): the largest result is 1 - 2^-53, which a

@@ -1,5 +1,5 @@
 /*
- * The thread pool. A job is cut into units of `grain` elements. Every thread owns a slice of the
+ * The thread pool. Threads that wait ask memory for what they are told they will read. A job is cut into units of `grain` elements. Every thread owns a slice of the
  * units, takes shrinking pieces of it, and then helps with the slices of others, so that a thread
  * that the system keeps from running delays a job by the piece it holds and no more; a thread that
  * has not even woken up delays it not at all. It refuses to nest.
@@ -25,13 +25,24 @@
 
 #include "host/host.h"
 
-enum { CACHE_LINE = 64, MAX_THREADS = 1024, SPIN_NS = 50000, PAUSES_PER_LOOK = 16 };
+enum { CACHE_LINE = 64, MAX_THREADS = 1024, SPIN_NS = 50000, PAUSES_PER_LOOK = 16, MAX_RANGES = 2 };
 
 typedef void (*range_fn)(void *arg, uint64_t begin, uint64_t end, uint32_t thread);
 
 typedef struct pool_slice {
     _Alignas(CACHE_LINE) _Atomic uint64_t word; /* generation << 32 | units left */
 } pool_slice;
+
+/* What a thread will read soon. The caller writes it while the thread may be reading it: a mixture of
+ * two hints is as harmless as a wrong one. */
+typedef struct pool_hint {
+    _Alignas(CACHE_LINE) _Atomic uint32_t version; /* of the hint */
+    _Atomic(const char *) data[MAX_RANGES];
+    _Atomic uint64_t bytes[MAX_RANGES];
+    /* the thread's own: how far it is, and with which version */
+    _Alignas(CACHE_LINE) uint32_t seen;
+    uint64_t done;
+} pool_hint;
 
 typedef struct pool_worker {
     pico_pool *pool;
@@ -59,6 +70,7 @@ struct pico_pool {
     uint64_t spin_ns;
     pool_worker *workers;
     pool_slice *slices; /* (n_threads) */
+    pool_hint *hints;   /* (n_threads) */
 };
 
 static void cpu_pause(void) {
@@ -84,15 +96,37 @@ static uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* Asks memory for the next line of each range that thread will read; 0: there is none. */
+static int ask_memory(pool_hint *hint) {
+    const uint32_t version = atomic_load_explicit(&hint->version, memory_order_acquire);
+    if (version != hint->seen) {
+        hint->seen = version;
+        hint->done = 0;
+    }
+    int asked = 0;
+    for (int i = 0; i < MAX_RANGES; i++) {
+        if (hint->done < atomic_load_explicit(&hint->bytes[i], memory_order_relaxed)) {
+            __builtin_prefetch(
+                atomic_load_explicit(&hint->data[i], memory_order_relaxed) + hint->done, 0, 2);
+            asked = 1;
+        }
+    }
+    hint->done += asked ? CACHE_LINE : 0;
+    return asked;
+}
+
 /* Spins until *word differs from value or the time is over; whether it differs. */
-static int spin_while_equal(const pico_pool *pool, _Atomic uint32_t *word, uint32_t value) {
+static int spin_while_equal(const pico_pool *pool, _Atomic uint32_t *word, uint32_t value,
+                            uint32_t thread) {
     uint64_t deadline = 0;
     for (;;) {
         for (int i = 0; i < PAUSES_PER_LOOK; i++) {
             if (atomic_load_explicit(word, memory_order_acquire) != value) {
                 return 1;
             }
-            cpu_pause();
+            if (!ask_memory(&pool->hints[thread])) {
+                cpu_pause();
+            }
         }
         uint64_t now = now_ns();
         if (deadline == 0) {
@@ -158,8 +192,8 @@ static void work(pico_pool *pool, uint32_t generation, uint32_t thread) {
 }
 
 /* Returns when the generation is no longer `seen`. */
-static void wait_for_job(pico_pool *pool, uint32_t seen) {
-    while (!spin_while_equal(pool, &pool->generation, seen)) {
+static void wait_for_job(pico_pool *pool, uint32_t seen, uint32_t thread) {
+    while (!spin_while_equal(pool, &pool->generation, seen, thread)) {
         uint32_t token = atomic_load_explicit(&pool->wake, memory_order_seq_cst);
         atomic_fetch_add_explicit(&pool->sleepers, 1, memory_order_seq_cst);
         /* Either this sees the new generation, or the caller sees the sleeper and changes `wake`.
@@ -176,7 +210,7 @@ static void *worker_main(void *arg) {
     pico_pool *pool = worker->pool;
     uint32_t seen = 0;
     for (;;) {
-        wait_for_job(pool, seen);
+        wait_for_job(pool, seen, worker->index);
         seen = atomic_load_explicit(&pool->generation, memory_order_acquire);
         if (atomic_load_explicit(&pool->stop, memory_order_acquire) != 0) {
             return NULL;
@@ -197,7 +231,7 @@ static void publish(pico_pool *pool, uint32_t generation, uint32_t n) {
 static void wait_for_workers(pico_pool *pool) {
     uint32_t left = atomic_load_explicit(&pool->remaining, memory_order_acquire);
     while (left != 0) {
-        if (!spin_while_equal(pool, &pool->remaining, left)) {
+        if (!spin_while_equal(pool, &pool->remaining, left, 0)) {
             atomic_store_explicit(&pool->caller_sleeps, 1, memory_order_seq_cst);
             uint32_t now = atomic_load_explicit(&pool->remaining, memory_order_seq_cst);
             if (now != 0) {
@@ -250,6 +284,19 @@ void pico_pool_for(pico_pool *pool, uint64_t n, uint64_t grain, range_fn fn, voi
     atomic_flag_clear_explicit(&pool->busy, memory_order_release);
 }
 
+void pico_pool_will_read(pico_pool *pool, const pico_range *range, uint32_t n) {
+    assert(n <= MAX_RANGES);
+    for (uint32_t t = 0; t < pool->n_threads; t++) {
+        pool_hint *hint = &pool->hints[t];
+        for (uint32_t i = 0; i < MAX_RANGES; i++) {
+            const pico_range r = i < n ? range[t * n + i] : (pico_range){NULL, 0};
+            atomic_store_explicit(&hint->data[i], r.data, memory_order_relaxed);
+            atomic_store_explicit(&hint->bytes[i], r.bytes, memory_order_relaxed);
+        }
+        atomic_fetch_add_explicit(&hint->version, 1, memory_order_release);
+    }
+}
+
 /* CPUs that this process may run on; 0: unknown. */
 static uint32_t cpus_available(void) {
     cpu_set_t set;
@@ -299,11 +346,13 @@ pico_status pico_pool_open(uint32_t n_threads, pico_pool **out, pico_error *err)
     pool->spin_ns = cpus != 0 && n > cpus ? 0 : SPIN_NS;
     pool->workers = calloc(n, sizeof *pool->workers);
     pool->slices = aligned_alloc(CACHE_LINE, n * sizeof *pool->slices);
+    pool->hints = aligned_alloc(CACHE_LINE, n * sizeof *pool->hints);
     pico_status status = PICO_OK;
-    if (pool->workers == NULL || pool->slices == NULL) {
+    if (pool->workers == NULL || pool->slices == NULL || pool->hints == NULL) {
         status = pico_fail(err, PICO_E_NOMEM, "out of memory for a pool of %u threads", n);
         goto cleanup;
     }
+    memset(pool->hints, 0, n * sizeof *pool->hints);
     for (uint32_t i = 0; i < n; i++) {
         atomic_init(&pool->slices[i].word, 0);
     }
@@ -329,6 +378,7 @@ void pico_pool_close(pico_pool *pool) {
             (void)pthread_join(pool->workers[i].thread, NULL);
         }
     }
+    free(pool->hints);
     free(pool->slices);
     free(pool->workers);
     free(pool);

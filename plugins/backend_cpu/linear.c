@@ -52,7 +52,7 @@ static void run_class(linear_job *job, int64_t begin, int64_t end, uint32_t pref
     }
 }
 
-static pico_status run_job(const linear_job *all, uint32_t n_decode) {
+static pico_status run_job(cpu_backend *cpu, const linear_job *all, uint32_t n_decode) {
     for (uint32_t i = 0; i < all->n_part; i++) {
         const pico_status status =
             all->x.heads == 1 ? check_part(all, &all->part[i]) : PICO_E_INVALID;
@@ -68,6 +68,7 @@ static pico_status run_job(const linear_job *all, uint32_t n_decode) {
             job.part[job.n_part++] = all->part[i++];
         } while (i < all->n_part && alike(job.part[0].weight, all->part[i].weight));
         job.gate = i == all->n_part ? all->gate : 0; /* it is the last part that gates */
+        linear_foresee(cpu, &job);
         run_class(&job, 0, decode, 0);
         run_class(&job, decode, rows, 1);
     }
@@ -104,7 +105,7 @@ pico_status cpu_linear(void *self, const pico_linear_args *args) {
         status = set_part(&job, args->weight, &args->bias, &args->y);
     }
     job.accumulate = args->accumulate;
-    return status == PICO_OK ? run_job(&job, args->n_decode) : status;
+    return status == PICO_OK ? run_job(self, &job, args->n_decode) : status;
 }
 
 pico_status cpu_linear_many(void *self, const pico_linear_many_args *args) {
@@ -116,7 +117,7 @@ pico_status cpu_linear_many(void *self, const pico_linear_many_args *args) {
     for (uint32_t i = 0; status == PICO_OK && i < args->n; i++) {
         status = set_part(&job, args->weight[i], &args->bias[i], &args->y[i]);
     }
-    return status == PICO_OK ? run_job(&job, args->n_decode) : status;
+    return status == PICO_OK ? run_job(self, &job, args->n_decode) : status;
 }
 
 pico_status cpu_linear_gated(void *self, const pico_linear_gated_args *args) {
@@ -132,5 +133,5 @@ pico_status cpu_linear_gated(void *self, const pico_linear_gated_args *args) {
         return PICO_E_INVALID;
     }
     job.gate = args->act;
-    return status == PICO_OK ? run_job(&job, args->n_decode) : status;
+    return status == PICO_OK ? run_job(self, &job, args->n_decode) : status;
 }

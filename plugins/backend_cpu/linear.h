@@ -71,6 +71,10 @@ void linear_float(linear_job *job, int64_t n_rows);  /* row-major weights, widen
 void linear_packed(linear_job *job, int64_t n_rows); /* packed codes, x rounded to int8 */
 void linear_tiles(linear_job *job, int64_t n_rows);  /* packed weights on tiles */
 
+/* Notes which product comes after the one before, and tells the host what the one after this will read:
+ * threads that wait meanwhile can ask memory for it. */
+void linear_foresee(cpu_backend *cpu, const linear_job *job);
+
 /* Whether tiles do the job better than vectors, or, for BF16, at all. */
 int linear_wants_tiles(const linear_job *job, int64_t n_rows);
 

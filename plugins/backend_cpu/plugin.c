@@ -56,6 +56,14 @@ static pico_status cpu_create(const pico_host *host, const void *bound, void **s
     if (cpu->n_threads == 0) {
         cpu->n_threads = 1;
     }
+    const size_t known = offsetof(pico_host, will_read) + sizeof host->will_read;
+    if (host->struct_size >= known && host->will_read != NULL && cpu->n_threads > 1) {
+        cpu->ranges = calloc((size_t)cpu->n_threads * 2, sizeof *cpu->ranges);
+        if (cpu->ranges == NULL) {
+            free(cpu);
+            return pico_fail(err, PICO_E_NOMEM, "backend cpu: no memory for an instance");
+        }
+    }
     char model[64];
     cpu_model_name(model);
     (void)snprintf(cpu->device, sizeof cpu->device, "%s, %s, %u thread%s", model, kernels->name,
@@ -69,6 +77,7 @@ static void cpu_destroy(void *self) {
     if (cpu != NULL) {
         free(cpu->scratch);
         free(cpu->pack);
+        free(cpu->ranges);
         cpu_train_free(cpu);
         free(cpu);
     }

@@ -272,7 +272,8 @@ pico_status cpu_weight_create(void *self, const pico_weight_desc *desc, uint32_t
         return status;
     }
     pico_weight *weight = calloc(1, sizeof *weight);
-    if (weight == NULL) {
+    if (weight == NULL || (weight->then = calloc(1, sizeof *weight->then)) == NULL) {
+        free(weight);
         return pico_fail(err, PICO_E_NOMEM, "backend cpu: no memory for a weight");
     }
     weight->desc = *desc;
@@ -314,6 +315,10 @@ void cpu_weight_free(void *self, pico_weight *weight) {
             free(weight->owned[i]);
         }
         cpu_unpack(&weight->packed);
+        if (cpu->latest == weight->then) {
+            cpu->latest = NULL;
+        }
+        free(weight->then);
         free(weight);
     }
 }
