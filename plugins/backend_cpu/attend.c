@@ -12,6 +12,7 @@
 #include "kv.h"
 
 #define POSITIONS ((int32_t)PICO_PAGE_POSITIONS)
+#define SPLIT_NS 5000.0 /* of a unit that is worth two */
 
 typedef struct attend_job {
     const cpu_backend *cpu;
@@ -237,27 +238,49 @@ static void attend_units(void *arg, uint64_t begin, uint64_t end, uint32_t threa
     }
 }
 
+static uint64_t n_units(const attend_job *job, uint32_t n_rows) {
+    return (uint64_t)((n_rows + job->block_rows - 1) / job->block_rows) * job->kv.n_head *
+           job->n_sub;
+}
+
+/* A guess of the nanoseconds for a unit: to read the elements of K and V, and to multiply with both. */
+static double unit_ns(const attend_job *job, int32_t seen, int tiles) {
+    const uint32_t heads = (job->group + job->n_sub - 1) / job->n_sub;
+    const double fetch = job->kv.size * 0.08;
+    const double multiply = heads * job->block_rows * (tiles ? 0.03 : 0.06);
+    return (double)seen * job->kv.head_dim * (fetch + multiply) + 200;
+}
+
+/* Units as large as they may be, since what shares one shares what is loaded of K and V; but where they
+ * are fewer than threads, and it takes long, smaller ones. */
+static void share_out(attend_job *job, uint32_t n_rows, int32_t seen, int tiles) {
+    const uint32_t most = tiles ? CPU_TILE_QUERIES : CPU_ATTN_QUERIES, n = job->cpu->n_threads;
+    job->n_sub = (job->group + CPU_ATTN_HEADS - 1) / CPU_ATTN_HEADS;
+    const uint32_t heads = (job->group + job->n_sub - 1) / job->n_sub;
+    job->block_rows = most / heads < n_rows ? most / heads : n_rows;
+    while (n_units(job, n_rows) < n && job->block_rows > 1 &&
+           unit_ns(job, seen, tiles) > SPLIT_NS) {
+        job->block_rows = (job->block_rows + 1) / 2;
+    }
+    while (n_units(job, n_rows) < n && job->n_sub < job->group &&
+           unit_ns(job, seen, tiles) > SPLIT_NS) {
+        job->n_sub = 2 * job->n_sub < job->group ? 2 * job->n_sub : job->group;
+    }
+}
+
 /* Rows [first, stop), all of one class. */
 static void attend_rows(attend_job *job, uint32_t first, uint32_t stop, int tiles) {
     if (first >= stop) {
         return;
     }
-    const uint32_t n_rows = stop - first;
-    const uint32_t most = tiles ? CPU_TILE_QUERIES : CPU_ATTN_QUERIES;
-    const uint32_t heads = (job->group + job->n_sub - 1) / job->n_sub;
+    int32_t seen = job->pos[stop - 1] + 1;
+    seen = job->window >= 0 && job->window < seen ? job->window : seen;
     job->kernels = tiles ? job->cpu->kernels->attn_tile : job->cpu->kernels->attn;
     job->first_row = first;
     job->n_rows = stop;
-    job->block_rows = most / heads < n_rows ? most / heads : n_rows;
-    const uint64_t blocks = (n_rows + job->block_rows - 1) / job->block_rows;
-    const uint64_t units = blocks * job->kv.n_head * job->n_sub;
-    int32_t seen = job->pos[stop - 1] + 1; /* a guess of the cost, nothing more */
-    seen = job->window >= 0 && job->window < seen ? job->window : seen;
-    /* nanoseconds for an element of K and one of V: to read them, and to multiply with both */
-    const double fetch = job->kv.size * 0.08;
-    const double multiply = heads * job->block_rows * (tiles ? 0.03 : 0.06);
-    const double ns = (double)seen * job->kv.head_dim * (fetch + multiply) + 200;
-    cpu_parallel(job->cpu, units, UINT64_MAX, ns, attend_units, job);
+    share_out(job, stop - first, seen, tiles);
+    cpu_parallel(job->cpu, n_units(job, stop - first), UINT64_MAX, unit_ns(job, seen, tiles),
+                 attend_units, job);
 }
 
 static pico_status bind_batch(attend_job *job, const pico_batch *batch) {
@@ -327,7 +350,6 @@ pico_status cpu_attend(void *self, const pico_attend_args *args) {
     job.n_sink = args->n_sink > INT32_MAX - PICO_PAGE_POSITIONS ? INT32_MAX - POSITIONS
                                                                 : (int32_t)args->n_sink;
     job.group = args->n_head / args->kv.n_kv_head;
-    job.n_sub = (job.group + CPU_ATTN_HEADS - 1) / CPU_ATTN_HEADS;
     const cpu_backend *cpu = self;
     const uint32_t decode = args->batch->n_decode < job.n_rows ? args->batch->n_decode : job.n_rows;
     const int tiles = cpu->kernels->attn_tile != NULL && !cpu->float_input &&
