@@ -1,8 +1,9 @@
 /*
- * The thread pool. Threads that wait ask memory for what they are told they will read. A job is cut into units of `grain` elements. Every thread owns a slice of the
+ * The thread pool. A job is cut into units of `grain` elements. Every thread owns a slice of the
  * units, takes shrinking pieces of it, and then helps with the slices of others, so that a thread
  * that the system keeps from running delays a job by the piece it holds and no more; a thread that
- * has not even woken up delays it not at all. It refuses to nest.
+ * has not even woken up delays it not at all. While a thread spins it asks memory for what it was
+ * told it will read. It refuses to nest.
  *
  * How a late worker is kept from touching the wrong job: a slice is one 64-bit word, generation of
  * the job and units left. Pieces are taken by compare-and-swap on that word. A job is over only
