@@ -8,21 +8,24 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "conform/kit.h"
 
-enum { EXIT_MOST = 125, EXIT_LOAD = 126, EXIT_USAGE = 127, TEST_SECONDS = 120, MAX_TESTS = 256 };
+enum { EXIT_MOST = 125, EXIT_LOAD = 126, EXIT_USAGE = 127, MAX_TESTS = 256 };
+enum { SECONDS = 120, SECONDS_MOST = 86400 }; /* that a test may take */
 
 typedef struct options {
     const char *plugin, *filter;
     int in_process, list;
+    unsigned seconds; /* that a test may take */
 } options;
 
 static const char usage[] =
-    "usage: picochat-conform PLUGIN.so [--set key=value]... [--filter TEXT] [--in-process] "
-    "[--list]\n"
+    "usage: picochat-conform PLUGIN.so [--set key=value]... [--filter TEXT] [--seconds N] "
+    "[--in-process] [--list]\n"
     "Tests a plugin against the contract in plugin.h. Prints TAP; the exit code is the number of\n"
     "failed tests.\n"
     "  --set key=value   an option of the plugin; kind.NAME.key=value one of another plugin. "
@@ -31,6 +34,7 @@ static const char usage[] =
     "itself,\n"
     "                    or cousin, a similar one\n"
     "  --filter TEXT     only tests whose name contains TEXT\n"
+    "  --seconds N       that a test may take; default 120. For devices that are slow\n"
     "  --in-process      no child processes: for a debugger\n"
     "  --list            print the names of the tests and stop\n";
 
@@ -90,7 +94,7 @@ static void run_here(conform *c, const conform_test *test) {
 }
 
 /* The same in a child; verdict and message come back through a pipe. */
-static void run_apart(conform *c, const conform_test *test) {
+static void run_apart(conform *c, const conform_test *test, unsigned seconds) {
     int ends[2], status = 0;
     struct {
         int verdict;
@@ -105,7 +109,7 @@ static void run_apart(conform *c, const conform_test *test) {
     }
     if (child == 0) {
         (void)close(ends[0]);
-        (void)alarm(TEST_SECONDS);
+        (void)alarm(seconds);
         run_here(c, test);
         answer.verdict = c->verdict;
         memcpy(answer.message, c->message, sizeof answer.message);
@@ -128,7 +132,7 @@ static void run_apart(conform *c, const conform_test *test) {
         c->verdict = CONFORM_FAIL;
         int by_signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
         if (by_signal == SIGALRM) {
-            (void)snprintf(c->message, sizeof c->message, "still running after %d s", TEST_SECONDS);
+            (void)snprintf(c->message, sizeof c->message, "still running after %u s", seconds);
         } else if (by_signal != 0) {
             (void)snprintf(c->message, sizeof c->message, "the process died of signal %d (%s)",
                            by_signal, strsignal(by_signal));
@@ -178,7 +182,11 @@ static uint32_t run_plugin(conform *c, const options *opt, uint32_t *number, uin
             printf("%s\n", tests[i]->name);
             continue;
         }
-        (opt->in_process ? run_here : run_apart)(c, tests[i]);
+        if (opt->in_process) {
+            run_here(c, tests[i]);
+        } else {
+            run_apart(c, tests[i], opt->seconds);
+        }
         printf("%s %u - %s %s %s", c->verdict == CONFORM_FAIL ? "not ok" : "ok", ++*number,
                pico_kind_name(c->kind), c->name, tests[i]->name);
         if (c->verdict == CONFORM_SKIP) {
@@ -276,8 +284,15 @@ static int run_file(const options *opt, const char *const *settings, uint32_t n_
     return failed < EXIT_MOST ? (int)failed : EXIT_MOST;
 }
 
+static int read_seconds(const char *text, options *opt) {
+    char *end = NULL;
+    const long value = strtol(text, &end, 10);
+    opt->seconds = value >= 1 && value <= SECONDS_MOST ? (unsigned)value : 0;
+    return end != text && *end == '\0' && opt->seconds != 0;
+}
+
 int main(int argc, char **argv) {
-    options opt = {0};
+    options opt = {.seconds = SECONDS};
     const char *settings[CONFORM_SETTINGS];
     uint32_t n_settings = 0;
     for (int i = 1; i < argc; i++) {
@@ -291,6 +306,9 @@ int main(int argc, char **argv) {
             opt.list = 1;
         } else if (strcmp(arg, "--filter") == 0 && i + 1 < argc) {
             opt.filter = argv[++i];
+        } else if (strcmp(arg, "--seconds") == 0 && i + 1 < argc &&
+                   read_seconds(argv[i + 1], &opt)) {
+            i++;
         } else if (strcmp(arg, "--set") == 0 && i + 1 < argc && n_settings < CONFORM_SETTINGS) {
             settings[n_settings++] = argv[++i];
         } else if (arg[0] != '-' && opt.plugin == NULL) {
