@@ -47,6 +47,8 @@ typedef struct fix {
     pico_weight *weight[64];
     uint32_t n_weight;
     uint64_t random;
+    pico_range told[2 * FIX_MAX_THREADS]; /* what will be read, and how often that was said */
+    uint32_t n_told;
 } fix;
 
 /* ---- a host ---- */
@@ -100,6 +102,13 @@ static void fix_parallel_for(void *ctx, uint64_t n, uint64_t grain,
     }
 }
 
+static void fix_will_read(void *ctx, const pico_range *range, uint32_t n) {
+    fix *f = ctx;
+    assert_in_range(n, 1, 2);
+    memcpy(f->told, range, sizeof *range * n * f->n_threads);
+    f->n_told++;
+}
+
 static const char *fix_other(void) {
     return getenv("PICOCHAT_TEST_BACKEND");
 }
@@ -148,7 +157,8 @@ static int fix_open(fix *f, uint32_t isa, uint32_t n_threads) {
     f->host = (pico_host){.struct_size = sizeof f->host,
                           .ctx = f,
                           .n_threads = fix_n_threads,
-                          .parallel_for = fix_parallel_for};
+                          .parallel_for = fix_parallel_for,
+                          .will_read = fix_will_read};
     union {
         uint32_t cpu[2];
         int64_t align;

@@ -62,7 +62,9 @@ typedef struct pico_bench_result {
     size_t n_row;
     uint64_t step_bytes; /* weights that a decode step reads */
     double read_rate;    /* bytes/s, the highest limit of a row; NaN: no row is limited by it */
-    double flop_rate;    /* F32 operations/s in multiply-adds, likewise; NaN: no probe */
+    double
+        flop_rate; /* F32 operations/s in multiply-adds, at the start or, if higher, the limit of a
+                         row; NaN: no probe */
     const char *instructions; /* of the probes */
     uint64_t peak_rss;        /* bytes; before the probe took its buffer */
     uint64_t kv_bytes;        /* largest allocation of pages of any row */

@@ -26,6 +26,7 @@ enum {
 /* Read ways: each kernel reads n lines at p and returns something that depends on all of them. Which
  * is fastest depends on the caches that the buffer lies in, and on the machine. */
 enum { ONE_STREAM, ONE_AHEAD, FOUR_STREAMS, FOUR_NEAR, FOUR_FAR };
+_Static_assert(FOUR_FAR + 1 == PICO_PROBE_WAYS, "a rate for each way");
 
 typedef struct kernels {
     const char *name;

@@ -351,11 +351,11 @@ pico_status cpu_attend(void *self, const pico_attend_args *args) {
                                                                 : (int32_t)args->n_sink;
     job.group = args->n_head / args->kv.n_kv_head;
     const cpu_backend *cpu = self;
-    const uint32_t decode = args->batch->n_decode < job.n_rows ? args->batch->n_decode : job.n_rows;
-    const int tiles = cpu->kernels->attn_tile != NULL && !cpu->float_input &&
-                      job.kv.head_dim % 32 == 0; /* of prompts */
-    const uint32_t n_rows = job.n_rows;
-    attend_rows(&job, 0, tiles ? decode : n_rows, 0);
-    attend_rows(&job, tiles ? decode : n_rows, n_rows, 1);
+    const int tiles =
+        cpu->kernels->attn_tile != NULL && !cpu->float_input && job.kv.head_dim % 32 == 0;
+    const uint32_t n_rows = job.n_rows, n_decode = args->batch->n_decode;
+    const uint32_t n_vector = tiles && n_decode < n_rows ? n_decode : n_rows;
+    attend_rows(&job, 0, n_vector, 0);
+    attend_rows(&job, n_vector, n_rows, 1);
     return PICO_OK;
 }

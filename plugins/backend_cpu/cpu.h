@@ -128,7 +128,7 @@ typedef struct cpu_attn {
     float *largest, *sum;        /* (n_q) */
     float *acc;                  /* (n_q, acc_stride) */
     int64_t acc_stride;
-    uint8_t *tiles; /* cpu_attn_tile_bytes; of tiles only, as score and acc for whole pairs of 16 */
+    uint8_t *tiles; /* cpu_attn_tile_bytes, for tiles; score and acc then have room for whole 32s */
 } cpu_attn;
 
 static inline uint64_t cpu_attn_tile_bytes(uint32_t head_dim) {

@@ -2,10 +2,8 @@
  * Foresight: products come in the same order in every step, so what came after a product last time
  * tells what will be read after it. Threads that have to wait, for the last piece of a product or for
  * what is done between two of them, can then ask memory for the beginning of their share of the next.
- * A wrong guess costs a little bandwidth.
+ * A wrong guess costs a little bandwidth. Small products, which lie in caches, are not worth telling.
  */
-#include <string.h>
-
 #include "linear.h"
 
 #define AHEAD_BYTES ((uint64_t)256 << 10) /* of a thread; stays in a second-level cache */
@@ -37,9 +35,13 @@ static pico_range range_of(const cpu_ahead *ahead, uint32_t part, uint64_t first
 
 static void tell(const cpu_backend *cpu, const cpu_ahead *ahead) {
     const uint32_t n = ahead->pairs ? 2 : 1;
-    uint64_t units = 0;
-    for (uint32_t i = 0; i < (ahead->pairs ? 1 : ahead->n_part); i++) {
-        units += ahead->part[i].n;
+    uint64_t units = 0, bytes = 0;
+    for (uint32_t i = 0; i < ahead->n_part; i++) {
+        units += ahead->pairs && i > 0 ? 0 : ahead->part[i].n;
+        bytes += ahead->part[i].n * ahead->part[i].unit_bytes;
+    }
+    if (bytes < AHEAD_BYTES) {
+        return;
     }
     for (uint32_t t = 0; t < cpu->n_threads; t++) {
         uint64_t first = units * t / cpu->n_threads;
@@ -63,7 +65,5 @@ void linear_foresee(cpu_backend *cpu, const linear_job *job) {
         *cpu->latest = ahead_of(job);
     }
     cpu->latest = then;
-    if (then->n_part != 0) {
-        tell(cpu, then);
-    }
+    tell(cpu, then); /* nothing, the first time */
 }

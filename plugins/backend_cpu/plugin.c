@@ -56,8 +56,7 @@ static pico_status cpu_create(const pico_host *host, const void *bound, void **s
     if (cpu->n_threads == 0) {
         cpu->n_threads = 1;
     }
-    const size_t known = offsetof(pico_host, will_read) + sizeof host->will_read;
-    if (host->struct_size >= known && host->will_read != NULL && cpu->n_threads > 1) {
+    if (host->will_read != NULL && cpu->n_threads > 1) {
         cpu->ranges = calloc((size_t)cpu->n_threads * 2, sizeof *cpu->ranges);
         if (cpu->ranges == NULL) {
             free(cpu);

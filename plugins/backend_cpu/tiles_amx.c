@@ -16,6 +16,7 @@
 
 #define AHEAD 1024 /* bytes of prefetch in each stream of weights */
 #define INLINE static inline __attribute__((always_inline))
+#include "bf16_avx512.h"
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -179,12 +180,9 @@ static void block(const cpu_tile_block *job) {
 
 /* ---- codes to BF16 ---- */
 
-/* Upper halves of two vectors of floats, rounded (ties away from zero), in pairs. */
+/* Two vectors as pairs. */
 INLINE __m512i pair_bf16(__m512 even, __m512 odd) {
-    const __m512i half = _mm512_set1_epi32(0x8000);
-    const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
-    const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half);
-    return _mm512_mask_blend_epi16(0xaaaaaaaau, low, high);
+    return cut_pair(&even, &odd);
 }
 
 /* Byte i of each four, as a signed number times scale. */
